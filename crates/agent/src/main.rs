@@ -1,0 +1,3 @@
+//! `vms-agent`: tells over OTLP whether the links between services are alive.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Which process holds a socket, from /proc: implements `vms_core::ProcessAdapter`.

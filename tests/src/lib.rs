@@ -1,0 +1,1 @@
+//! What the whole-agent tests share.
