@@ -1,0 +1,43 @@
+//! The edges: what the core asks of the host.
+
+use std::error::Error;
+use std::time::{Duration, SystemTime};
+
+use crate::connection::{Connection, ConnectionFilter};
+use crate::process::{HolderQuery, HolderScan};
+
+/// A source of connections.
+pub trait ConnAdapter {
+    /// Why connections could not be told. It never stands for "none".
+    type Error: Error + Send + Sync + 'static;
+
+    /// Every connection of the network namespace that [`ConnectionFilter::matches`], IPv4 and IPv6, and no other.
+    ///
+    /// # Errors
+    /// When the kernel refused, broke off, or answered nonsense: then nothing is known, not even what had arrived.
+    fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Self::Error>;
+
+    /// The index of the interface with that name, or `None` when there is none now.
+    fn interface_index(&self, name: &str) -> Option<u32>;
+}
+
+/// A source of processes and of the sockets that they hold.
+pub trait ProcessAdapter {
+    /// Why holders could not be told. A process that vanishes, or may not be looked into, is no such error.
+    type Error: Error + Send + Sync + 'static;
+
+    /// Who holds the sockets asked for.
+    ///
+    /// # Errors
+    /// When processes cannot be listed at all.
+    fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, Self::Error>;
+}
+
+/// Time, passed in so that tests can hold it still.
+pub trait Clock {
+    /// Time since some fixed moment; never goes backwards.
+    fn monotonic(&self) -> Duration;
+
+    /// The time of day, for time stamps.
+    fn wall(&self) -> SystemTime;
+}

@@ -1,0 +1,244 @@
+//! A connection as the kernel tells it: two endpoints, a state, and what identifies its socket.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::num::NonZeroU64;
+
+use crate::address::Endpoint;
+
+/// On which end of a link this host sees itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// This host holds the source end: the remote endpoint is the destination service.
+    Forward,
+    /// This host holds the destination end: the local endpoint is the destination service.
+    Reverse,
+}
+
+impl Direction {
+    /// Both directions, in the order in which they are reported.
+    pub const ALL: [Self; 2] = [Self::Forward, Self::Reverse];
+
+    /// The value of the `direction` attribute.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Reverse => "reverse",
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// The state of a TCP socket (`include/net/tcp_states.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TcpState {
+    /// Data can flow. The only state in which a link is up.
+    Established,
+    /// A SYN was sent and is not answered yet.
+    SynSent,
+    /// A SYN was received and answered.
+    SynReceived,
+    /// Closed on this side, the FIN not yet acknowledged.
+    FinWait1,
+    /// Closed on this side, waiting for the peer's FIN.
+    FinWait2,
+    /// Closed on both sides, kept for late segments; no process holds it.
+    TimeWait,
+    /// Not connected.
+    Close,
+    /// Closed by the peer, not yet on this side.
+    CloseWait,
+    /// Closed by the peer and then here, the FIN not yet acknowledged.
+    LastAck,
+    /// Waiting for connections.
+    Listen,
+    /// Closed on both sides at once.
+    Closing,
+    /// A request socket of a listener, before it is a connection.
+    NewSynReceived,
+    /// Bound, and never connected (since Linux 6.5).
+    BoundInactive,
+}
+
+impl TcpState {
+    /// Every state, in the kernel's order.
+    pub const ALL: [Self; 13] = [
+        Self::Established,
+        Self::SynSent,
+        Self::SynReceived,
+        Self::FinWait1,
+        Self::FinWait2,
+        Self::TimeWait,
+        Self::Close,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::Listen,
+        Self::Closing,
+        Self::NewSynReceived,
+        Self::BoundInactive,
+    ];
+
+    /// The kernel's number of the state.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Established => 1,
+            Self::SynSent => 2,
+            Self::SynReceived => 3,
+            Self::FinWait1 => 4,
+            Self::FinWait2 => 5,
+            Self::TimeWait => 6,
+            Self::Close => 7,
+            Self::CloseWait => 8,
+            Self::LastAck => 9,
+            Self::Listen => 10,
+            Self::Closing => 11,
+            Self::NewSynReceived => 12,
+            Self::BoundInactive => 13,
+        }
+    }
+
+    /// The state with that number, or `None` for a number that this version does not know.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.number() == number)
+    }
+}
+
+/// A set of TCP states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpStates(u32);
+
+impl TcpStates {
+    /// The set of the states given.
+    #[must_use]
+    pub const fn of(states: &[TcpState]) -> Self {
+        let mut bits = 0;
+        let mut rest = states;
+        while let [first, others @ ..] = rest {
+            bits |= 1 << first.number();
+            rest = others;
+        }
+        Self(bits)
+    }
+
+    /// Whether the state is in the set.
+    #[must_use]
+    pub const fn contains(self, state: TcpState) -> bool {
+        self.0 & (1 << state.number()) != 0
+    }
+
+    /// One bit a state, `1 << number`: what `idiag_states` takes (`include/uapi/linux/inet_diag.h`).
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+/// The inode of a socket: the number in `/proc/PID/fd/N -> socket:[inode]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Inode(NonZeroU64);
+
+impl Inode {
+    /// The inode with that number. The kernel's 0 means that no file stands for the socket: `None`.
+    #[must_use]
+    pub fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(Self)
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// What tells a socket from its successors: never used twice until reboot (`SO_COOKIE`, since Linux 4.12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cookie(pub u64);
+
+/// One socket of the host's network namespace, with both of its endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// The endpoint on this host.
+    pub local: Endpoint,
+    /// The endpoint of the peer.
+    pub remote: Endpoint,
+    /// The state at the time of the dump.
+    pub state: TcpState,
+    /// The interface that the socket is bound to, or 0. Connections between link-local addresses are bound.
+    pub interface: u32,
+    /// The socket's inode; `None` while no file stands for it (in a listener's backlog, or `TIME_WAIT`).
+    pub inode: Option<Inode>,
+    /// What tells the socket from its successors.
+    pub cookie: Cookie,
+    /// The user who made the socket.
+    pub uid: u32,
+}
+
+impl Connection {
+    /// The endpoint at which the destination service of a link in that direction is.
+    #[must_use]
+    pub fn service_end(&self, direction: Direction) -> Endpoint {
+        match direction {
+            Direction::Forward => self.remote,
+            Direction::Reverse => self.local,
+        }
+    }
+
+    /// The other end of the link.
+    #[must_use]
+    pub fn source_end(&self, direction: Direction) -> Endpoint {
+        match direction {
+            Direction::Forward => self.local,
+            Direction::Reverse => self.remote,
+        }
+    }
+}
+
+/// Which connections a dump is to return: those in one of the states, with one of the endpoints at either end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionFilter {
+    states: TcpStates,
+    endpoints: Vec<Endpoint>,
+    index: HashSet<Endpoint>,
+}
+
+impl ConnectionFilter {
+    /// A filter for connections in `states` whose local or remote end is one of `endpoints`.
+    #[must_use]
+    pub fn new(states: TcpStates, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        let index: HashSet<Endpoint> = endpoints.into_iter().collect();
+        let mut endpoints: Vec<Endpoint> = index.iter().copied().collect();
+        endpoints.sort_unstable();
+        Self { states, endpoints, index }
+    }
+
+    /// The states wanted.
+    #[must_use]
+    pub fn states(&self) -> TcpStates {
+        self.states
+    }
+
+    /// The endpoints wanted, sorted, each once.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Whether the connection is wanted: the truth that an in-kernel filter may only approximate from above.
+    #[must_use]
+    pub fn matches(&self, connection: &Connection) -> bool {
+        self.states.contains(connection.state)
+            && (self.index.contains(&connection.remote) || self.index.contains(&connection.local))
+    }
+}
+
+#[cfg(test)]
+mod tests;

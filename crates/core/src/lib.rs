@@ -1,0 +1,16 @@
+//! What a link between two services is, what a probe asks about it, and how an answer is found.
+//!
+//! Everything here is pure: no I/O, no runtime, no wire format. The kernel's sockets come in through
+//! [`ConnAdapter`], their holders through [`ProcessAdapter`], time through [`Clock`]; answers leave as
+//! [`metric::DataPoint`]s and [`link::LinkChange`]s. The crate reads top down: [`address`], [`connection`] and
+//! [`process`] are the vocabulary, [`probe`] what is configured, [`look`] one answer, [`link`] answers over
+//! time, [`monitor`] the whole of it, [`schedule`] when to ask.
+
+pub mod adapter;
+pub mod address;
+pub mod connection;
+pub mod metric;
+pub mod probe;
+pub mod process;
+
+pub use adapter::{Clock, ConnAdapter, ProcessAdapter};

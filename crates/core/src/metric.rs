@@ -1,0 +1,214 @@
+//! Every metric of the agent, defined once, and the data points that carry values.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What the values of a metric mean over time (OpenTelemetry metrics data model).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// The present value.
+    Gauge,
+    /// A sum since the start that only grows: monotonic, cumulative.
+    Counter,
+    /// A sum that can go down: not monotonic, cumulative.
+    UpDownCounter,
+    /// A distribution over buckets with these upper bounds, since the start: cumulative.
+    Histogram(&'static [f64]),
+}
+
+/// The definition of a metric.
+#[derive(Debug, PartialEq)]
+pub struct Metric {
+    /// The name, without a unit in it.
+    pub name: &'static str,
+    /// The unit (UCUM; an annotation in braces counts things).
+    pub unit: &'static str,
+    /// One sentence for whoever meets the metric in a back end.
+    pub description: &'static str,
+    /// The kind of its points.
+    pub kind: Kind,
+    /// The keys that its points may carry.
+    pub attributes: &'static [&'static str],
+}
+
+/// The value of an attribute.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AttributeValue {
+    /// Text.
+    Str(Arc<str>),
+    /// A number.
+    Int(i64),
+}
+
+impl From<&str> for AttributeValue {
+    fn from(text: &str) -> Self {
+        Self::Str(text.into())
+    }
+}
+
+impl From<u16> for AttributeValue {
+    fn from(number: u16) -> Self {
+        Self::Int(number.into())
+    }
+}
+
+/// A key and its value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attribute {
+    /// The key.
+    pub key: &'static str,
+    /// The value.
+    pub value: AttributeValue,
+}
+
+impl Attribute {
+    /// Joins a key and a value.
+    pub fn new(key: &'static str, value: impl Into<AttributeValue>) -> Self {
+        Self { key, value: value.into() }
+    }
+}
+
+/// The measured value of a point.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// A count or a flag.
+    Int(i64),
+    /// A measure, such as seconds.
+    Double(f64),
+    /// A distribution.
+    Histogram(Histogram),
+}
+
+/// How often which values occurred.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Histogram {
+    /// Occurrences in each bucket, one more than the metric has bounds.
+    pub buckets: Vec<u64>,
+    /// The sum of all values.
+    pub sum: f64,
+}
+
+impl Histogram {
+    /// An empty distribution over these bounds.
+    #[must_use]
+    pub fn new(bounds: &[f64]) -> Self {
+        Self { buckets: vec![0; bounds.len() + 1], sum: 0.0 }
+    }
+
+    /// Adds a value; `bounds` are those that it was made with. A bound belongs to the bucket below it.
+    pub fn record(&mut self, bounds: &[f64], value: f64) {
+        let bucket = bounds.iter().take_while(|bound| value > **bound).count();
+        if let Some(occurrences) = self.buckets.get_mut(bucket) {
+            *occurrences += 1;
+        }
+        self.sum += value;
+    }
+
+    /// How many values there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+/// One value of one series at one time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataPoint {
+    /// What it measures.
+    pub metric: &'static Metric,
+    /// The attributes that all points of a link share, built once.
+    pub attributes: Arc<[Attribute]>,
+    /// One more attribute, such as the state of a status point.
+    pub extra: Option<Attribute>,
+    /// When it was measured; never when it was sent.
+    pub time: SystemTime,
+    /// Since when a cumulative value counts; `None` for gauges.
+    pub start: Option<SystemTime>,
+    /// The value.
+    pub value: Value,
+}
+
+/// The attributes that tell links apart.
+pub const LINK_ATTRIBUTES: &[&str] =
+    &["name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "direction"];
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $constant:ident = $name:literal, $unit:literal, $kind:expr, [$($attribute:literal),*] $(+ $shared:ident)?, $description:literal;)*) => {
+        $($(#[$doc])* pub static $constant: Metric = Metric {
+            name: $name,
+            unit: $unit,
+            description: $description,
+            kind: $kind,
+            attributes: metrics!(@attributes [$($attribute),*] $($shared)?),
+        };)*
+
+        /// Every metric, in the order of the reference.
+        pub static ALL: &[&Metric] = &[$(&$constant),*];
+    };
+    (@attributes [] LINK) => { LINK_ATTRIBUTES };
+    (@attributes [$attribute:literal] LINK) => {
+        &["name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "direction", $attribute]
+    };
+    (@attributes [$($attribute:literal),*]) => { &[$($attribute),*] };
+}
+
+/// Upper bounds of the cycle duration's buckets, in seconds: from a lone look to one that fills its interval.
+const CYCLE_SECONDS: &[f64] = &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+metrics! {
+    /// Whether the link is there.
+    UP = "vms.connection_mon.up", "1", Kind::Gauge, [] + LINK,
+        "1 when a process that fits holds an ESTABLISHED connection of the link, 0 when none does.";
+    /// The same as a state metric.
+    STATUS = "vms.connection_mon.status", "1", Kind::Gauge, ["state"] + LINK,
+        "1 for the state that the link is in, up or down, and 0 for the other.";
+    /// How many connections the link has.
+    CONNECTIONS = "vms.connection_mon.connections", "{connection}", Kind::Gauge, [] + LINK,
+        "ESTABLISHED connections of the link that a process that fits holds.";
+    /// How many more it may have.
+    UNATTRIBUTED = "vms.connection_mon.unattributed", "{connection}", Kind::Gauge, [] + LINK,
+        "ESTABLISHED connections that fit by address, whose holder the agent was not permitted to learn.";
+    /// Why the link is down.
+    DOWN_REASON = "vms.connection_mon.down_reason", "1", Kind::Gauge, ["reason"] + LINK,
+        "1 for the reason why the link is down; no point while it is up.";
+    /// Which capability the agent lacks.
+    PERMISSION_MISSING = "vms.agent.permission_missing", "1", Kind::Gauge, ["capability"],
+        "1 while the absence of this capability keeps sockets from being attributed, 0 once it no longer does.";
+    /// How measurements ended.
+    MEASUREMENTS = "vms.agent.measurements", "{measurement}", Kind::Counter, ["outcome"],
+        "Measurements of probes by outcome: ok, permission_missing or failed.";
+    /// How long looks take.
+    CYCLE_DURATION = "vms.agent.cycle.duration", "s", Kind::Histogram(CYCLE_SECONDS), [],
+        "Time that one look at the host took, for all probes due together.";
+    /// Looks that began late.
+    CYCLES_LATE = "vms.agent.cycles.late", "{cycle}", Kind::Counter, [],
+        "Cycles that began later than 5 % of their interval after they were due.";
+    /// Looks that never began.
+    CYCLES_SKIPPED = "vms.agent.cycles.skipped", "{cycle}", Kind::Counter, [],
+        "Cycles that fell due while an earlier one was still under way, and were left out.";
+    /// Reloads of the configuration.
+    CONFIG_RELOADS = "vms.agent.config.reloads", "{reload}", Kind::Counter, ["outcome"],
+        "Reloads of the configuration by outcome: applied or refused.";
+    /// Points whose export has ended.
+    POINTS_EXPORTED = "otel.sdk.exporter.metric_data_point.exported", "{data_point}", Kind::Counter,
+        ["otel.component.type", "error.type"],
+        "Data points whose export has ended; with error.type those that were dropped, and why.";
+    /// Points sent again.
+    POINTS_RETRIED = "vms.agent.export.retried", "{data_point}", Kind::Counter, [],
+        "Data points of requests that were sent again after a failure that may pass.";
+    /// Points that wait.
+    QUEUE_POINTS = "vms.agent.export.queue.points", "{data_point}", Kind::UpDownCounter, [],
+        "Data points that wait to be sent.";
+    /// Bytes that wait.
+    QUEUE_BYTES = "vms.agent.export.queue.size", "By", Kind::UpDownCounter, [],
+        "Encoded bytes that wait to be sent.";
+    /// CPU time of the agent.
+    PROCESS_CPU_TIME = "process.cpu.time", "s", Kind::Counter, ["cpu.mode"],
+        "CPU time of the agent itself, by mode: user or system.";
+    /// Memory of the agent.
+    PROCESS_MEMORY_USAGE = "process.memory.usage", "By", Kind::UpDownCounter, [],
+        "Resident memory of the agent itself.";
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! Processes as probes see them: by which names they are known, and which configured patterns they fit.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::connection::Inode;
+
+/// A process id, as the /proc that is read numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pid(pub u32);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// A capability without which the sockets of other users' processes cannot be attributed (capabilities(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Capability {
+    /// Needed to read the links in another user's `/proc/PID/fd`, and to see processes that `hidepid` hides.
+    SysPtrace,
+    /// Needed to open another user's `/proc/PID/fd`, which only its owner may search.
+    DacReadSearch,
+}
+
+impl Capability {
+    /// Both, in the order in which they are reported.
+    pub const ALL: [Self; 2] = [Self::SysPtrace, Self::DacReadSearch];
+
+    /// The name as capabilities(7) spells it: the value of the `capability` attribute.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
+        }
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// A `processName` pattern: `*`, `?`, `[...]` and `{a,b}` over a whole name, ASCII letters in either case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NameGlob(Glob);
+
+/// Why a text is not a `processName` pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameGlobError {
+    /// The empty pattern fits nothing.
+    #[error("an empty pattern fits no process")]
+    Empty,
+    /// A bracket or brace that is not closed, a bad range.
+    #[error("{0}")]
+    Syntax(String),
+}
+
+impl NameGlob {
+    /// The pattern as configured.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.glob()
+    }
+}
+
+impl FromStr for NameGlob {
+    type Err = NameGlobError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            return Err(NameGlobError::Empty);
+        }
+        // A name is no path: `*` also covers the slashes of kernel-thread names such as `kworker/0:1`.
+        GlobBuilder::new(text)
+            .case_insensitive(true)
+            .literal_separator(false)
+            .build()
+            .map(Self)
+            .map_err(|error| NameGlobError::Syntax(error.kind().to_string()))
+    }
+}
+
+impl fmt::Display for NameGlob {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// Which processes a probe means.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ProcessPattern {
+    /// Has to match, in whole, one of the names of the process.
+    pub name: NameGlob,
+    /// Where set, has to be the executable as well.
+    pub executable: Option<PathBuf>,
+}
+
+/// A fact about a process that the agent may not be allowed to learn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Known<T> {
+    /// It is this.
+    Is(T),
+    /// There is none, for certain: a kernel thread has neither an executable nor arguments.
+    Absent,
+    /// The kernel refused to tell.
+    Denied,
+}
+
+/// The names by which a process is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessNames<'a> {
+    /// `/proc/PID/comm`, without its line feed: at most 15 bytes, and a thread may rename it.
+    pub comm: Known<&'a [u8]>,
+    /// `argv[0]`, as in `/proc/PID/cmdline`: whatever the process wrote there.
+    pub argv0: Known<&'a [u8]>,
+    /// Where `/proc/PID/exe` leads, without the ` (deleted)` of a replaced binary.
+    pub executable: Known<&'a Path>,
+}
+
+/// Which pattern of a [`ProcessSelector`] is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PatternId(usize);
+
+/// What a process fits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fits {
+    /// The patterns that it fits, sorted.
+    pub certain: Vec<PatternId>,
+    /// The patterns that it might fit, were all its names known; sorted.
+    pub possible: Vec<PatternId>,
+}
+
+/// All process patterns of all probes, each once, so that one pass over the processes serves every probe.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessSelector {
+    patterns: Vec<ProcessPattern>,
+    ids: HashMap<ProcessPattern, PatternId>,
+    globs: Vec<GlobSet>,
+    of_glob: Vec<Vec<PatternId>>,
+}
+
+/// Patterns that are each valid, and together more than the matcher can hold.
+#[derive(Debug, thiserror::Error)]
+#[error("the process patterns cannot be compiled")]
+pub struct SelectorError(#[from] globset::Error);
+
+/// Globs per compiled set: a set of thousands would meet the matcher's size limit.
+const GLOBS_A_SET: usize = 256;
+
+impl ProcessSelector {
+    /// Compiles the patterns.
+    ///
+    /// # Errors
+    /// When the matcher refuses a set of globs that are each valid: more memory than it grants itself.
+    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a ProcessPattern>) -> Result<Self, SelectorError> {
+        let mut selector = Self::default();
+        let mut globs: Vec<&NameGlob> = Vec::new();
+        let mut glob_index: HashMap<&str, usize> = HashMap::new();
+        for pattern in patterns {
+            let id = PatternId(selector.patterns.len());
+            if selector.ids.contains_key(pattern) {
+                continue;
+            }
+            selector.ids.insert(pattern.clone(), id);
+            selector.patterns.push(pattern.clone());
+            let index = *glob_index.entry(pattern.name.as_str()).or_insert_with(|| {
+                globs.push(&pattern.name);
+                selector.of_glob.push(Vec::new());
+                globs.len() - 1
+            });
+            if let Some(ids) = selector.of_glob.get_mut(index) {
+                ids.push(id);
+            }
+        }
+        for chunk in globs.chunks(GLOBS_A_SET) {
+            let mut set = GlobSetBuilder::new();
+            for glob in chunk {
+                set.add(glob.0.clone());
+            }
+            selector.globs.push(set.build()?);
+        }
+        Ok(selector)
+    }
+
+    /// The id under which a pattern was compiled.
+    #[must_use]
+    pub fn id(&self, pattern: &ProcessPattern) -> Option<PatternId> {
+        self.ids.get(pattern).copied()
+    }
+
+    /// Which patterns a process with these names fits, and which it might fit.
+    #[must_use]
+    pub fn fits(&self, names: &ProcessNames<'_>) -> Fits {
+        let mut by_name = BTreeSet::new();
+        let executable_name = match names.executable {
+            Known::Is(path) => path.file_name().map(std::os::unix::ffi::OsStrExt::as_bytes),
+            Known::Absent | Known::Denied => None,
+        };
+        let mut seen: [Option<&[u8]>; 3] = [None; 3];
+        let spellings = [is(names.comm), is(names.argv0).map(base_name), executable_name];
+        for (slot, spelling) in seen.iter_mut().zip(spellings) {
+            *slot = spelling;
+        }
+        for (index, spelling) in seen.iter().enumerate() {
+            let repeated = seen.iter().take(index).any(|earlier| earlier == spelling);
+            if let Some(name) = spelling.filter(|name| !name.is_empty() && !repeated) {
+                self.match_name(name, &mut by_name);
+            }
+        }
+        let all_names_known = !matches!(names.comm, Known::Denied)
+            && !matches!(names.argv0, Known::Denied)
+            && !matches!(names.executable, Known::Denied);
+        let mut fits = Fits::default();
+        if all_names_known {
+            for id in by_name {
+                if self.executable_fits(id, names.executable) == Some(true) {
+                    fits.certain.push(id);
+                }
+            }
+            return fits;
+        }
+        for id in (0..self.patterns.len()).map(PatternId) {
+            match (by_name.contains(&id), self.executable_fits(id, names.executable)) {
+                (_, Some(false)) => {}
+                (true, Some(true)) => fits.certain.push(id),
+                _ => fits.possible.push(id),
+            }
+        }
+        fits
+    }
+
+    fn match_name(&self, name: &[u8], matched: &mut BTreeSet<PatternId>) {
+        let candidate = Candidate::from_bytes(name);
+        let mut hits = Vec::new();
+        for (set_index, set) in self.globs.iter().enumerate() {
+            set.matches_candidate_into(&candidate, &mut hits);
+            for hit in &hits {
+                if let Some(ids) = self.of_glob.get(set_index * GLOBS_A_SET + hit) {
+                    matched.extend(ids);
+                }
+            }
+        }
+    }
+
+    /// Whether the executable is the one asked for; `None` when that cannot be known.
+    fn executable_fits(&self, id: PatternId, executable: Known<&Path>) -> Option<bool> {
+        match (self.patterns.get(id.0).and_then(|pattern| pattern.executable.as_deref()), executable) {
+            (None, _) => Some(true),
+            (Some(wanted), Known::Is(path)) => Some(wanted == path),
+            (Some(_), Known::Absent) => Some(false),
+            (Some(_), Known::Denied) => None,
+        }
+    }
+}
+
+fn is<T>(known: Known<T>) -> Option<T> {
+    match known {
+        Known::Is(value) => Some(value),
+        Known::Absent | Known::Denied => None,
+    }
+}
+
+/// What follows the last slash.
+fn base_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+/// A process that holds a wanted socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: Pid,
+    /// Its comm, with what is no UTF-8 replaced.
+    pub name: String,
+    /// Its executable, where the kernel told.
+    pub executable: Option<PathBuf>,
+    /// The patterns that it fits, sorted.
+    pub fits: Vec<PatternId>,
+}
+
+/// What the agent asks about the holders of sockets, once a cycle for all probes together.
+#[derive(Debug, Clone, Copy)]
+pub struct HolderQuery<'a> {
+    /// The patterns that ids refer to.
+    pub selector: &'a ProcessSelector,
+    /// The sockets in question, each with the patterns that a holder has to fit to count.
+    pub wanted: &'a BTreeMap<Inode, BTreeSet<PatternId>>,
+    /// Patterns of which it matters whether any process fits them, sockets or not.
+    pub census: &'a BTreeSet<PatternId>,
+    /// Find every holder, instead of stopping when each wanted socket has one that fits each of its patterns.
+    pub every_holder: bool,
+}
+
+/// A place into which the agent was not permitted to look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Obscured {
+    /// A process that certainly fits the pattern could not be looked into; otherwise only ones that might.
+    pub certain: bool,
+    /// The capabilities whose absence caused it.
+    pub missing: BTreeSet<Capability>,
+}
+
+/// What was found out about the holders of sockets.
+#[derive(Debug, Clone, Default)]
+pub struct HolderScan {
+    /// The holders found of each wanted socket. A socket that nobody holds is not in it.
+    pub holders: HashMap<Inode, Vec<Arc<Process>>>,
+    /// Of the patterns asked for, those that some process certainly fits. Complete for the census.
+    pub present: BTreeSet<PatternId>,
+    /// Patterns that some process might fit whose names could not all be read. Complete for the census.
+    pub uncertain: BTreeSet<PatternId>,
+    /// Patterns for which some process that fits, or might, could not be looked into.
+    ///
+    /// For these, wanted sockets without a fitting holder were looked for in every process that can be read, so
+    /// that a socket known to be held by somebody else is in `holders`.
+    pub obscured: BTreeMap<PatternId, Obscured>,
+}
+
+#[cfg(test)]
+mod tests;
