@@ -9,8 +9,14 @@
 pub mod adapter;
 pub mod address;
 pub mod connection;
+pub mod link;
+pub mod look;
 pub mod metric;
+pub mod monitor;
 pub mod probe;
 pub mod process;
+pub mod schedule;
+#[cfg(test)]
+mod test_host;
 
 pub use adapter::{Clock, ConnAdapter, ProcessAdapter};

@@ -156,39 +156,66 @@ pub struct SelectorError(#[from] globset::Error);
 /// Globs per compiled set: a set of thousands would meet the matcher's size limit.
 const GLOBS_A_SET: usize = 256;
 
-impl ProcessSelector {
+/// Collects the patterns of a [`ProcessSelector`].
+#[derive(Debug, Clone, Default)]
+pub struct SelectorBuilder {
+    patterns: Vec<ProcessPattern>,
+    ids: HashMap<ProcessPattern, PatternId>,
+}
+
+impl SelectorBuilder {
+    /// Adds a pattern; equal ones share an id.
+    pub fn add(&mut self, pattern: &ProcessPattern) -> PatternId {
+        if let Some(id) = self.ids.get(pattern) {
+            return *id;
+        }
+        let id = PatternId(self.patterns.len());
+        self.ids.insert(pattern.clone(), id);
+        self.patterns.push(pattern.clone());
+        id
+    }
+
     /// Compiles the patterns.
     ///
     /// # Errors
     /// When the matcher refuses a set of globs that are each valid: more memory than it grants itself.
-    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a ProcessPattern>) -> Result<Self, SelectorError> {
-        let mut selector = Self::default();
+    pub fn build(self) -> Result<ProcessSelector, SelectorError> {
         let mut globs: Vec<&NameGlob> = Vec::new();
+        let mut of_glob: Vec<Vec<PatternId>> = Vec::new();
         let mut glob_index: HashMap<&str, usize> = HashMap::new();
-        for pattern in patterns {
-            let id = PatternId(selector.patterns.len());
-            if selector.ids.contains_key(pattern) {
-                continue;
-            }
-            selector.ids.insert(pattern.clone(), id);
-            selector.patterns.push(pattern.clone());
-            let index = *glob_index.entry(pattern.name.as_str()).or_insert_with(|| {
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            let glob = *glob_index.entry(pattern.name.as_str()).or_insert_with(|| {
                 globs.push(&pattern.name);
-                selector.of_glob.push(Vec::new());
+                of_glob.push(Vec::new());
                 globs.len() - 1
             });
-            if let Some(ids) = selector.of_glob.get_mut(index) {
-                ids.push(id);
+            if let Some(ids) = of_glob.get_mut(glob) {
+                ids.push(PatternId(index));
             }
         }
+        let mut sets = Vec::new();
         for chunk in globs.chunks(GLOBS_A_SET) {
             let mut set = GlobSetBuilder::new();
             for glob in chunk {
                 set.add(glob.0.clone());
             }
-            selector.globs.push(set.build()?);
+            sets.push(set.build()?);
         }
-        Ok(selector)
+        Ok(ProcessSelector { patterns: self.patterns, ids: self.ids, globs: sets, of_glob })
+    }
+}
+
+impl ProcessSelector {
+    /// Compiles the patterns.
+    ///
+    /// # Errors
+    /// As [`SelectorBuilder::build`].
+    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a ProcessPattern>) -> Result<Self, SelectorError> {
+        let mut builder = SelectorBuilder::default();
+        for pattern in patterns {
+            builder.add(pattern);
+        }
+        builder.build()
     }
 
     /// The id under which a pattern was compiled.

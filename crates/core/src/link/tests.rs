@@ -1,0 +1,180 @@
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::address::Endpoint;
+use crate::connection::{Cookie, Inode, TcpState};
+use crate::process::{Pid, ProcessPattern};
+
+fn probe(labels: MatchedSourceLabels) -> Arc<ConnectionProbe> {
+    let pattern = |name: &str| ProcessPattern { name: name.parse().unwrap(), executable: None };
+    Arc::new(ConnectionProbe {
+        name: "orders-db".into(),
+        source_process: pattern("orders"),
+        dest_process: pattern("postgres"),
+        dest_ip: "10.0.0.1".parse().unwrap(),
+        dest_port: 5432,
+        source_ip: None,
+        source_port: None,
+        interval: Duration::from_secs(15),
+        matched_source_labels: labels,
+    })
+}
+
+fn connection(source: &str, port: u16) -> Connection {
+    Connection {
+        local: Endpoint::new(source.parse().unwrap(), port),
+        remote: Endpoint::new("10.0.0.1".parse().unwrap(), 5432),
+        state: TcpState::Established,
+        interface: 0,
+        inode: Inode::new(u64::from(port)),
+        cookie: Cookie(u64::from(port)),
+        uid: 0,
+    }
+}
+
+fn up(connections: &[Connection]) -> ProbeLook {
+    let owner =
+        Arc::new(Process { pid: Pid(812), name: "orders".into(), executable: None, fits: Vec::new() });
+    let matched = connections
+        .iter()
+        .map(|connection| MatchedConnection { connection: *connection, owners: vec![Arc::clone(&owner)] })
+        .collect();
+    ProbeLook { forward: DirectionLook { matched, ..DirectionLook::default() }, ..ProbeLook::default() }
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// The points as text: metric, the attributes that tell them apart, value.
+fn tell(link: &mut Link, look: &ProbeLook, seconds: u64) -> (Vec<String>, Vec<LinkChange>) {
+    let (mut points, mut changes) = (Vec::new(), Vec::new());
+    link.update(look, at(seconds), &mut points, &mut changes);
+    let told = points.iter().map(|point| {
+        assert_eq!(point.time, at(seconds));
+        let attributes = point.attributes.iter().chain(&point.extra);
+        let shown = attributes.filter(|attribute| {
+            ["direction", "source_ip", "source_port", "state", "reason"].contains(&attribute.key)
+        });
+        let shown: Vec<String> = shown
+            .map(|attribute| match &attribute.value {
+                AttributeValue::Str(text) => text.to_string(),
+                AttributeValue::Int(number) => number.to_string(),
+            })
+            .collect();
+        let Value::Int(value) = point.value else { unreachable!("links have integer points") };
+        let name = point.metric.name.trim_start_matches("vms.connection_mon.");
+        format!("{name}{{{}}} {value}", shown.join(","))
+    });
+    (told.collect(), changes)
+}
+
+#[test]
+fn a_probe_that_never_matched_has_one_point_without_direction() {
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let (points, changes) = tell(&mut link, &ProbeLook::default(), 1);
+    assert_eq!(
+        points,
+        [
+            "up{} 0",
+            "status{up} 0",
+            "status{down} 1",
+            "connections{} 0",
+            "unattributed{} 0",
+            "down_reason{no_connection} 1"
+        ]
+    );
+    assert_eq!((changes.len(), changes[0].up, changes[0].direction), (1, false, None));
+    let (_, changes) = tell(&mut link, &ProbeLook::default(), 2);
+    assert_eq!(changes, [], "a status that stays is not told again");
+}
+
+#[test]
+fn a_series_goes_on_at_zero_when_the_link_drops_and_comes_back_under_the_same_name() {
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    tell(&mut link, &ProbeLook::default(), 1);
+    let (points, changes) = tell(&mut link, &up(&[connection("10.0.0.9", 40000)]), 2);
+    assert_eq!(
+        points,
+        [
+            "up{forward} 1",
+            "status{forward,up} 1",
+            "status{forward,down} 0",
+            "connections{forward} 1",
+            "unattributed{forward} 0"
+        ]
+    );
+    assert_eq!((changes.len(), changes[0].up, changes[0].owners[0].pid), (1, true, Pid(812)));
+
+    for second in 3..6 {
+        let (points, changes) = tell(&mut link, &ProbeLook::default(), second);
+        assert_eq!(points[0], "up{forward} 0");
+        assert_eq!(points[5], "down_reason{forward,no_connection} 1");
+        assert_eq!(changes.len(), usize::from(second == 3), "told once");
+        for change in changes {
+            assert_eq!((change.reason, change.owners[0].pid), (Some(DownReason::NoConnection), Pid(812)));
+        }
+    }
+    let (points, changes) = tell(&mut link, &up(&[connection("10.0.0.9", 40001)]), 6);
+    assert_eq!((points[0].as_str(), changes.len()), ("up{forward} 1", 1));
+}
+
+#[test]
+fn the_process_name_is_that_of_the_direction() {
+    let names = |direction| {
+        let attributes =
+            link_attributes(&probe(MatchedSourceLabels::None), direction, MatchedSource::default());
+        attributes.iter().find(|attribute| attribute.key == "process_name").unwrap().value.clone()
+    };
+    assert_eq!(names(None), AttributeValue::from("orders"));
+    assert_eq!(names(Some(Direction::Forward)), AttributeValue::from("orders"));
+    assert_eq!(names(Some(Direction::Reverse)), AttributeValue::from("postgres"));
+}
+
+#[test]
+fn sources_that_matched_have_series_of_their_own_that_go_on() {
+    let mut link = Link::new(probe(MatchedSourceLabels::Ip));
+    let both = up(&[connection("10.0.0.8", 1), connection("10.0.0.9", 2), connection("10.0.0.9", 3)]);
+    let (points, _) = tell(&mut link, &both, 1);
+    assert!(points.contains(&"connections{10.0.0.8,forward} 1".to_owned()), "{points:?}");
+    assert!(points.contains(&"connections{10.0.0.9,forward} 2".to_owned()), "{points:?}");
+    let (points, changes) = tell(&mut link, &up(&[connection("10.0.0.9", 3)]), 2);
+    assert!(points.contains(&"up{10.0.0.8,forward} 0".to_owned()), "{points:?}");
+    assert!(points.contains(&"up{10.0.0.9,forward} 1".to_owned()), "{points:?}");
+    assert_eq!((changes.len(), changes[0].source.ip), (1, Some("10.0.0.8".parse().unwrap())));
+
+    let mut link = Link::new(probe(MatchedSourceLabels::IpPort));
+    let (points, _) = tell(&mut link, &up(&[connection("10.0.0.9", 2)]), 1);
+    assert_eq!(points[0], "up{10.0.0.9,2,forward} 1");
+}
+
+#[test]
+fn sources_are_bounded_and_the_longest_down_makes_room() {
+    let mut link = Link::new(probe(MatchedSourceLabels::IpPort));
+    let port = |index: usize| u16::try_from(index + 1).unwrap();
+    let all: Vec<Connection> = (0..MAX_SOURCES).map(|index| connection("10.0.0.9", port(index))).collect();
+    tell(&mut link, &up(&all), 1);
+    tell(&mut link, &up(&all[1..]), 2);
+    tell(&mut link, &up(&all[2..]), 3);
+    let mut one_more = all[2..].to_vec();
+    one_more.push(connection("10.0.0.9", 60_000));
+    let (points, _) = tell(&mut link, &up(&one_more), 4);
+    assert_eq!(link.series.len(), MAX_SOURCES);
+    assert!(points.contains(&"up{10.0.0.9,60000,forward} 1".to_owned()));
+    assert!(points.contains(&"up{10.0.0.9,2,forward} 0".to_owned()));
+    assert!(!points.iter().any(|point| point.contains("{10.0.0.9,1,forward}")));
+}
+
+#[test]
+fn what_may_not_be_attributed_is_flagged_beside_a_down_and_beside_an_up() {
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let hidden = DirectionLook { unattributed: vec![connection("10.0.0.9", 5)], ..DirectionLook::default() };
+    let (points, _) = tell(&mut link, &ProbeLook { forward: hidden.clone(), ..ProbeLook::default() }, 1);
+    assert_eq!(points[4..], ["unattributed{} 1", "down_reason{not_permitted} 1"]);
+
+    let mut seen = up(&[connection("10.0.0.9", 6)]);
+    seen.reverse = hidden;
+    let (points, _) = tell(&mut link, &seen, 2);
+    assert_eq!(points.last().unwrap(), "unattributed{reverse} 1");
+    assert!(!points.iter().any(|point| point.starts_with("up{reverse}")), "it has not matched");
+}

@@ -1,0 +1,392 @@
+//! One look at the host: which connections a set of probes has at this moment, and who holds them.
+//!
+//! A look asks the kernel once for all its probes ([`ConnAdapter::dump`]), then once for the holders of what fits
+//! by address ([`ProcessAdapter::find_holders`]), and decides. It remembers nothing; see [`crate::link`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::adapter::{ConnAdapter, ProcessAdapter};
+use crate::address::Endpoint;
+use crate::connection::{Connection, ConnectionFilter, Direction, Inode, TcpState, TcpStates};
+use crate::probe::ConnectionProbe;
+use crate::process::{
+    Capability, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
+};
+
+/// Why a link is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DownReason {
+    /// An ESTABLISHED connection fits by address, and the agent was not permitted to learn who holds it.
+    NotPermitted,
+    /// An ESTABLISHED connection fits by address, and no process that fits holds it.
+    HeldByOther,
+    /// No process on this host fits.
+    ProcessAbsent,
+    /// A connection is being tried: `SYN_SENT`.
+    Connecting,
+    /// A process that fits may be there; a connection is not.
+    NoConnection,
+}
+
+impl DownReason {
+    /// The value of the `reason` attribute.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotPermitted => "not_permitted",
+            Self::HeldByOther => "held_by_other",
+            Self::ProcessAbsent => "process_absent",
+            Self::Connecting => "connecting",
+            Self::NoConnection => "no_connection",
+        }
+    }
+}
+
+impl fmt::Display for DownReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// Whether some process on this host fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Presence {
+    /// It made no difference, or not every process could be told: nothing is claimed.
+    #[default]
+    Unknown,
+    /// At least one does.
+    Present,
+    /// None does, and the names of all are known.
+    Absent,
+}
+
+/// A connection that satisfies a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MatchedConnection {
+    /// The connection.
+    pub connection: Connection,
+    /// The processes that hold it and fit: at least one.
+    pub owners: Vec<Arc<Process>>,
+}
+
+/// What a look found of one probe in one direction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DirectionLook {
+    /// The connections that satisfy the probe.
+    pub matched: Vec<MatchedConnection>,
+    /// ESTABLISHED connections that fit by address, whose holder the agent was not permitted to learn.
+    pub unattributed: Vec<Connection>,
+    /// ESTABLISHED connections that fit by address, and that no process that fits holds.
+    pub held_by_other: usize,
+    /// Connections that fit by address and wait for the peer's first answer.
+    pub connecting: usize,
+    /// Whether a process fits.
+    pub process: Presence,
+    /// The capabilities whose absence left connections unattributed.
+    pub missing: BTreeSet<Capability>,
+}
+
+impl DirectionLook {
+    /// Whether the link is up in this direction.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.matched.is_empty()
+    }
+
+    /// Why the link is down in this direction, or `None` while it is up.
+    #[must_use]
+    pub fn down_reason(&self) -> Option<DownReason> {
+        if self.is_up() {
+            return None;
+        }
+        let reason = if !self.unattributed.is_empty() {
+            DownReason::NotPermitted
+        } else if self.held_by_other > 0 {
+            DownReason::HeldByOther
+        } else if self.process == Presence::Absent {
+            DownReason::ProcessAbsent
+        } else if self.connecting > 0 {
+            DownReason::Connecting
+        } else {
+            DownReason::NoConnection
+        };
+        Some(reason)
+    }
+}
+
+/// What a look found of one probe.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProbeLook {
+    /// Seen from the source's host.
+    pub forward: DirectionLook,
+    /// Seen from the destination's host.
+    pub reverse: DirectionLook,
+}
+
+impl ProbeLook {
+    /// What was found in that direction.
+    #[must_use]
+    pub fn direction(&self, direction: Direction) -> &DirectionLook {
+        match direction {
+            Direction::Forward => &self.forward,
+            Direction::Reverse => &self.reverse,
+        }
+    }
+
+    fn direction_mut(&mut self, direction: Direction) -> &mut DirectionLook {
+        match direction {
+            Direction::Forward => &mut self.forward,
+            Direction::Reverse => &mut self.reverse,
+        }
+    }
+
+    /// Both directions as one, for a probe that has not matched yet and so has no direction.
+    #[must_use]
+    pub fn undirected(&self) -> DirectionLook {
+        let both = [&self.forward, &self.reverse];
+        let process = match (self.forward.process, self.reverse.process) {
+            (Presence::Present, _) | (_, Presence::Present) => Presence::Present,
+            (Presence::Absent, Presence::Absent) => Presence::Absent,
+            _ => Presence::Unknown,
+        };
+        DirectionLook {
+            matched: both.iter().flat_map(|look| look.matched.iter().cloned()).collect(),
+            unattributed: both.iter().flat_map(|look| look.unattributed.iter().copied()).collect(),
+            held_by_other: both.iter().map(|look| look.held_by_other).sum(),
+            connecting: both.iter().map(|look| look.connecting).sum(),
+            process,
+            missing: both.iter().flat_map(|look| look.missing.iter().copied()).collect(),
+        }
+    }
+}
+
+/// A look that failed: nothing is known, and nothing may be reported.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// The kernel did not tell which connections there are.
+    #[error("connections could not be read")]
+    Connections(#[source] Box<dyn Error + Send + Sync>),
+    /// The processes could not be listed.
+    #[error("processes could not be read")]
+    Processes(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// The states that a look needs: those that count, and `SYN_SENT` for the reason of a "down".
+const STATES: TcpStates = TcpStates::of(&[TcpState::Established, TcpState::SynSent]);
+
+/// A set of probes that are looked for together, with everything about them that can be worked out beforehand.
+#[derive(Debug, Clone)]
+pub struct LookPlan {
+    probes: Vec<PlannedProbe>,
+    by_service: HashMap<Endpoint, Vec<usize>>,
+    filter: ConnectionFilter,
+    selector: Arc<ProcessSelector>,
+}
+
+/// A probe, and the ids of its process patterns.
+#[derive(Debug, Clone)]
+pub struct PlannedProbe {
+    probe: Arc<ConnectionProbe>,
+    forward: PatternId,
+    reverse: PatternId,
+}
+
+impl PlannedProbe {
+    /// Adds the probe's patterns to those of the selector with which it will be looked for.
+    pub fn new(probe: Arc<ConnectionProbe>, patterns: &mut SelectorBuilder) -> Self {
+        let forward = patterns.add(probe.process(Direction::Forward));
+        let reverse = patterns.add(probe.process(Direction::Reverse));
+        Self { probe, forward, reverse }
+    }
+
+    /// The probe.
+    #[must_use]
+    pub fn probe(&self) -> &Arc<ConnectionProbe> {
+        &self.probe
+    }
+
+    fn pattern(&self, direction: Direction) -> PatternId {
+        match direction {
+            Direction::Forward => self.forward,
+            Direction::Reverse => self.reverse,
+        }
+    }
+}
+
+/// A connection that fits a planned probe by address, in a direction.
+struct Candidate {
+    probe: usize,
+    direction: Direction,
+    connection: usize,
+    pattern: PatternId,
+}
+
+impl LookPlan {
+    /// Plans looks for these probes. The selector is the one that came of the patterns they were added to.
+    #[must_use]
+    pub fn new(probes: Vec<PlannedProbe>, selector: Arc<ProcessSelector>) -> Self {
+        let mut by_service: HashMap<Endpoint, Vec<usize>> = HashMap::new();
+        for (index, planned) in probes.iter().enumerate() {
+            by_service.entry(planned.probe.service()).or_default().push(index);
+        }
+        let filter = ConnectionFilter::new(STATES, by_service.keys().copied());
+        Self { probes, by_service, filter, selector }
+    }
+
+    /// Looks once, and tells what was found of each probe, in the order in which they were planned.
+    ///
+    /// `wants_reason` says of a probe, by its place, in which directions a "down" will be reported, so that
+    /// processes are only counted where the answer is used. With `every_holder`, all owners of a connection are
+    /// found, not just enough of them.
+    ///
+    /// # Errors
+    /// When the connections or the processes could not be read.
+    pub fn look<C: ConnAdapter, P: ProcessAdapter>(
+        &self,
+        connections: &mut C,
+        processes: &mut P,
+        wants_reason: impl Fn(usize, Direction) -> bool,
+        every_holder: bool,
+    ) -> Result<Vec<ProbeLook>, LookError> {
+        let dumped =
+            connections.dump(&self.filter).map_err(|error| LookError::Connections(Box::new(error)))?;
+        let candidates = self.find_candidates(&dumped, |name| connections.interface_index(name));
+        let established =
+            |candidate: &&Candidate| is_state(&dumped, candidate.connection, TcpState::Established);
+
+        let mut wanted: BTreeMap<Inode, BTreeSet<PatternId>> = BTreeMap::new();
+        let mut has_candidate: BTreeSet<(usize, Direction)> = BTreeSet::new();
+        for candidate in candidates.iter().filter(established) {
+            has_candidate.insert((candidate.probe, candidate.direction));
+            if let Some(inode) = dumped.get(candidate.connection).and_then(|connection| connection.inode) {
+                wanted.entry(inode).or_default().insert(candidate.pattern);
+            }
+        }
+        let mut census = BTreeSet::new();
+        for (index, planned) in self.probes.iter().enumerate() {
+            let nothing = Direction::ALL.iter().all(|way| !has_candidate.contains(&(index, *way)));
+            for direction in Direction::ALL {
+                let wants = nothing
+                    || (!has_candidate.contains(&(index, direction)) && wants_reason(index, direction));
+                if wants {
+                    census.insert(planned.pattern(direction));
+                }
+            }
+        }
+
+        let scan = if wanted.is_empty() && census.is_empty() {
+            HolderScan::default()
+        } else {
+            let query =
+                HolderQuery { selector: &self.selector, wanted: &wanted, census: &census, every_holder };
+            processes.find_holders(&query).map_err(|error| LookError::Processes(Box::new(error)))?
+        };
+        Ok(self.decide(&dumped, &candidates, &census, &scan))
+    }
+
+    fn find_candidates(
+        &self,
+        dumped: &[Connection],
+        interface_index: impl Fn(&str) -> Option<u32>,
+    ) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for (connection_index, connection) in dumped.iter().enumerate() {
+            for direction in Direction::ALL {
+                let service = connection.service_end(direction);
+                for index in self.by_service.get(&service).into_iter().flatten().copied() {
+                    let Some(planned) = self.probes.get(index) else { continue };
+                    if planned.probe.match_addresses(connection, direction, &interface_index) {
+                        candidates.push(Candidate {
+                            probe: index,
+                            direction,
+                            connection: connection_index,
+                            pattern: planned.pattern(direction),
+                        });
+                    }
+                }
+            }
+        }
+        candidates
+    }
+
+    fn decide(
+        &self,
+        dumped: &[Connection],
+        candidates: &[Candidate],
+        census: &BTreeSet<PatternId>,
+        scan: &HolderScan,
+    ) -> Vec<ProbeLook> {
+        let mut looks = vec![ProbeLook::default(); self.probes.len()];
+        for candidate in candidates {
+            let Some(connection) = dumped.get(candidate.connection) else { continue };
+            let Some(look) = looks.get_mut(candidate.probe) else { continue };
+            let look = look.direction_mut(candidate.direction);
+            match connection.state {
+                TcpState::Established => match match_holders(connection, candidate.pattern, scan) {
+                    Holding::Fits(owners) => {
+                        look.matched.push(MatchedConnection { connection: *connection, owners });
+                    }
+                    Holding::Other => look.held_by_other += 1,
+                    Holding::Unknown(missing) => {
+                        look.unattributed.push(*connection);
+                        look.missing.extend(missing);
+                    }
+                },
+                TcpState::SynSent => look.connecting += 1,
+                // The filter lets nothing else through; if it did, no other state counts.
+                _ => {}
+            }
+        }
+        for (look, planned) in looks.iter_mut().zip(&self.probes) {
+            for direction in Direction::ALL {
+                let pattern = planned.pattern(direction);
+                look.direction_mut(direction).process = if !census.contains(&pattern) {
+                    Presence::Unknown
+                } else if scan.present.contains(&pattern) {
+                    Presence::Present
+                } else if scan.uncertain.contains(&pattern) {
+                    Presence::Unknown
+                } else {
+                    Presence::Absent
+                };
+            }
+        }
+        looks
+    }
+}
+
+/// Who holds an ESTABLISHED connection, as far as a pattern is concerned.
+enum Holding {
+    /// Processes that fit.
+    Fits(Vec<Arc<Process>>),
+    /// Nobody who fits, for certain.
+    Other,
+    /// That may not be known, for want of these capabilities.
+    Unknown(BTreeSet<Capability>),
+}
+
+fn match_holders(connection: &Connection, pattern: PatternId, scan: &HolderScan) -> Holding {
+    // A socket for which no file stands is in a listener's backlog: nobody holds it yet.
+    let Some(inode) = connection.inode else { return Holding::Other };
+    let holders = scan.holders.get(&inode).map(Vec::as_slice).unwrap_or_default();
+    let owners: Vec<Arc<Process>> =
+        holders.iter().filter(|holder| holder.fits.contains(&pattern)).cloned().collect();
+    if !owners.is_empty() {
+        return Holding::Fits(owners);
+    }
+    // A socket can have several holders: that somebody else is known to hold it does not rule out one who fits.
+    match scan.obscured.get(&pattern) {
+        None => Holding::Other,
+        Some(obscured) => Holding::Unknown(obscured.missing.clone()),
+    }
+}
+
+fn is_state(dumped: &[Connection], index: usize, state: TcpState) -> bool {
+    dumped.get(index).is_some_and(|connection| connection.state == state)
+}
+
+#[cfg(test)]
+mod tests;

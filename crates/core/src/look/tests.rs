@@ -1,0 +1,245 @@
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::address::ServiceIp;
+use crate::connection::Cookie;
+use crate::probe::MatchedSourceLabels;
+use crate::process::ProcessPattern;
+use crate::test_host::{Access, Host, Running};
+
+const ANY: fn(usize, Direction) -> bool = |_, _| true;
+
+fn probe(dest: &str, port: u16, source: &str, dest_process: &str) -> ConnectionProbe {
+    let pattern = |name: &str| ProcessPattern { name: name.parse().unwrap(), executable: None };
+    ConnectionProbe {
+        name: "link".into(),
+        source_process: pattern(source),
+        dest_process: pattern(dest_process),
+        dest_ip: dest.parse().unwrap(),
+        dest_port: port,
+        source_ip: None,
+        source_port: None,
+        interval: Duration::from_secs(15),
+        matched_source_labels: MatchedSourceLabels::None,
+    }
+}
+
+fn look_at(host: &mut Host, probes: &[ConnectionProbe]) -> Vec<ProbeLook> {
+    let mut patterns = SelectorBuilder::default();
+    let planned =
+        probes.iter().map(|probe| PlannedProbe::new(Arc::new(probe.clone()), &mut patterns)).collect();
+    let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
+    let (mut connections, mut processes) = (host.clone(), host.clone());
+    plan.look(&mut connections, &mut processes, ANY, true).unwrap()
+}
+
+fn look_one(host: &mut Host, probe: &ConnectionProbe) -> ProbeLook {
+    look_at(host, std::slice::from_ref(probe)).remove(0)
+}
+
+#[test]
+fn a_link_is_up_where_a_process_that_fits_holds_an_established_connection() {
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[7]);
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
+    let look = look_one(&mut host, &probe("10.0.0.1", 5432, "app", "db"));
+    assert_eq!(look.forward.matched.len(), 1);
+    assert_eq!(look.forward.matched[0].owners[0].name, "app");
+    assert!(!look.reverse.is_up());
+}
+
+#[test]
+fn no_other_state_counts() {
+    for state in TcpState::ALL.into_iter().filter(|state| *state != TcpState::Established) {
+        let mut host = Host::default();
+        host.run("app", Access::Open, &[7]);
+        host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), state, 7);
+        let look = look_one(&mut host, &probe("10.0.0.1", 5432, "app", "app"));
+        let expected =
+            if state == TcpState::SynSent { DownReason::Connecting } else { DownReason::NoConnection };
+        assert_eq!(look.undirected().down_reason(), Some(expected), "{state:?}");
+    }
+}
+
+#[test]
+fn every_reason_is_told_from_the_others() {
+    let service = probe("10.0.0.1", 5432, "app", "app");
+    let reason = |host: &mut Host| look_one(host, &service).undirected().down_reason();
+    let mut host = Host::default();
+    host.run("init", Access::Open, &[]);
+    assert_eq!(reason(&mut host), Some(DownReason::ProcessAbsent));
+    host.run("app", Access::Open, &[]);
+    assert_eq!(reason(&mut host), Some(DownReason::NoConnection));
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::SynSent, 7);
+    assert_eq!(reason(&mut host), Some(DownReason::Connecting));
+    host.connect(("10.0.0.9", 40001), ("10.0.0.1", 5432), TcpState::Established, 8);
+    host.run("other", Access::Open, &[8]);
+    assert_eq!(reason(&mut host), Some(DownReason::HeldByOther));
+    host.run("app", Access::Denied, &[]);
+    assert_eq!(reason(&mut host), Some(DownReason::NotPermitted));
+    host.run("app", Access::Open, &[8]);
+    assert_eq!(reason(&mut host), None);
+}
+
+#[test]
+fn absence_is_not_claimed_while_a_name_is_unknown() {
+    let mut host = Host::default();
+    host.run("python3", Access::NoExecutable, &[]);
+    let look = look_one(&mut host, &probe("10.0.0.1", 5432, "python3.11", "python3.11"));
+    assert_eq!(look.undirected().down_reason(), Some(DownReason::NoConnection));
+}
+
+#[test]
+fn a_socket_without_a_holder_is_no_permission_problem() {
+    let mut host = Host::default();
+    host.run("app", Access::Denied, &[]);
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 0);
+    let look = look_one(&mut host, &probe("10.0.0.1", 5432, "app", "app"));
+    assert_eq!((look.forward.unattributed.len(), look.forward.held_by_other), (0, 1));
+}
+
+#[test]
+fn several_holders_make_one_connection_that_each_probe_finds() {
+    let mut host = Host::default();
+    host.run("master", Access::Open, &[7]);
+    host.run("worker", Access::Open, &[7]);
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
+    let looks = look_at(
+        &mut host,
+        &[
+            probe("10.0.0.1", 5432, "master", "x"),
+            probe("10.0.0.1", 5432, "worker", "x"),
+            probe("10.0.0.1", 5432, "{master,worker}", "x"),
+        ],
+    );
+    let owners: Vec<usize> = looks.iter().map(|look| look.forward.matched[0].owners.len()).collect();
+    assert_eq!(owners, [1, 1, 2]);
+    assert!(looks.iter().all(|look| look.forward.matched.len() == 1));
+}
+
+#[test]
+fn a_refused_dump_is_an_error_and_not_a_down() {
+    let mut host = Host::default();
+    host.break_dumps(1);
+    let mut patterns = SelectorBuilder::default();
+    let planned = vec![PlannedProbe::new(Arc::new(probe("10.0.0.1", 5432, "app", "app")), &mut patterns)];
+    let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
+    let (mut connections, mut processes) = (host.clone(), host.clone());
+    let refused = plan.look(&mut connections, &mut processes, ANY, false);
+    assert!(matches!(refused, Err(LookError::Connections(_))));
+}
+
+/// What is true of a probe in a direction, found the slow way and with every permission.
+fn truly_up(host: &Host, probe: &ConnectionProbe, direction: Direction) -> bool {
+    host.connections().iter().any(|connection| {
+        let service = ServiceIp::from(connection.service_end(direction).ip());
+        connection.state == TcpState::Established
+            && service == probe.dest_ip
+            && connection.service_end(direction).port() == probe.dest_port
+            && host.processes().iter().any(|process| {
+                let glob = probe.process(direction).name.as_str();
+                let fits = glob == "*" || [&process.comm, &process.executable].into_iter().any(|n| n == glob);
+                fits && connection.inode.is_some_and(|inode| process.inodes.contains(&inode.get()))
+            })
+    })
+}
+
+fn a_process() -> impl Strategy<Value = Running> {
+    let name = || prop_oneof!["a", "b", "c"];
+    let access = prop_oneof![
+        6 => Just(Access::Open),
+        1 => Just(Access::Denied),
+        1 => Just(Access::NoExecutable),
+        1 => Just(Access::Hidden),
+    ];
+    (name(), name(), access, proptest::collection::btree_set(1_u64..8, 0..5)).prop_map(
+        |(comm, executable, access, inodes)| Running {
+            comm: comm.clone(),
+            executable,
+            access,
+            inodes: inodes.into_iter().collect(),
+        },
+    )
+}
+
+fn a_connection() -> impl Strategy<Value = Connection> {
+    let end =
+        || ((1_u8..3), (1_u16..3)).prop_map(|(host, port)| Endpoint::new([10, 0, 0, host].into(), port));
+    let state = prop_oneof![5 => Just(TcpState::Established), 1 => proptest::sample::select(&TcpState::ALL)];
+    (end(), end(), state, 0_u64..8).prop_map(|(local, remote, state, inode)| Connection {
+        local,
+        remote,
+        state,
+        interface: 0,
+        inode: Inode::new(inode),
+        cookie: Cookie(inode),
+        uid: 0,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// The two things that must never happen: a false "up", and a false "down" without its flag.
+    #[test]
+    fn no_false_up_and_no_silent_false_down(
+        processes in proptest::collection::vec(a_process(), 0..6),
+        connections in proptest::collection::vec(a_connection(), 0..8),
+        globs in proptest::collection::vec((prop_oneof!["a", "b", "c", "\\*"], prop_oneof!["a", "b", "\\*"]), 1..4),
+    ) {
+        let mut host = Host::of(processes, connections);
+        let probes: Vec<ConnectionProbe> = globs
+            .iter()
+            .enumerate()
+            .map(|(index, (source, dest))| {
+                let index = u8::try_from(index % 2).unwrap();
+                let mut probe = probe(&format!("10.0.0.{}", 1 + index), 1, source, dest);
+                probe.source_process.executable = None::<PathBuf>;
+                probe
+            })
+            .collect();
+        let looks = look_at(&mut host, &probes);
+        for (probe, look) in probes.iter().zip(&looks) {
+            for direction in Direction::ALL {
+                let truth = truly_up(&host, probe, direction);
+                let found = look.direction(direction);
+                prop_assert!(truth || !found.is_up(), "false up: {probe:?} {found:?}");
+                let flagged = !found.unattributed.is_empty() && !found.missing.is_empty();
+                prop_assert!(!truth || found.is_up() || flagged, "silent false down: {probe:?} {found:?}");
+                if host.processes().iter().all(|process| process.access == Access::Open) {
+                    prop_assert_eq!(truth, found.is_up());
+                    prop_assert!(found.unattributed.is_empty(), "nothing was refused");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn stopping_early_never_changes_the_answer(
+        processes in proptest::collection::vec(a_process(), 0..6),
+        connections in proptest::collection::vec(a_connection(), 0..8),
+    ) {
+        let host = Host::of(processes, connections);
+        let probe = probe("10.0.0.1", 1, "a", "b");
+        let mut patterns = SelectorBuilder::default();
+        let planned = vec![PlannedProbe::new(Arc::new(probe), &mut patterns)];
+        let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
+        let mut looks = [true, false].into_iter().map(|every_holder| {
+            let (mut connections, mut processes) = (host.clone(), host.clone());
+            plan.look(&mut connections, &mut processes, ANY, every_holder).unwrap().remove(0)
+        });
+        let (thorough, quick) = (looks.next().unwrap(), looks.next().unwrap());
+        for direction in Direction::ALL {
+            let (thorough, quick) = (thorough.direction(direction), quick.direction(direction));
+            let of = |look: &DirectionLook| -> BTreeSet<Option<Inode>> {
+                look.matched.iter().map(|matched| matched.connection.inode).collect()
+            };
+            prop_assert_eq!(of(thorough), of(quick));
+            prop_assert_eq!(thorough.down_reason(), quick.down_reason());
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A host made of plain data: the second implementer of the adapter traits, for this crate's tests.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::adapter::{ConnAdapter, ProcessAdapter};
+use crate::address::Endpoint;
+use crate::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState};
+use crate::process::{
+    Capability, HolderQuery, HolderScan, Known, Obscured, PatternId, Pid, Process, ProcessNames,
+};
+
+/// What the agent may learn of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everything.
+    Open,
+    /// Its names, not its descriptors.
+    Denied,
+    /// Its comm only: neither its executable nor its descriptors.
+    NoExecutable,
+    /// Not even that it exists; only that some are hidden.
+    Hidden,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Running {
+    pub(crate) comm: String,
+    pub(crate) executable: String,
+    pub(crate) access: Access,
+    pub(crate) inodes: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Host {
+    connections: Vec<Connection>,
+    processes: Vec<Running>,
+    broken_dumps: usize,
+    /// Connections that only a second dump finds.
+    pub(crate) late: Vec<Connection>,
+    pub(crate) dumps: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("refused")]
+pub(crate) struct Refused;
+
+impl Host {
+    pub(crate) fn of(processes: Vec<Running>, connections: Vec<Connection>) -> Self {
+        Self { connections, processes, ..Self::default() }
+    }
+
+    pub(crate) fn connections(&self) -> &[Connection] {
+        &self.connections
+    }
+
+    pub(crate) fn processes(&self) -> &[Running] {
+        &self.processes
+    }
+
+    pub(crate) fn run(&mut self, name: &str, access: Access, inodes: &[u64]) {
+        let (comm, executable) = (name.to_owned(), name.to_owned());
+        self.processes.push(Running { comm, executable, access, inodes: inodes.to_vec() });
+    }
+
+    pub(crate) fn permit_all(&mut self) {
+        for process in &mut self.processes {
+            process.access = Access::Open;
+        }
+    }
+
+    pub(crate) fn connect(&mut self, local: (&str, u16), remote: (&str, u16), state: TcpState, inode: u64) {
+        self.connections.push(Connection {
+            local: Endpoint::new(local.0.parse().unwrap(), local.1),
+            remote: Endpoint::new(remote.0.parse().unwrap(), remote.1),
+            state,
+            interface: 0,
+            inode: Inode::new(inode),
+            cookie: Cookie(inode),
+            uid: 0,
+        });
+    }
+
+    pub(crate) fn disconnect_all(&mut self) -> Vec<Connection> {
+        std::mem::take(&mut self.connections)
+    }
+
+    pub(crate) fn break_dumps(&mut self, dumps: usize) {
+        self.broken_dumps = dumps;
+    }
+}
+
+impl ConnAdapter for Host {
+    type Error = Refused;
+
+    fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Refused> {
+        self.dumps += 1;
+        if self.broken_dumps > 0 {
+            self.broken_dumps -= 1;
+            return Err(Refused);
+        }
+        let found =
+            self.connections.iter().copied().filter(|connection| filter.matches(connection)).collect();
+        self.connections.append(&mut self.late);
+        Ok(found)
+    }
+
+    fn interface_index(&self, _name: &str) -> Option<u32> {
+        None
+    }
+}
+
+impl ProcessAdapter for Host {
+    type Error = Refused;
+
+    fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, Refused> {
+        let mut scan = HolderScan::default();
+        let mut needed: BTreeSet<PatternId> = query.wanted.values().flatten().copied().collect();
+        needed.extend(query.census);
+        let mut settled: HashMap<Inode, BTreeSet<PatternId>> = HashMap::new();
+        for (index, running) in self.processes.iter().enumerate() {
+            let path = PathBuf::from(format!("/bin/{}", running.executable));
+            let names = match running.access {
+                Access::Hidden => {
+                    ProcessNames { comm: Known::Denied, argv0: Known::Denied, executable: Known::Denied }
+                }
+                Access::NoExecutable => ProcessNames {
+                    comm: Known::Is(running.comm.as_bytes()),
+                    argv0: Known::Absent,
+                    executable: Known::Denied,
+                },
+                Access::Open | Access::Denied => ProcessNames {
+                    comm: Known::Is(running.comm.as_bytes()),
+                    argv0: Known::Absent,
+                    executable: Known::Is(Path::new(&path)),
+                },
+            };
+            let fits = query.selector.fits(&names);
+            scan.present.extend(fits.certain.iter().filter(|id| needed.contains(id)));
+            scan.uncertain.extend(fits.possible.iter().filter(|id| needed.contains(id)));
+            if running.access != Access::Open {
+                for id in &fits.certain {
+                    let obscured = scan.obscured.entry(*id).or_insert_with(Obscured::default);
+                    obscured.certain = true;
+                    obscured.missing.insert(Capability::SysPtrace);
+                }
+                for id in &fits.possible {
+                    scan.obscured.entry(*id).or_default().missing.insert(Capability::SysPtrace);
+                }
+                continue;
+            }
+            let process = Arc::new(Process {
+                pid: Pid(u32::try_from(index).unwrap() + 1),
+                name: running.comm.clone(),
+                executable: Some(path.clone()),
+                fits: fits.certain,
+            });
+            for inode in running.inodes.iter().filter_map(|inode| Inode::new(*inode)) {
+                let Some(patterns) = query.wanted.get(&inode) else { continue };
+                let found = settled.entry(inode).or_default();
+                if query.every_holder || !patterns.is_subset(found) {
+                    found.extend(&process.fits);
+                    scan.holders.entry(inode).or_default().push(Arc::clone(&process));
+                }
+            }
+        }
+        Ok(scan)
+    }
+}
