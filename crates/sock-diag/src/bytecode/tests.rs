@@ -1,0 +1,277 @@
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+
+mod kernel;
+
+use kernel::{Entry, Refusal, audit, run};
+
+/// A socket as the kernel holds it: the addresses of an `AF_INET6` socket may be IPv4-mapped.
+fn entry(local: Endpoint, remote: Endpoint, inet6: bool) -> Option<Entry> {
+    let address = |end: Endpoint| match (end.ip(), inet6) {
+        (IpAddr::V4(ip), false) => Some(ip.octets().to_vec()),
+        (IpAddr::V4(ip), true) => Some(ip.to_ipv6_mapped().octets().to_vec()),
+        (IpAddr::V6(ip), true) => Some(ip.octets().to_vec()),
+        (IpAddr::V6(_), false) => None,
+    };
+    Some(Entry {
+        family: if inet6 { 10 } else { 2 },
+        local: address(local)?,
+        remote: address(remote)?,
+        local_port: local.port(),
+        remote_port: remote.port(),
+    })
+}
+
+fn endpoint(text: &str) -> Endpoint {
+    let address: std::net::SocketAddr = text.parse().unwrap();
+    Endpoint::new(address.ip(), address.port())
+}
+
+fn ipv4(endpoints: &[Endpoint]) -> Vec<Endpoint> {
+    endpoints.iter().copied().filter(|endpoint| endpoint.ip().is_ipv4()).collect()
+}
+
+/// Addresses that share prefixes of every length, and ports that are shared, adjacent, and at the edges.
+fn any_endpoint() -> impl Strategy<Value = Endpoint> {
+    let ip = prop_oneof![
+        4 => (0..4_u8, any::<u8>()).prop_map(|(a, b)| IpAddr::V4(Ipv4Addr::new(10, 0, a, b))),
+        1 => any::<[u8; 4]>().prop_map(|octets| IpAddr::from(octets)),
+        3 => (0..4_u16, any::<u8>())
+            .prop_map(|(a, b)| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, a, 0, 0, 0, 0, b.into()))),
+        1 => any::<[u8; 16]>().prop_map(|octets| IpAddr::from(octets)),
+        // Close to mapped addresses, and not one.
+        1 => (0..4_u8, any::<u8>()).prop_map(|(a, b)| {
+            IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0x0a00, u16::from_be_bytes([a, b])))
+        }),
+        1 => (0..4_u8, any::<u8>()).prop_map(|(a, b)| {
+            IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 1, 0xffff, 0x0a00, u16::from_be_bytes([a, b])))
+        }),
+        1 => Just(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        1 => Just(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+    ];
+    let port = prop_oneof![
+        4 => 5430..5440_u16,
+        2 => any::<u16>(),
+        1 => Just(0),
+        1 => Just(u16::MAX),
+    ];
+    (ip, port).prop_map(|(ip, port)| Endpoint::new(ip, port))
+}
+
+/// An endpoint of the set, one with another's port or address, a neighbor, or any.
+fn near(endpoints: &[Endpoint], pick: &(u8, Index, Index, Endpoint)) -> Endpoint {
+    let (kind, first, second, other) = pick;
+    let first = first.get(endpoints);
+    match kind % 5 {
+        0 => *first,
+        1 => Endpoint::new(first.ip(), second.get(endpoints).port()),
+        2 => Endpoint::new(first.ip(), first.port().wrapping_add(1)),
+        3 => Endpoint::new(other.ip(), first.port()),
+        _ => *other,
+    }
+}
+
+fn any_pick() -> impl Strategy<Value = (u8, Index, Index, Endpoint)> {
+    (any::<u8>(), any::<Index>(), any::<Index>(), any_endpoint())
+}
+
+/// The endpoints, a program made of them, and what it has to do by a search through them.
+struct Oracle<'a> {
+    endpoints: &'a [Endpoint],
+    ports: BTreeSet<u16>,
+    program: Program,
+}
+
+impl<'a> Oracle<'a> {
+    fn new(endpoints: &'a [Endpoint]) -> Self {
+        let program = compile(endpoints).unwrap();
+        assert_eq!(audit(program.bytes()), Ok(()));
+        Self { endpoints, ports: endpoints.iter().map(Endpoint::port).collect(), program }
+    }
+
+    fn check(&self, local: Endpoint, remote: Endpoint, inet6: bool) {
+        let Some(entry) = entry(local, remote, inet6) else { return };
+        let accepted = run(self.program.bytes(), &entry);
+        let wanted = self.endpoints.contains(&local) || self.endpoints.contains(&remote);
+        match self.program.precision() {
+            Precision::Exact => assert_eq!(accepted, wanted, "{local} {remote}"),
+            Precision::Ports if self.ports.len() <= PORT_RANGES => {
+                let port_fits = self.ports.contains(&local.port()) || self.ports.contains(&remote.port());
+                assert_eq!(accepted, port_fits, "{local} {remote}");
+            }
+            Precision::Ports => assert!(accepted || !wanted, "{local} {remote}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_program_passes_the_audit_and_picks_what_a_search_through_the_endpoints_picks(
+        endpoints in prop_oneof![
+            4 => vec(any_endpoint(), 1..8),
+            4 => vec(any_endpoint(), 1..200),
+            1 => vec(any_endpoint(), 900..2000),
+        ],
+        sockets in vec((any_pick(), any_pick()), 200),
+    ) {
+        for (endpoints, inet6) in [(endpoints.clone(), true), (ipv4(&endpoints), false)] {
+            if endpoints.is_empty() {
+                continue;
+            }
+            let oracle = Oracle::new(&endpoints);
+            if endpoints.len() <= 200 {
+                prop_assert_eq!(oracle.program.precision(), Precision::Exact);
+            }
+            for (local, remote) in &sockets {
+                oracle.check(near(&endpoints, local), near(&endpoints, remote), inet6);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    #[test]
+    fn ports_alone_pick_every_wanted_port_and_no_other_while_the_ranges_suffice(
+        endpoints in vec((any::<[u8; 4]>(), any::<u16>()), 1001..1100),
+    ) {
+        // At most 512 ports, of which many are neighbors.
+        let endpoints: Vec<Endpoint> =
+            endpoints.iter().map(|(ip, port)| Endpoint::new(IpAddr::from(*ip), 20_000 + port % 512)).collect();
+        let oracle = Oracle::new(&endpoints);
+        prop_assert_eq!(oracle.program.precision(), Precision::Ports);
+        let other = endpoint("192.0.2.1:1");
+        for port in (19_990..20_520).chain([0, u16::MAX]) {
+            let end = Endpoint::new(IpAddr::from([192, 0, 2, 2]), port);
+            oracle.check(end, other, false);
+            oracle.check(other, end, false);
+        }
+    }
+}
+
+#[test]
+fn one_endpoint_compiles_to_one_comparison_for_each_end() {
+    let program = compile(&[endpoint("10.0.0.1:5432")]).unwrap();
+    let [port_low, port_high] = 5432_u16.to_ne_bytes();
+    let no = |bytes: u16| bytes.to_ne_bytes();
+    let ([cond_low, cond_high], [jump_low, jump_high], [beyond_low, beyond_high], [end_low, end_high]) =
+        (no(20), no(24), no(24), no(4));
+    let (port, padding) = if cfg!(target_endian = "little") {
+        ([port_low, port_high, 0, 0], [0, 0])
+    } else {
+        ([0, 0, port_low, port_high], [0, 0])
+    };
+    let expected = [
+        // INET_DIAG_BC_D_COND, its length, and where to go on otherwise: behind the jump.
+        vec![8, 16, cond_low, cond_high],
+        // AF_INET, 32 bits, padding; the port; the address.
+        [vec![2, 32], padding.to_vec()].concat(),
+        port.to_vec(),
+        vec![10, 0, 0, 1],
+        // INET_DIAG_BC_JMP to the end.
+        vec![1, 4, jump_low, jump_high],
+        // INET_DIAG_BC_S_COND; otherwise four bytes beyond the end.
+        vec![7, 16, beyond_low, beyond_high],
+        [vec![2, 32], padding.to_vec()].concat(),
+        port.to_vec(),
+        vec![10, 0, 0, 1],
+        vec![1, 4, end_low, end_high],
+    ]
+    .concat();
+    assert_eq!(program.bytes(), expected);
+    assert_eq!(program.precision(), Precision::Exact);
+}
+
+#[test]
+fn without_endpoints_no_socket_is_accepted() {
+    let program = compile(&[]).unwrap();
+    assert_eq!(audit(program.bytes()), Ok(()));
+    assert!(!run(program.bytes(), &entry(endpoint("10.0.0.1:1"), endpoint("10.0.0.2:2"), false).unwrap()));
+}
+
+/// Endpoints at as many addresses and ports as there are.
+fn spread(count: u32) -> Vec<Endpoint> {
+    (0..count)
+        .map(|index| {
+            let port = u16::try_from(1024 + index * 7 % 60_000).unwrap();
+            let ip = Ipv4Addr::from_bits(0x0a00_0000 + index);
+            if index % 2 == 0 {
+                Endpoint::new(ip.into(), port)
+            } else {
+                Endpoint::new(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, port).into(), port)
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn any_number_of_endpoints_compiles_to_a_program_that_passes_the_audit() {
+    for count in [1, 100, 800, 1000, 1001, 5000, 20_000, 60_000] {
+        let endpoints = spread(count);
+        for endpoints in [endpoints.clone(), ipv4(&endpoints)] {
+            let oracle = Oracle::new(&endpoints);
+            for wanted in endpoints.iter().step_by(997) {
+                oracle.check(*wanted, *wanted, !wanted.ip().is_ipv4());
+            }
+        }
+    }
+}
+
+#[test]
+fn many_endpoints_at_one_port_are_still_told_apart_in_few_steps() {
+    let endpoints: Vec<Endpoint> = (0..512_u32)
+        .map(|index| Endpoint::new(Ipv4Addr::from_bits(0x0a00_0000 + index * 3).into(), 443))
+        .collect();
+    let program = compile(&endpoints).unwrap();
+    assert_eq!(program.precision(), Precision::Exact);
+    let stranger = entry(endpoint("192.0.2.1:443"), endpoint("10.0.0.1:443"), false).unwrap();
+    let (accepted, steps) = kernel::count_steps(program.bytes(), &stranger);
+    assert!(!accepted);
+    assert!(steps < 60, "{steps} steps");
+}
+
+#[test]
+fn ranges_join_across_the_narrowest_gaps_when_there_are_too_many() {
+    // 600 lone ports in steps of 2, then a wide gap and one more.
+    let ports = (0..600_u16).map(|index| 10_000 + index * 2).chain([60_000]);
+    let endpoints: Vec<Endpoint> = ports
+        .flat_map(|port| {
+            ["10.0.0.1", "10.0.0.2"].map(|ip| Endpoint::new(ip.parse::<IpAddr>().unwrap(), port))
+        })
+        .collect();
+    let program = compile(&endpoints).unwrap();
+    assert_eq!(program.precision(), Precision::Ports);
+    let other = endpoint("192.0.2.1:1");
+    let accepts = |port| {
+        let end = Endpoint::new(IpAddr::from([192, 0, 2, 2]), port);
+        run(program.bytes(), &entry(other, end, false).unwrap())
+    };
+    assert!(endpoints.iter().all(|endpoint| accepts(endpoint.port())));
+    assert!(!accepts(9_999) && !accepts(59_999) && !accepts(60_001) && !accepts(30_000));
+}
+
+#[test]
+fn the_audit_restated_here_refuses_what_the_kernels_refuses() {
+    let program = compile(&[endpoint("10.0.0.1:5432")]).unwrap().bytes().to_vec();
+    let change = |place: usize, value: u8| {
+        let mut changed = program.clone();
+        changed[place] = value;
+        audit(&changed)
+    };
+    assert_eq!(audit(&[]), Err(Refusal::TooShort));
+    assert_eq!(audit(&program[..program.len() - 4]), Err(Refusal::No));
+    assert_eq!(change(0, 200), Err(Refusal::Code));
+    assert_eq!(change(program.len() - 3, 12), Err(Refusal::Yes), "an operation that runs past the end");
+    assert_eq!(change(2, 12), Err(Refusal::No), "a jump into the middle of an operation");
+    assert_eq!(change(2, 22), Err(Refusal::No), "a jump by half a word");
+    assert_eq!(change(5, 33), Err(Refusal::Argument), "more bits than the address has");
+}
