@@ -1,0 +1,200 @@
+//! What the files below /proc/PID say (proc(5)). Nothing here is trusted: their owners choose most of the bytes.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use vms_core::connection::Inode;
+use vms_core::process::Pid;
+
+use crate::privileges::Privileges;
+
+/// Which processes of other users a /proc shows: its mount option `hidepid` (proc(5), the kernel's
+/// `include/linux/proc_fs.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HidePid {
+    /// `off`, `0`: all of them. The kernel's default.
+    Off,
+    /// `noaccess`, `1`: only that they are there.
+    NoAccess,
+    /// `invisible`, `2`: none of them.
+    Invisible,
+    /// `ptraceable`, `4`: only those that the reader could trace (since Linux 5.8).
+    Ptraceable,
+}
+
+impl HidePid {
+    /// The value as the kernel has spelled it since Linux 5.8.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::NoAccess => "noaccess",
+            Self::Invisible => "invisible",
+            Self::Ptraceable => "ptraceable",
+        }
+    }
+}
+
+/// What a /proc hides, and from whom not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HiddenProcesses {
+    /// The mount option `hidepid`.
+    pub hide_pid: HidePid,
+    /// The mount option `gid`: members of this group are shown everything. The kernel's default is 0.
+    pub exempt_group: u32,
+}
+
+impl HiddenProcesses {
+    /// Whether there can be processes of which someone with these privileges does not even see the number.
+    #[must_use]
+    pub fn are_hidden_from(&self, privileges: &Privileges) -> bool {
+        match self.hide_pid {
+            HidePid::Off | HidePid::NoAccess => false,
+            HidePid::Invisible => !privileges.sys_ptrace && !privileges.groups.contains(&self.exempt_group),
+            HidePid::Ptraceable => !privileges.sys_ptrace,
+        }
+    }
+}
+
+/// What `/proc/PID/stat` says about a process that shows no executable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TaskKind {
+    /// It has exited and waits for its parent to notice.
+    Dead,
+    /// It is part of the kernel.
+    Kernel,
+    /// Anything else.
+    User,
+}
+
+/// The entry of /proc that stands for a process: a decimal number without leading zeros.
+pub(crate) fn parse_pid(name: &[u8]) -> Option<Pid> {
+    if name.first() == Some(&b'0') {
+        return None;
+    }
+    parse_decimal(name).and_then(|number| u32::try_from(number).ok()).map(Pid)
+}
+
+/// The name in `/proc/PID/comm`. The kernel ends it with one line feed; any other is part of the name.
+pub(crate) fn parse_comm(text: &[u8]) -> &[u8] {
+    text.strip_suffix(b"\n").unwrap_or(text)
+}
+
+/// `argv[0]` in `/proc/PID/cmdline`; `None` when there is none.
+pub(crate) fn parse_argv0(text: &[u8]) -> Option<&[u8]> {
+    text.split(|byte| *byte == 0).next().filter(|argument| !argument.is_empty())
+}
+
+/// The path that `/proc/PID/exe` leads to, without the mark of a binary that was replaced or removed.
+pub(crate) fn parse_executable(link: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(link.strip_suffix(b" (deleted)").unwrap_or(link)))
+}
+
+/// The socket that `/proc/PID/fd/N` leads to; `None` when it is something else. No path can be taken for one:
+/// paths start with a slash.
+pub(crate) fn parse_socket_link(link: &[u8]) -> Option<Inode> {
+    let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    Inode::new(parse_decimal(number)?)
+}
+
+/// A number in decimal digits and nothing else: no sign, no blank.
+pub(crate) fn parse_decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The kind of process that a line of `/proc/PID/stat` describes; `None` when it is no such line.
+///
+/// The name in it can hold parentheses and blanks: fields are counted from the last parenthesis. The kernel's
+/// flag is `PF_KTHREAD` (`include/linux/sched.h`).
+pub(crate) fn parse_task_kind(stat: &[u8]) -> Option<TaskKind> {
+    const PF_KTHREAD: u64 = 0x0020_0000;
+    const FLAGS_AFTER_STATE: usize = 5;
+    let after_name = stat.rsplit(|byte| *byte == b')').next()?;
+    if after_name.len() == stat.len() {
+        return None;
+    }
+    let mut fields = after_name.trim_ascii().split(|byte| *byte == b' ');
+    let state = fields.next()?;
+    let flags = parse_decimal(fields.nth(FLAGS_AFTER_STATE)?)?;
+    Some(match state {
+        b"Z" | b"X" | b"x" => TaskKind::Dead,
+        [_] if flags & PF_KTHREAD != 0 => TaskKind::Kernel,
+        [_] => TaskKind::User,
+        _ => return None,
+    })
+}
+
+/// A device number as `/proc/PID/mountinfo` writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+}
+
+/// The options of the /proc with that device number, from `/proc/PID/mountinfo`; `None` when no line tells them.
+///
+/// The device is what identifies a /proc: each has its own, its bind mounts share it, and its options are the
+/// same wherever it is mounted. Mount points can be stacked, renamed and relative to another root.
+pub(crate) fn parse_hidden_processes(mountinfo: &[u8], device: Device) -> Option<HiddenProcesses> {
+    mountinfo.split(|byte| *byte == b'\n').find_map(|line| parse_proc_mount(line, device))
+}
+
+fn parse_proc_mount(line: &[u8], device: Device) -> Option<HiddenProcesses> {
+    const DEVICE_AFTER_IDS: usize = 2;
+    let mut fields = line.split(|byte| *byte == b' ');
+    let mut numbers = fields.nth(DEVICE_AFTER_IDS)?.split(|byte| *byte == b':');
+    let major = parse_decimal(numbers.next()?)?;
+    let minor = parse_decimal(numbers.next()?)?;
+    if (major, minor) != (u64::from(device.major), u64::from(device.minor)) {
+        return None;
+    }
+    // Optional fields follow, up to a lone hyphen; then file system, source, and its options.
+    fields.find(|field| *field == b"-")?;
+    if fields.next()? != b"proc" {
+        return None;
+    }
+    let options = fields.nth(1)?;
+    let mut hidden = HiddenProcesses { hide_pid: HidePid::Off, exempt_group: 0 };
+    for option in options.split(|byte| *byte == b',') {
+        if let Some(value) = option.strip_prefix(b"hidepid=") {
+            hidden.hide_pid = match value {
+                b"0" | b"off" => HidePid::Off,
+                b"1" | b"noaccess" => HidePid::NoAccess,
+                b"2" | b"invisible" => HidePid::Invisible,
+                b"4" | b"ptraceable" => HidePid::Ptraceable,
+                _ => return None,
+            };
+        } else if let Some(value) = option.strip_prefix(b"gid=") {
+            hidden.exempt_group = u32::try_from(parse_decimal(value)?).ok()?;
+        }
+    }
+    Some(hidden)
+}
+
+/// A name fit for a log line or a terminal: what is no UTF-8 is replaced; control characters, and those that
+/// reorder or break a line, are escaped.
+pub(crate) fn display_name(name: &[u8]) -> String {
+    let mut shown = String::with_capacity(name.len());
+    for character in String::from_utf8_lossy(name).chars() {
+        if character.is_control() || is_layout(character) {
+            // Writing to a String cannot fail.
+            let _infallible = write!(shown, "{}", character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// Line and paragraph separators, and the marks that change the direction of text.
+fn is_layout(character: char) -> bool {
+    matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests;

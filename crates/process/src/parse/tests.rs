@@ -1,0 +1,173 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::test_proc::{privileged, unprivileged};
+
+const DEVICE: Device = Device { major: 0, minor: 21 };
+
+fn hidden(options: &str) -> Option<HiddenProcesses> {
+    let mountinfo = format!(
+        "21 27 0:20 / /sys rw - sysfs sysfs rw\n\
+         22 27 0:21 / /proc rw,nosuid,relatime shared:5 master:7 - proc proc {options}\n\
+         23 22 0:33 / /proc/sys/fs/binfmt_misc rw - binfmt_misc none rw\n"
+    );
+    parse_hidden_processes(mountinfo.as_bytes(), DEVICE)
+}
+
+#[test]
+fn a_comm_loses_the_line_feed_that_the_kernel_adds_and_no_other() {
+    assert_eq!(parse_comm(b"nginx\n"), b"nginx");
+    assert_eq!(parse_comm(b"two\nlines\n\n"), b"two\nlines\n");
+    assert_eq!(parse_comm(b" \xff) \n"), b" \xff) ");
+    assert_eq!(parse_comm(b""), b"");
+}
+
+#[test]
+fn argv0_ends_at_the_first_nul_or_where_the_text_ends() {
+    assert_eq!(parse_argv0(b"/usr/sbin/nginx\0-g\0daemon off;\0"), Some(&b"/usr/sbin/nginx"[..]));
+    assert_eq!(parse_argv0(b"postgres: writer"), Some(&b"postgres: writer"[..]));
+    assert_eq!(parse_argv0(b""), None);
+    assert_eq!(parse_argv0(b"\0nginx\0"), None);
+}
+
+#[test]
+fn an_executable_loses_one_mark_of_deletion() {
+    assert_eq!(parse_executable(b"/usr/bin/a (deleted)"), Path::new("/usr/bin/a"));
+    assert_eq!(parse_executable(b"/usr/bin/a (deleted) (deleted)"), Path::new("/usr/bin/a (deleted)"));
+    assert_eq!(parse_executable(b"/usr/bin/(deleted)"), Path::new("/usr/bin/(deleted)"));
+}
+
+#[test]
+fn only_the_text_that_the_kernel_makes_of_a_socket_names_one() {
+    assert_eq!(parse_socket_link(b"socket:[4026]"), Inode::new(4026));
+    assert_eq!(parse_socket_link(b"socket:[18446744073709551615]"), Inode::new(u64::MAX));
+    let others: [&[u8]; 10] = [
+        b"socket:[0]",
+        b"socket:[]",
+        b"socket:[18446744073709551616]",
+        b"socket:[+1]",
+        b"socket:[ 1]",
+        b"socket:[1",
+        b"socket:[1]x",
+        b"/tmp/socket:[1]",
+        b"pipe:[1]",
+        b"",
+    ];
+    for link in others {
+        assert_eq!(parse_socket_link(link), None, "{}", String::from_utf8_lossy(link));
+    }
+}
+
+#[test]
+fn a_process_is_a_number_that_fits_a_pid() {
+    assert_eq!(parse_pid(b"1"), Some(Pid(1)));
+    assert_eq!(parse_pid(b"4294967295"), Some(Pid(u32::MAX)));
+    for name in ["4294967296", "0", "01", "-1", "+1", "1a", "self", "", "99999999999999999999999"] {
+        assert_eq!(parse_pid(name.as_bytes()), None, "{name}");
+    }
+}
+
+#[test]
+fn a_kind_is_told_from_state_and_flags_whatever_the_name_holds() {
+    let stat = |name: &str, state: &str, flags: u32| {
+        parse_task_kind(format!("7 ({name}) {state} 2 0 0 0 -1 {flags} 0 0 0 0 0 0\n").as_bytes())
+    };
+    assert_eq!(stat("kthreadd", "S", 0x0020_8040), Some(TaskKind::Kernel));
+    assert_eq!(stat("nginx", "S", 0x0040_0140), Some(TaskKind::User));
+    assert_eq!(stat("nginx", "Z", 0x0040_0140), Some(TaskKind::Dead));
+    assert_eq!(stat(") Z 1 1 1 1 1 2097152 (", "R", 0x0040_0140), Some(TaskKind::User));
+    assert_eq!(stat("\\n) Z", "R", 0), Some(TaskKind::User));
+    assert_eq!(parse_task_kind(b"7 nginx S 2 0 0 0 -1 0 0"), None);
+    assert_eq!(parse_task_kind(b"7 (nginx) S 2 0"), None);
+    assert_eq!(parse_task_kind(b"7 (nginx)"), None);
+}
+
+#[test]
+fn hidepid_is_read_as_old_and_new_kernels_write_it() {
+    for (options, expected) in [
+        ("rw", HidePid::Off),
+        ("rw,hidepid=1", HidePid::NoAccess),
+        ("rw,hidepid=noaccess", HidePid::NoAccess),
+        ("rw,hidepid=2", HidePid::Invisible),
+        ("rw,gid=4,hidepid=invisible", HidePid::Invisible),
+        ("rw,hidepid=ptraceable,subset=pid", HidePid::Ptraceable),
+    ] {
+        assert_eq!(hidden(options).map(|hidden| hidden.hide_pid), Some(expected), "{options}");
+    }
+    assert_eq!(hidden("rw,gid=4,hidepid=invisible").map(|hidden| hidden.exempt_group), Some(4));
+    assert_eq!(hidden("rw,hidepid=invisible").map(|hidden| hidden.exempt_group), Some(0));
+    assert_eq!(hidden("rw,hidepid=somethingnew"), None);
+}
+
+#[test]
+fn the_line_of_this_very_proc_counts_and_not_that_of_another() {
+    let mountinfo = b"30 27 0:41 / /host/proc rw - proc proc rw,hidepid=invisible\n\
+                      31 27 0:21 / /host/proc rw - ext4 /dev/sda1 rw,hidepid=noaccess\n\
+                      32 27 0:21 / /odd\xff\\040place rw - proc proc rw,hidepid=ptraceable\n";
+    let hidden = parse_hidden_processes(mountinfo, DEVICE).unwrap();
+    assert_eq!(hidden.hide_pid, HidePid::Ptraceable);
+    assert_eq!(parse_hidden_processes(mountinfo, Device { major: 0, minor: 99 }), None);
+}
+
+#[test]
+fn processes_are_hidden_from_those_without_capability_and_outside_the_exempt_group() {
+    let in_group_4 = Privileges { groups: [4, 1000].into(), ..unprivileged() };
+    for (options, from_unprivileged, from_group_4) in [
+        ("rw", false, false),
+        ("rw,hidepid=noaccess", false, false),
+        ("rw,hidepid=invisible", true, true),
+        ("rw,hidepid=invisible,gid=4", true, false),
+        ("rw,hidepid=ptraceable,gid=4", true, true),
+    ] {
+        let hidden = hidden(options).unwrap();
+        assert_eq!(hidden.are_hidden_from(&unprivileged()), from_unprivileged, "{options}");
+        assert_eq!(hidden.are_hidden_from(&in_group_4), from_group_4, "{options}");
+        assert!(!hidden.are_hidden_from(&privileged()), "{options}");
+    }
+}
+
+#[test]
+fn a_displayed_name_cannot_forge_a_line_or_hide_its_direction() {
+    assert_eq!(display_name(b"nginx"), "nginx");
+    assert_eq!(display_name("ngi\u{f1}x".as_bytes()), "ngi\u{f1}x");
+    assert_eq!(display_name(b"a\nlevel=error\x1b[2J"), "a\\nlevel=error\\u{1b}[2J");
+    assert_eq!(display_name("a\u{202e}b\u{2028}c\u{85}".as_bytes()), "a\\u{202e}b\\u{2028}c\\u{85}");
+    assert_eq!(display_name(b"a\xffb"), "a\u{fffd}b");
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        parse_pid(&bytes);
+        parse_comm(&bytes);
+        parse_argv0(&bytes);
+        parse_executable(&bytes);
+        parse_socket_link(&bytes);
+        parse_task_kind(&bytes);
+        parse_hidden_processes(&bytes, DEVICE);
+        prop_assert!(!display_name(&bytes).chars().any(char::is_control));
+    }
+
+    #[test]
+    fn nothing_near_a_real_line_makes_a_parser_panic(
+        cut in 0_usize..80,
+        noise in "[()0-9SZ :,=-]{0,20}",
+    ) {
+        for line in [
+            "7 (a) b) S 2 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 5",
+            "22 27 0:21 / /proc rw,relatime - proc proc rw,gid=4,hidepid=invisible",
+            "socket:[4026531840]",
+        ] {
+            let cut = cut.min(line.len());
+            let bytes = [&line.as_bytes()[..cut], noise.as_bytes(), &line.as_bytes()[cut..]].concat();
+            parse_task_kind(&bytes);
+            parse_hidden_processes(&bytes, DEVICE);
+            parse_socket_link(&bytes);
+        }
+    }
+
+    #[test]
+    fn every_inode_is_read_back(number in 1_u64..) {
+        prop_assert_eq!(parse_socket_link(format!("socket:[{number}]").as_bytes()), Inode::new(number));
+    }
+}

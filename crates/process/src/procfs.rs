@@ -1,0 +1,298 @@
+//! Reading /proc through directory descriptors.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RawDir, SeekFrom, fstat, major, minor, openat, readlinkat_raw, seek, statat,
+};
+use rustix::io::Errno;
+use vms_core::connection::Inode;
+use vms_core::process::{Known, Pid, ProcessNames};
+
+use crate::error::ProcessError;
+use crate::parse::{
+    Device, HiddenProcesses, TaskKind, parse_argv0, parse_comm, parse_decimal, parse_executable,
+    parse_hidden_processes, parse_pid, parse_socket_link, parse_task_kind,
+};
+use crate::privileges::Refusal;
+
+/// A /proc, kept open.
+#[derive(Debug)]
+pub(crate) struct Procfs {
+    root: OwnedFd,
+    path: PathBuf,
+}
+
+/// One process, kept hold of: every step fails once it is gone, even if another has its number by then.
+#[derive(Debug)]
+pub(crate) struct ProcessDir(OwnedFd);
+
+/// The names of a process, as read.
+#[derive(Debug)]
+pub(crate) struct Names {
+    pub(crate) comm: Known<Vec<u8>>,
+    pub(crate) argv0: Known<Vec<u8>>,
+    pub(crate) executable: Known<PathBuf>,
+}
+
+/// Why a step of looking at a process did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// It is gone.
+    Vanished,
+    /// The kernel does not show it.
+    Refused(Refusal),
+    /// The agent has no descriptors or memory left, which says nothing about the process.
+    Exhausted(Errno),
+}
+
+/// How far a process's descriptors were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of them.
+    Whole,
+    /// Up to where the visitor stopped.
+    Part,
+}
+
+/// Room for directory entries: some thousand descriptors a call.
+const SCRATCH_BYTES: usize = 32 * 1024;
+/// The kernel's names for its own threads can be longer than 15 bytes, up to 64 (`fs/proc/array.c`).
+const COMM_BYTES: usize = 256;
+/// The longest path, with its NUL (`PATH_MAX`): what does not fit is no path to a program.
+const ARGV0_BYTES: usize = 4096;
+/// 52 numbers of at most 20 digits, and a name.
+const STAT_BYTES: usize = 2048;
+/// The length of the longest text that names a socket is 29: longer links are of something else.
+const SOCKET_LINK_BYTES: usize = 64;
+/// Some ten thousand mounts.
+const MOUNTINFO_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A buffer for [`Procfs::read_pids`] and [`ProcessDir::read_descriptors`].
+pub(crate) fn scratch() -> Vec<u8> {
+    Vec::with_capacity(SCRATCH_BYTES)
+}
+
+impl Procfs {
+    pub(crate) fn open(path: &Path) -> Result<Self, ProcessError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root =
+            rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| listing_error(path, errno))?;
+        Ok(Self { root, path: path.to_owned() })
+    }
+
+    /// The processes that /proc shows, in the order of their numbers.
+    pub(crate) fn read_pids(&self, scratch: &mut Vec<u8>) -> Result<Vec<Pid>, ProcessError> {
+        seek(&self.root, SeekFrom::Start(0)).map_err(|errno| listing_error(&self.path, errno))?;
+        let mut pids = Vec::new();
+        let mut entries = RawDir::new(&self.root, scratch.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|errno| listing_error(&self.path, errno))?;
+            pids.extend(parse_pid(entry.file_name().to_bytes()));
+        }
+        pids.sort_unstable();
+        if pids.is_empty() { Err(ProcessError::Unsupported { path: self.path.clone() }) } else { Ok(pids) }
+    }
+
+    /// Takes hold of a process.
+    pub(crate) fn open_process(&self, pid: Pid) -> Result<ProcessDir, Obstacle> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(&self.root, pid.to_string(), flags, Mode::empty()) {
+            Ok(dir) => Ok(ProcessDir(dir)),
+            // A file with a number for a name: no process.
+            Err(Errno::NOTDIR) => Err(Obstacle::Vanished),
+            Err(errno) => Err(obstacle(errno, Refusal::Enter)),
+        }
+    }
+
+    /// Which processes this /proc hides.
+    pub(crate) fn read_hidden_processes(&self) -> Result<HiddenProcesses, ProcessError> {
+        let path = self.path.join("self/mountinfo");
+        let io_error = |source: io::Error| ProcessError::Io { path: path.clone(), source };
+        let device = fstat(&self.root).map_err(|errno| io_error(errno.into()))?.st_dev;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(&self.root, c"self/mountinfo", flags, Mode::empty())
+            .map_err(|errno| io_error(errno.into()))?;
+        let mut mountinfo = Vec::new();
+        File::from(file).take(MOUNTINFO_BYTES).read_to_end(&mut mountinfo).map_err(io_error)?;
+        let device = Device { major: major(device), minor: minor(device) };
+        parse_hidden_processes(&mountinfo, device)
+            .ok_or(ProcessError::Malformed { path, what: "no readable line about this /proc" })
+    }
+
+    /// The failure of a step that says nothing about the process it was about.
+    pub(crate) fn exhausted(&self, pid: Pid, errno: Errno) -> ProcessError {
+        ProcessError::Io { path: self.path.join(pid.to_string()), source: errno.into() }
+    }
+}
+
+impl ProcessDir {
+    /// The names by which the process is known at this moment.
+    pub(crate) fn read_names(&self) -> Result<Names, Obstacle> {
+        let comm = match known(self.read_text(c"comm", COMM_BYTES, b'\n'))? {
+            Known::Is(text) => Known::Is(parse_comm(&text).to_vec()),
+            Known::Absent => Known::Absent,
+            Known::Denied => Known::Denied,
+        };
+        let argv0 = match known(self.read_text(c"cmdline", ARGV0_BYTES, 0))? {
+            Known::Is(text) => parse_argv0(&text).map_or(Known::Absent, |name| Known::Is(name.to_vec())),
+            Known::Absent => Known::Absent,
+            Known::Denied => Known::Denied,
+        };
+        let executable = self.read_executable(argv0 == Known::Absent)?;
+        Ok(Names { comm, argv0, executable })
+    }
+
+    /// What kind of process it is. Where that cannot be made out, one like any other.
+    pub(crate) fn read_task_kind(&self) -> Result<TaskKind, Obstacle> {
+        let stat = self.read_text(c"stat", STAT_BYTES, b'\n')?;
+        Ok(parse_task_kind(&stat).unwrap_or(TaskKind::User))
+    }
+
+    /// Shows each socket among the descriptors to `visit`, with the descriptor's number, until it breaks off.
+    ///
+    /// A descriptor that is closed meanwhile is left out.
+    pub(crate) fn read_descriptors(
+        &self,
+        scratch: &mut Vec<u8>,
+        mut visit: impl FnMut(u32, Inode) -> ControlFlow<()>,
+    ) -> Result<Extent, Obstacle> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(&self.0, c"fd", flags, Mode::empty())
+            .map_err(|errno| self.obstacle(errno, Refusal::ListDescriptors))?;
+        let mut link = [0; SOCKET_LINK_BYTES];
+        let mut entries = RawDir::new(&directory, scratch.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|errno| self.obstacle(errno, Refusal::ListDescriptors))?;
+            let name = entry.file_name();
+            let number = parse_decimal(name.to_bytes()).and_then(|number| u32::try_from(number).ok());
+            let Some(number) = number else { continue };
+            let length = match readlinkat_raw(&directory, name, &mut link) {
+                Ok(length) => length,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(self.obstacle(errno, Refusal::ReadDescriptor)),
+            };
+            if let Some(inode) = link.get(..length).and_then(parse_socket_link)
+                && visit(number, inode).is_break()
+            {
+                return Ok(Extent::Part);
+            }
+        }
+        Ok(Extent::Whole)
+    }
+
+    /// Whether that descriptor is that socket at this moment.
+    pub(crate) fn holds(&self, descriptor: u32, inode: Inode) -> Result<bool, Obstacle> {
+        let mut link = [0; SOCKET_LINK_BYTES];
+        match readlinkat_raw(&self.0, format!("fd/{descriptor}"), &mut link) {
+            Ok(length) => Ok(link.get(..length).and_then(parse_socket_link) == Some(inode)),
+            Err(Errno::NOENT | Errno::SRCH) => Ok(false),
+            Err(errno) => Err(self.obstacle(errno, Refusal::ReadDescriptor)),
+        }
+    }
+
+    fn read_executable(&self, without_arguments: bool) -> Result<Known<PathBuf>, Obstacle> {
+        match known(self.read_link(c"exe")) {
+            Ok(Known::Is(link)) => Ok(Known::Is(parse_executable(&link).to_owned())),
+            // No such link: the process has no memory of its own. If it has vanished, some later step tells.
+            Err(Obstacle::Vanished) => Ok(Known::Absent),
+            // Refused, although there may be nothing to show: who has no arguments may have no executable.
+            Ok(Known::Denied) if without_arguments => match known(self.read_task_kind().map(Some))? {
+                Known::Is(Some(TaskKind::Dead | TaskKind::Kernel)) => Ok(Known::Absent),
+                _ => Ok(Known::Denied),
+            },
+            Ok(_) => Ok(Known::Denied),
+            Err(obstacle) => Err(obstacle),
+        }
+    }
+
+    /// The beginning of a file: up to `limit` bytes, and not much further than the first `delimiter`.
+    fn read_text(&self, name: &CStr, limit: usize, delimiter: u8) -> Result<Vec<u8>, Obstacle> {
+        let file = openat(&self.0, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| self.obstacle(errno, Refusal::Enter))?;
+        let mut text = Vec::with_capacity(limit);
+        while text.len() < limit {
+            let before = text.len();
+            let read = rustix::io::read(&file, spare_capacity(&mut text))
+                .map_err(|errno| self.obstacle(errno, Refusal::Enter))?;
+            if read == 0 || text.iter().skip(before).any(|byte| *byte == delimiter) {
+                break;
+            }
+        }
+        Ok(text)
+    }
+
+    fn read_link(&self, name: &CStr) -> Result<Vec<u8>, Obstacle> {
+        rustix::fs::readlinkat(&self.0, name, Vec::new())
+            .map(std::ffi::CString::into_bytes)
+            .map_err(|errno| self.obstacle(errno, Refusal::Enter))
+    }
+
+    /// What an error means. The kernel also answers `EACCES` when the process goes in the middle of the call.
+    fn obstacle(&self, errno: Errno, refusal: Refusal) -> Obstacle {
+        match obstacle(errno, refusal) {
+            Obstacle::Refused(_) if self.is_gone() => Obstacle::Vanished,
+            other => other,
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        matches!(statat(&self.0, c"stat", AtFlags::empty()), Err(Errno::NOENT | Errno::SRCH))
+    }
+}
+
+impl Names {
+    /// Of a process into which nobody may look.
+    pub(crate) const DENIED: Self =
+        Self { comm: Known::Denied, argv0: Known::Denied, executable: Known::Denied };
+
+    pub(crate) fn known(&self) -> ProcessNames<'_> {
+        ProcessNames {
+            comm: as_deref(&self.comm),
+            argv0: as_deref(&self.argv0),
+            executable: as_deref(&self.executable),
+        }
+    }
+}
+
+fn as_deref<T: std::ops::Deref>(known: &Known<T>) -> Known<&T::Target> {
+    match known {
+        Known::Is(value) => Known::Is(value),
+        Known::Absent => Known::Absent,
+        Known::Denied => Known::Denied,
+    }
+}
+
+/// A refusal is an answer; the other obstacles remain obstacles.
+fn known<T>(outcome: Result<T, Obstacle>) -> Result<Known<T>, Obstacle> {
+    match outcome {
+        Ok(value) => Ok(Known::Is(value)),
+        Err(Obstacle::Refused(_)) => Ok(Known::Denied),
+        Err(obstacle) => Err(obstacle),
+    }
+}
+
+fn obstacle(errno: Errno, refusal: Refusal) -> Obstacle {
+    match errno {
+        Errno::NOENT | Errno::SRCH => Obstacle::Vanished,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM => Obstacle::Exhausted(errno),
+        // Only hidepid answers so, whatever is asked for.
+        Errno::PERM => Obstacle::Refused(Refusal::Enter),
+        // EACCES, and what a process can arrange to cause, such as an executable with too long a path.
+        _ => Obstacle::Refused(refusal),
+    }
+}
+
+fn listing_error(path: &Path, errno: Errno) -> ProcessError {
+    let path = path.to_owned();
+    match errno {
+        Errno::ACCESS | Errno::PERM => ProcessError::PermissionMissing { path, source: errno.into() },
+        _ => ProcessError::Io { path, source: errno.into() },
+    }
+}

@@ -1,0 +1,230 @@
+//! A /proc made of plain files, for tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use tempfile::TempDir;
+use vms_core::connection::Inode;
+use vms_core::process::{HolderQuery, NameGlob, PatternId, ProcessPattern, ProcessSelector};
+
+use crate::privileges::Privileges;
+use crate::reader::ProcReader;
+
+/// The directory, removed at the end.
+pub(crate) struct TestProc(TempDir);
+
+/// One process in it.
+pub(crate) struct TestProcess(PathBuf);
+
+impl TestProc {
+    /// An empty one that hides nothing.
+    pub(crate) fn new() -> Self {
+        let proc = Self(TempDir::new().unwrap());
+        proc.mount_options("rw");
+        proc
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Lets it appear as mounted with these options.
+    pub(crate) fn mount_options(&self, options: &str) {
+        let device = fs::metadata(self.path()).unwrap().dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        fs::create_dir_all(self.path().join("self")).unwrap();
+        let line = format!("22 27 {major}:{minor} / /proc rw,relatime shared:5 - proc proc {options}\n");
+        fs::write(self.path().join("self/mountinfo"), line).unwrap();
+    }
+
+    /// A process that runs `/usr/bin/NAME`, and holds nothing.
+    pub(crate) fn process(&self, pid: u32, name: &str) -> TestProcess {
+        let path = self.path().join(pid.to_string());
+        fs::create_dir_all(path.join("fd")).unwrap();
+        let process = TestProcess(path);
+        let comm: String = name.chars().take(15).collect();
+        process
+            .comm(format!("{comm}\n").as_bytes())
+            .cmdline(format!("{name}\0--daemon\0").as_bytes())
+            .exe(&format!("/usr/bin/{name}"))
+            .stat(b'S', 0x0040_0000)
+    }
+
+    pub(crate) fn remove(&self, pid: u32) {
+        fs::remove_dir_all(self.path().join(pid.to_string())).unwrap();
+    }
+
+    pub(crate) fn rename(&self, pid: u32, to: &str) {
+        fs::rename(self.path().join(pid.to_string()), self.path().join(to)).unwrap();
+    }
+
+    /// Does `action` in mid-scan: at the moment at which that process's comm is read, which then is `comm`.
+    pub(crate) fn when_comm_is_read(
+        &self,
+        pid: u32,
+        comm: &'static [u8],
+        action: impl FnOnce() + Send + 'static,
+    ) -> thread::JoinHandle<()> {
+        let path = self.path().join(pid.to_string()).join("comm");
+        fs::remove_file(&path).unwrap();
+        mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        thread::spawn(move || {
+            // Waits for the reader.
+            let mut fifo = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            action();
+            fifo.write_all(comm).unwrap();
+        })
+    }
+
+    /// A reader that nothing is withheld from.
+    pub(crate) fn reader(&self) -> ProcReader {
+        self.reader_with(privileged())
+    }
+
+    pub(crate) fn reader_with(&self, privileges: Privileges) -> ProcReader {
+        ProcReader::open(self.path(), privileges).unwrap()
+    }
+}
+
+impl TestProcess {
+    pub(crate) fn comm(self, comm: &[u8]) -> Self {
+        fs::write(self.0.join("comm"), comm).unwrap();
+        self
+    }
+
+    pub(crate) fn cmdline(self, cmdline: &[u8]) -> Self {
+        fs::write(self.0.join("cmdline"), cmdline).unwrap();
+        self
+    }
+
+    pub(crate) fn exe(self, target: impl AsRef<Path>) -> Self {
+        self.link("exe", target.as_ref())
+    }
+
+    /// Without executable, arguments and descriptors: a kernel thread or a dead process, by these.
+    pub(crate) fn bare(self, state: u8, flags: u32) -> Self {
+        fs::remove_file(self.0.join("exe")).unwrap();
+        self.cmdline(b"").stat(state, flags)
+    }
+
+    pub(crate) fn stat(self, state: u8, flags: u32) -> Self {
+        let state = char::from(state);
+        let line = format!("1 (a) S (name) {state} 1 1 1 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0\n");
+        fs::write(self.0.join("stat"), line).unwrap();
+        self
+    }
+
+    pub(crate) fn socket(self, descriptor: u32, inode: u64) -> Self {
+        self.descriptor(descriptor, format!("socket:[{inode}]"))
+    }
+
+    pub(crate) fn descriptor(self, descriptor: u32, target: impl AsRef<Path>) -> Self {
+        self.link(&format!("fd/{descriptor}"), target.as_ref())
+    }
+
+    pub(crate) fn close(self, descriptor: u32) -> Self {
+        fs::remove_file(self.0.join(format!("fd/{descriptor}"))).unwrap();
+        self
+    }
+
+    /// Sets the permissions of one of its entries, `""` for itself: what the kernel's checks look like.
+    pub(crate) fn mode(self, entry: &str, mode: u32) -> Self {
+        fs::set_permissions(self.0.join(entry), fs::Permissions::from_mode(mode)).unwrap();
+        self
+    }
+
+    fn link(self, name: &str, target: &Path) -> Self {
+        let path = self.0.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => symlink(target, path).unwrap(),
+        }
+        self
+    }
+}
+
+/// Both capabilities.
+pub(crate) fn privileged() -> Privileges {
+    Privileges { sys_ptrace: true, dac_read_search: true, groups: BTreeSet::from([0]) }
+}
+
+/// Neither capability, and an ordinary group.
+pub(crate) fn unprivileged() -> Privileges {
+    Privileges { sys_ptrace: false, dac_read_search: false, groups: BTreeSet::from([1000]) }
+}
+
+/// Runs `test` on a thread to which the modes of files apply, even if root runs it.
+pub(crate) fn without_overriding_modes<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    let confined = || {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+        set_capabilities(None, sets).unwrap();
+        test()
+    };
+    thread::scope(|scope| scope.spawn(confined).join().unwrap())
+}
+
+/// A question about the holders of sockets.
+pub(crate) struct Question {
+    selector: ProcessSelector,
+    ids: Vec<PatternId>,
+    wanted: BTreeMap<Inode, BTreeSet<PatternId>>,
+    census: BTreeSet<PatternId>,
+    every_holder: bool,
+}
+
+impl Question {
+    /// About these patterns: `NAME`, or `NAME=EXECUTABLE`.
+    pub(crate) fn new(patterns: &[&str]) -> Self {
+        let patterns: Vec<ProcessPattern> = patterns
+            .iter()
+            .map(|text| {
+                let (name, executable) = match text.split_once('=') {
+                    Some((name, executable)) => (name, Some(PathBuf::from(executable))),
+                    None => (*text, None),
+                };
+                ProcessPattern { name: name.parse::<NameGlob>().unwrap(), executable }
+            })
+            .collect();
+        let selector = ProcessSelector::new(&patterns).unwrap();
+        let ids = patterns.iter().map(|pattern| selector.id(pattern).unwrap()).collect();
+        Self { selector, ids, wanted: BTreeMap::new(), census: BTreeSet::new(), every_holder: false }
+    }
+
+    /// Asks who of those that fit these patterns, by their places, holds that socket.
+    pub(crate) fn wants(mut self, inode: u64, patterns: &[usize]) -> Self {
+        let ids = patterns.iter().map(|index| self.ids[*index]);
+        self.wanted.entry(Inode::new(inode).unwrap()).or_default().extend(ids);
+        self
+    }
+
+    /// Asks whether anyone fits that pattern.
+    pub(crate) fn counts(mut self, pattern: usize) -> Self {
+        self.census.insert(self.ids[pattern]);
+        self
+    }
+
+    pub(crate) fn every_holder(mut self) -> Self {
+        self.every_holder = true;
+        self
+    }
+
+    pub(crate) fn id(&self, pattern: usize) -> PatternId {
+        self.ids[pattern]
+    }
+
+    pub(crate) fn query(&self) -> HolderQuery<'_> {
+        HolderQuery {
+            selector: &self.selector,
+            wanted: &self.wanted,
+            census: &self.census,
+            every_holder: self.every_holder,
+        }
+    }
+}
