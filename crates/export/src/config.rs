@@ -83,7 +83,8 @@ pub struct ExportConfig {
     pub endpoint: http::Uri,
     /// Sent with each request.
     pub headers: Vec<(String, Secret)>,
-    /// For one attempt, from connecting to the end of the answer.
+    /// For one attempt, from connecting to the end of the answer. Zero means without limit, as the environment
+    /// variables' specification has it for every timeout.
     pub timeout: Duration,
     /// How bodies are compressed.
     pub compression: Compression,
@@ -93,4 +94,12 @@ pub struct ExportConfig {
     pub backoff: Backoff,
     /// Encoded bytes that may wait; beyond it the oldest requests are dropped and counted.
     pub queue_bytes: usize,
+}
+
+impl ExportConfig {
+    /// [`Self::timeout`] as timers can take it.
+    pub(crate) fn attempt_limit(&self) -> Duration {
+        const NO_LIMIT: Duration = Duration::from_hours(24 * 365);
+        if self.timeout.is_zero() { NO_LIMIT } else { self.timeout.min(NO_LIMIT) }
+    }
 }

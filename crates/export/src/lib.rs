@@ -1,5 +1,42 @@
 //! Data points as OTLP: mapping, transport, retry. The only crate that knows OTLP.
+//!
+//! The way of a measurement: [`mapping`] turns data points into encoded requests ([`queue::Batch`]), the
+//! [`queue`] holds them within a bound, the [`sender`] takes them out one at a time, and a transport ([`grpc`]
+//! or `http`) brings each to the collector and reads the answer.
 
+pub mod client;
 pub mod config;
+pub mod error;
+pub mod failure;
+pub mod grpc;
+pub mod mapping;
+pub mod queue;
+pub mod reach;
+pub mod sender;
 
+mod answer;
+mod backoff;
+mod compress;
+mod connect;
+mod endpoint;
+mod headers;
+mod http;
+mod ledger;
+#[cfg(test)]
+mod testing;
+mod tls;
+mod transport;
+
+pub use client::HttpClient;
 pub use config::ExportConfig;
+pub use error::ExportError;
+pub use failure::{Failure, Stage};
+pub use headers::configured_headers;
+pub use ledger::{Outage, Stats};
+pub use mapping::{Encoder, Resource};
+pub use queue::Batch;
+pub use reach::{Reachability, probe_collector};
+pub use sender::{Exporter, ExporterHandle};
+
+/// What requests say of their sender (OTLP specification, "User Agent": the exporter, its language and version).
+pub const USER_AGENT: &str = concat!("vms-agent/", env!("CARGO_PKG_VERSION"), " (rust)");

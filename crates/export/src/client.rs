@@ -1,0 +1,152 @@
+//! One HTTP client for both protocols: HTTP/2 for gRPC, HTTP/1.1 for HTTP/protobuf. Everything that comes back
+//! is bounded in time and size; redirects are not followed.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::timeout;
+use tokio_rustls::rustls;
+
+use crate::USER_AGENT;
+use crate::config::{ExportConfig, Protocol};
+use crate::connect::Connector;
+use crate::error::ExportError;
+use crate::failure::{Failure, Stage, chain, innermost};
+
+/// The largest answer read. An OTLP answer is a number and a sentence; 1 MiB leaves room for long sentences.
+pub(crate) const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// Sends requests over the connections that an [`ExportConfig`] describes: its TLS, its time limit.
+///
+/// The exporter's own requests go through it. The agent can send its traces and logs through another one: it
+/// adds no header but the user agent, so that [`crate::configured_headers`] are for the caller to add. Polled
+/// inside a tokio runtime only.
+#[derive(Debug, Clone)]
+pub struct HttpClient {
+    client: Client<Connector, Full<Bytes>>,
+    connector: Connector,
+    protocol: Protocol,
+    limit: Duration,
+}
+
+/// All of an answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// `None` when it is larger than [`MAX_ANSWER_BYTES`].
+    pub(crate) body: Option<Bytes>,
+    pub(crate) trailers: HeaderMap,
+}
+
+impl HttpClient {
+    /// Reads the TLS material and makes a client; it connects when something is sent.
+    ///
+    /// # Errors
+    /// When nothing can be sent to the endpoint, or the TLS material does not hold.
+    pub fn new(config: &ExportConfig) -> Result<Self, ExportError> {
+        let connector = Connector::read(config)?;
+        let client = build(&connector, config.protocol);
+        Ok(Self { client, connector, protocol: config.protocol, limit: config.attempt_limit() })
+    }
+
+    /// Sends a request and reads the whole answer, within the configured time and 1 MiB.
+    ///
+    /// # Errors
+    /// When no answer came, or too large a one. An answer with an error status is an answer.
+    pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Failure> {
+        let answer = self.exchange(request).await?;
+        let Some(body) = answer.body else {
+            let message = format!("the answer is larger than {MAX_ANSWER_BYTES} bytes");
+            return Err(Failure::exchange("answer_too_large", message, NO_COLLECTOR));
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = answer.headers;
+        Ok(response)
+    }
+
+    /// The same, with trailers, and an oversized body told apart.
+    pub(crate) async fn exchange(&self, request: Request<Bytes>) -> Result<Answer, Failure> {
+        let mut request = request.map(Full::new);
+        request.headers_mut().entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+        let whole = async {
+            let response = self.client.request(request).await.map_err(|error| self.classify(&error))?;
+            self.read_answer(response).await
+        };
+        timeout(self.limit, whole)
+            .await
+            .unwrap_or_else(|_elapsed| Err(Failure::timeout(Stage::Exchange, self.limit)))
+    }
+
+    /// Forgets all connections: the next request makes a new one.
+    ///
+    /// After a timeout the connection may be dead without either end knowing, forgotten by a NAT or load
+    /// balancer. HTTP/2 would go on using it until TCP gives up, a quarter of an hour later.
+    pub(crate) fn forget_connections(&mut self) {
+        self.client = build(&self.connector, self.protocol);
+    }
+
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    async fn read_answer(&self, response: Response<hyper::body::Incoming>) -> Result<Answer, Failure> {
+        let (head, body) = response.into_parts();
+        let answer = |body, trailers| Answer { status: head.status, headers: head.headers, body, trailers };
+        match Limited::new(body, MAX_ANSWER_BYTES).collect().await {
+            Ok(collected) => {
+                let trailers = collected.trailers().cloned().unwrap_or_default();
+                Ok(answer(Some(collected.to_bytes()), trailers))
+            }
+            Err(error) if error.is::<LengthLimitError>() => Ok(answer(None, HeaderMap::new())),
+            Err(error) => Err(self.classify(error.as_ref())),
+        }
+    }
+
+    /// What a failure of hyper's is at bottom.
+    fn classify(&self, error: &(dyn Error + 'static)) -> Failure {
+        for cause in chain(error) {
+            if let Some(failure) = cause.downcast_ref::<Failure>() {
+                return failure.clone();
+            }
+            if let Some(io_error) = cause.downcast_ref::<io::Error>() {
+                // With TLS 1.3 a server refuses the client's certificate after the handshake.
+                if io_error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
+                    return Failure::tls(io_error);
+                }
+                return Failure::exchange("connection", innermost(error), BROKEN_OFF);
+            }
+        }
+        let hyper_error = chain(error).find_map(|cause| cause.downcast_ref::<hyper::Error>());
+        let foreign = hyper_error.is_some_and(|error| error.is_parse() || error.is_parse_too_large())
+            || (self.protocol == Protocol::Grpc && hyper_error.is_some_and(|error| !error.is_canceled()));
+        let advice = match (foreign, self.protocol) {
+            (true, Protocol::Grpc) => {
+                "check that the endpoint speaks gRPC: 4317 is the usual port, 4318 that of http/protobuf"
+            }
+            (true, Protocol::HttpProtobuf) => {
+                "check that the endpoint speaks HTTP/1.1: 4318 is the usual port, 4317 that of grpc"
+            }
+            (false, _) => BROKEN_OFF,
+        };
+        Failure::exchange("connection", innermost(error), advice)
+    }
+}
+
+const BROKEN_OFF: &str = "see the collector's log, and that of any proxy between";
+pub(crate) const NO_COLLECTOR: &str = "check that the endpoint is an OTLP receiver";
+
+fn build(connector: &Connector, protocol: Protocol) -> Client<Connector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .http2_only(protocol == Protocol::Grpc)
+        .build(connector.clone())
+}

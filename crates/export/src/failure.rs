@@ -1,0 +1,131 @@
+//! Why one attempt to deliver a request failed, told so that an operator knows what to do.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How far an attempt came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// The host name is being resolved.
+    Resolve,
+    /// TCP connects.
+    Connect,
+    /// TLS is negotiated.
+    Tls,
+    /// The request was sent, or is being sent; the answer is awaited or was read.
+    Exchange,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Resolve => "name resolution",
+            Self::Connect => "connecting",
+            Self::Tls => "TLS handshake",
+            Self::Exchange => "exchange",
+        })
+    }
+}
+
+/// One failed attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// How far the attempt came.
+    pub stage: Stage,
+    /// What it is counted as: the `error.type` attribute of OpenTelemetry's conventions, of low cardinality.
+    pub error_type: Cow<'static, str>,
+    /// What happened, in the collector's words where it had any.
+    pub message: String,
+    /// What to do.
+    pub advice: &'static str,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl Error for Failure {}
+
+const START_OR_POINT: &str = "start the collector or set OTEL_EXPORTER_OTLP_ENDPOINT";
+
+impl Failure {
+    pub(crate) fn resolve(host: &str, error: &io::Error) -> Self {
+        Self {
+            stage: Stage::Resolve,
+            error_type: "name_resolution".into(),
+            message: format!("{host}: {}", innermost(error)),
+            advice: "correct the host in OTEL_EXPORTER_OTLP_ENDPOINT or the resolver's configuration",
+        }
+    }
+
+    pub(crate) fn connect(address: Option<SocketAddr>, error: &io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::ConnectionRefused => "connection_refused",
+            io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => "unreachable",
+            _ => "connection",
+        };
+        let text = innermost(error);
+        let message = address.map_or_else(|| text.clone(), |address| format!("{address}: {text}"));
+        Self { stage: Stage::Connect, error_type: kind.into(), message, advice: START_OR_POINT }
+    }
+
+    pub(crate) fn tls(error: &io::Error) -> Self {
+        Self {
+            stage: Stage::Tls,
+            error_type: "tls".into(),
+            message: innermost(error),
+            advice: "check the CA, the certificates' dates and names, and that the endpoint speaks TLS",
+        }
+    }
+
+    pub(crate) fn timeout(stage: Stage, limit: Duration) -> Self {
+        Self {
+            stage,
+            error_type: "timeout".into(),
+            message: format!("no end of {stage} within {limit:?}"),
+            advice: match stage {
+                Stage::Exchange => "check the collector's load, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
+                _ => "check the address, routes and firewalls between here and the collector",
+            },
+        }
+    }
+
+    pub(crate) fn exchange(
+        error_type: impl Into<Cow<'static, str>>,
+        message: String,
+        advice: &'static str,
+    ) -> Self {
+        Self { stage: Stage::Exchange, error_type: error_type.into(), message, advice }
+    }
+}
+
+/// The last cause in the chain: the one that says what happened rather than what was attempted.
+pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
+    chain(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// The error, its source, the source's source, and so on.
+pub(crate) fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
+}
+
+/// Foreign text, fit for one line of a log: no control characters, not long.
+pub(crate) fn foreign_text(text: &str) -> String {
+    const MAX_CHARS: usize = 300;
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let text = text.trim();
+    let mut short: String = text.chars().take(MAX_CHARS).map(clean).collect();
+    if text.chars().nth(MAX_CHARS).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests;

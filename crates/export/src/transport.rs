@@ -1,0 +1,91 @@
+//! One attempt to deliver one request, over whichever protocol is configured.
+
+use std::{fmt, io};
+
+use bytes::Bytes;
+use http::{HeaderMap, Uri};
+
+use crate::answer::Outcome;
+use crate::client::HttpClient;
+use crate::compress::encode_body;
+use crate::config::{Compression, ExportConfig, Protocol};
+use crate::connect::Connector;
+use crate::endpoint::shown;
+use crate::error::ExportError;
+use crate::headers::configured_headers;
+use crate::{grpc, http as otlp_http};
+
+/// The way to one collector.
+pub(crate) struct Transport {
+    client: HttpClient,
+    protocol: Protocol,
+    compression: Compression,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Transport {
+    /// Checks the configuration and reads the TLS material. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the configuration cannot work, whatever the network does.
+    pub(crate) fn read(config: &ExportConfig) -> Result<Self, ExportError> {
+        let uri = match config.protocol {
+            Protocol::Grpc => grpc::call_uri(&config.endpoint),
+            Protocol::HttpProtobuf => config.endpoint.clone(),
+        };
+        Ok(Self {
+            client: HttpClient::new(config)?,
+            protocol: config.protocol,
+            compression: config.compression,
+            uri,
+            headers: configured_headers(config)?,
+        })
+    }
+
+    /// A request's bytes as they go on the wire, the same for each attempt.
+    ///
+    /// # Errors
+    /// When the compressor refuses.
+    pub(crate) fn encode(&self, request: &Bytes) -> io::Result<Bytes> {
+        match (self.protocol, self.compression) {
+            (Protocol::Grpc, compression) => grpc::encode_frame(compression, request),
+            (Protocol::HttpProtobuf, Compression::None) => Ok(request.clone()),
+            (Protocol::HttpProtobuf, compression) => {
+                encode_body(compression, request, Vec::new()).map(Bytes::from)
+            }
+        }
+    }
+
+    /// Sends what [`Self::encode`] made, and tells what came of it within the configured time.
+    pub(crate) async fn attempt(&mut self, body: Bytes) -> Outcome {
+        let request = match self.protocol {
+            Protocol::Grpc => grpc::encode_request(&self.uri, &self.headers, self.compression, body),
+            Protocol::HttpProtobuf => {
+                otlp_http::encode_request(&self.uri, &self.headers, self.compression, body)
+            }
+        };
+        match self.client.exchange(request).await {
+            Ok(answer) => match self.protocol {
+                Protocol::Grpc => grpc::decode_answer(&answer),
+                Protocol::HttpProtobuf => otlp_http::decode_answer(&answer),
+            },
+            Err(failure) => {
+                self.client.forget_connections();
+                Outcome::Retry { failure, asked: None }
+            }
+        }
+    }
+
+    /// What makes its connections.
+    pub(crate) fn connector(&self) -> &Connector {
+        self.client.connector()
+    }
+}
+
+/// Without the URI's query and the headers, where secrets are.
+impl fmt::Debug for Transport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Transport").field("uri", &shown(&self.uri)).finish_non_exhaustive()
+    }
+}
