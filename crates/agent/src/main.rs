@@ -1,3 +1,6 @@
 //! `vms-agent`: tells over OTLP whether the links between services are alive.
 
+mod console;
+mod terminal;
+
 fn main() {}
