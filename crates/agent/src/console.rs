@@ -100,22 +100,29 @@ impl PointPrinter {
             writeln!(out)?;
         }
         if self.resource.as_deref() != Some(resource) {
-            let pieces: Vec<String> = resource.iter().map(|(key, value)| key_value(key, value)).collect();
+            let mut pieces: Vec<String> = resource.iter().map(|(key, value)| key_value(key, value)).collect();
+            if pieces.is_empty() {
+                pieces.push("none".to_owned());
+            }
             write_wrapped(out, Tone::Dim, "resource", pieces.iter().map(String::as_str))?;
             self.resource = Some(resource.to_vec());
         }
         Ok(())
     }
 
-    /// Writes the date if it is not that of what was last written, so that lines need to hold the time of day only.
+    /// Whether that is another date than the one last written.
+    pub(crate) fn turns_at(&self, time: Option<SystemTime>) -> bool {
+        time.and_then(date_and_time).is_some_and(|(date, _)| self.date.as_ref() != Some(&date))
+    }
+
+    /// Writes the date where it [turns](Self::turns_at), so that lines need to hold the time of day only.
     ///
     /// # Errors
     /// Those of the stream.
     pub(crate) fn turn_to(&mut self, out: &mut impl Write, time: Option<SystemTime>) -> io::Result<()> {
-        let Some((date, _)) = time.and_then(date_and_time) else { return Ok(()) };
-        if self.date.as_ref() != Some(&date) {
-            write_wrapped(out, Tone::Dim, "date", [date.as_str()])?;
-            self.date = Some(date);
+        if self.turns_at(time) {
+            self.date = time.and_then(date_and_time).map(|(date, _)| date);
+            write_wrapped(out, Tone::Dim, "date", self.date.as_deref())?;
         }
         Ok(())
     }
@@ -127,8 +134,8 @@ impl PointPrinter {
     pub(crate) fn write_points(&mut self, out: &mut impl Write, rows: &[PointRow]) -> io::Result<()> {
         let (own, others): (Vec<_>, Vec<_>) = rows.iter().partition(|row| is_background(row));
         for row in &others {
-            if row.time.and_then(date_and_time).is_some_and(|(date, _)| Some(&date) != self.date.as_ref()) {
-                self.flush(out)?;
+            if self.turns_at(row.time) {
+                self.table.write_to(out)?;
                 self.turn_to(out, row.time)?;
             }
             let tone = tone(row);
@@ -142,16 +149,12 @@ impl PointPrinter {
                 Cell::new(tone, attributes.join(" ")),
             ]);
         }
-        self.flush(out)?;
+        self.table.write_to(out)?;
         if own.is_empty() {
             return Ok(());
         }
         let pieces: Vec<String> = own.into_iter().map(describe_point).collect();
         write_wrapped(out, Tone::Dim, "self", pieces.iter().map(String::as_str))
-    }
-
-    fn flush(&mut self, out: &mut impl Write) -> io::Result<()> {
-        if self.table.is_empty() { Ok(()) } else { self.table.write_to(out) }
     }
 }
 

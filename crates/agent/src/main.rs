@@ -1,6 +1,7 @@
 //! `vms-agent`: tells over OTLP whether the links between services are alive.
 
 mod console;
+mod sink;
 mod terminal;
 
 fn main() {}

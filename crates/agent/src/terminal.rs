@@ -10,6 +10,16 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Effects, Style};
 use unicode_width::UnicodeWidthStr as _;
 
+/// Whom output is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
 /// What a piece of output means to its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Tone {
@@ -65,6 +75,13 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(escaped)
+}
+
+/// Whether a character could do more to a terminal than show itself.
+pub(crate) fn is_unsafe(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{feff}')
+        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `key=value`, with quotes around a value that could not be told from its surroundings.
@@ -156,16 +173,14 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         self
     }
 
-    /// Whether every row that was added has been written.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// Writes the rows added since it was last called.
+    /// Writes the rows added since it was last called; without any, nothing.
     ///
     /// # Errors
     /// Those of the stream.
     pub(crate) fn write_to(&mut self, out: &mut impl Write) -> io::Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
         // The last column has nothing behind it to be aligned.
         if let (Some(last), Some(false)) = (self.widths.last_mut(), self.right.last()) {
             *last = 0;
@@ -238,12 +253,6 @@ pub(crate) fn write_wrapped<'a>(
 
 /// Columns of a wrapped line: what fits half of a wide screen.
 const LINE: usize = 110;
-
-fn is_unsafe(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{feff}')
-        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
 
 #[cfg(test)]
 mod tests;
