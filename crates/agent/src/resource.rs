@@ -127,7 +127,8 @@ impl Surroundings {
         }
 
         let container_id = match_container_id(&cgroups, &mounts, in_kubernetes);
-        let marked = ["run/.containerenv", ".dockerenv"].iter().any(|file| sources.root.join(file).exists());
+        // Docker's /.dockerenv marks no container: it stays in an image that is made into a virtual machine's.
+        let marked = sources.root.join("run/.containerenv").exists();
         let in_container = container_id.is_some() || in_kubernetes || marked;
         let host_id = MACHINE_ID_FILES
             .iter()

@@ -133,7 +133,7 @@ fn the_instance_is_random_where_nothing_tells_it_apart() {
     assert_ne!(host.instance(), host.instance());
     // The host's id would be the same for every container of the host.
     let container = Host::new()
-        .file(".dockerenv", "")
+        .file("run/.containerenv", "")
         .mount("/etc/machine-id", "/etc/machine-id")
         .file("etc/machine-id", MACHINE)
         .cgroup("/");
@@ -148,6 +148,8 @@ fn the_machine_id_of_an_image_is_not_the_hosts() {
     assert_eq!(image().mount("/etc/machine-id", "/etc/machine-id").detect()["host.id"], MACHINE);
     let marked = Host::new().file("etc/machine-id", MACHINE).file("run/.containerenv", "");
     assert_eq!(marked.detect().get("host.id"), None);
+    let virtual_machine = plain_host().file(".dockerenv", "");
+    assert_eq!(virtual_machine.detect()["host.id"], MACHINE);
 }
 
 #[test]

@@ -101,17 +101,17 @@ async fn receive(inbox: &Inbox, request: Request<Incoming>) -> Result<(), Refusa
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     if !PATHS.contains(&path) {
-        let message = format!("the paths are {}", PATHS.join(", "));
+        let message = format!("the path has to be one of {}", PATHS.join(", "));
         return Err(Refusal::new(StatusCode::NOT_FOUND, message));
     }
     if head.method != Method::POST {
-        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "the method is POST");
+        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "the method has to be POST");
         return Err(Refusal { header: Some((ALLOW, "POST")), ..refusal });
     }
     let content_type = head.headers.get(CONTENT_TYPE).map_or("", text);
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case(PROTOBUF) {
-        let message = format!("the content type is {PROTOBUF}, not '{content_type}'");
+        let message = format!("the content type has to be {PROTOBUF}, not '{content_type}'");
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
     let coding = Coding::parse(head.headers.get(CONTENT_ENCODING).map_or("", text))?;
@@ -160,7 +160,7 @@ impl Coding {
             "zstd" => Ok(Self::Zstd),
             _ => Err(Refusal {
                 status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                message: format!("the content encoding is gzip or zstd, not '{content_encoding}'"),
+                message: format!("the content encoding has to be gzip or zstd, not '{content_encoding}'"),
                 // RFC 9110, section 12.5.3: tells which codings a resource would have taken.
                 header: Some((ACCEPT_ENCODING, "gzip, zstd")),
             }),
