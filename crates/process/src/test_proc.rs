@@ -52,7 +52,7 @@ impl TestProc {
         process
             .comm(format!("{comm}\n").as_bytes())
             .cmdline(format!("{name}\0--daemon\0").as_bytes())
-            .exe(&format!("/usr/bin/{name}"))
+            .exe(format!("/usr/bin/{name}"))
             .stat(b'S', 0x0040_0000)
     }
 
@@ -71,12 +71,15 @@ impl TestProc {
         comm: &'static [u8],
         action: impl FnOnce() + Send + 'static,
     ) -> thread::JoinHandle<()> {
-        let path = self.path().join(pid.to_string()).join("comm");
-        fs::remove_file(&path).unwrap();
-        mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        // The pipe has a second name, which stays when the process is renamed.
+        let pipe = self.path().join(format!("pipe-{pid}"));
+        mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+        let name = self.path().join(pid.to_string()).join("comm");
+        fs::remove_file(&name).unwrap();
+        fs::hard_link(&pipe, name).unwrap();
         thread::spawn(move || {
             // Waits for the reader.
-            let mut fifo = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            let mut fifo = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
             action();
             fifo.write_all(comm).unwrap();
         })
