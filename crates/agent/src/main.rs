@@ -4,5 +4,11 @@ mod console;
 mod resource;
 mod sink;
 mod terminal;
+#[expect(dead_code, reason = "wired by the commands")]
+mod config;
+#[expect(dead_code, reason = "wired by the commands")]
+mod environment;
+#[expect(dead_code, reason = "wired by the commands")]
+mod validate;
 
 fn main() {}

@@ -1,0 +1,195 @@
+//! What is wrong with a configuration: where, with which key, and what would be right.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where a value was written. Ordered as sources are: later ones win.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// Nowhere: the agent's own choice.
+    Default,
+    /// In a file, on that line where the format tells.
+    File(Arc<Path>, Option<u32>),
+    /// In an environment variable.
+    Variable(Arc<str>),
+    /// On the command line.
+    Flag(Arc<str>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => formatter.write_str("default"),
+            Self::File(path, None) => path.display().fmt(formatter),
+            Self::File(path, Some(line)) => write!(formatter, "{}:{line}", path.display()),
+            Self::Variable(name) | Self::Flag(name) => formatter.write_str(name),
+        }
+    }
+}
+
+/// One step into the tree of settings.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Step {
+    /// Into a section.
+    Key(String),
+    /// Into a list.
+    Index(usize),
+}
+
+/// The way to a setting: `probes[1].destServicePort`. Empty for the whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KeyPath(pub(super) Vec<Step>);
+
+impl KeyPath {
+    /// The way to an entry of a section.
+    pub(super) fn key(&self, key: &str) -> Self {
+        self.step(Step::Key(key.to_owned()))
+    }
+
+    /// The way to an item of a list.
+    pub(super) fn index(&self, index: usize) -> Self {
+        self.step(Step::Index(index))
+    }
+
+    pub(super) fn step(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Self(steps)
+    }
+}
+
+/// A path of keys that are plain words: `export.tls.caFile`.
+impl From<&str> for KeyPath {
+    fn from(dotted: &str) -> Self {
+        Self(dotted.split('.').map(|key| Step::Key(key.to_owned())).collect())
+    }
+}
+
+impl fmt::Display for KeyPath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Index(index) => write!(formatter, "[{index}]")?,
+                Step::Key(key) if !is_plain_word(key) => write!(formatter, "[{}]", quote(key))?,
+                Step::Key(key) if position == 0 => formatter.write_str(key)?,
+                Step::Key(key) => write!(formatter, ".{key}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_plain_word(key: &str) -> bool {
+    !key.is_empty()
+        && key.len() <= 64
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+}
+
+/// A text as messages show it: in quotes, on one line, not endless, and without control characters, so that no
+/// configuration can write to the terminal of whoever reads its errors.
+pub(super) fn quote(text: &str) -> String {
+    const SHOWN: usize = 80;
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    format!("{shown:?}")
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Fault {
+    /// Where it was written; [`Place::Default`] for what is written nowhere, and should be.
+    pub(super) place: Place,
+    /// The setting; empty for what concerns the source as a whole.
+    pub(super) path: KeyPath,
+    /// The value, ready to be shown: masked if it is a secret.
+    pub(super) value: Option<String>,
+    /// What is wrong.
+    pub(super) problem: String,
+    /// What would be right.
+    pub(super) allowed: Option<String>,
+    /// The name that was probably meant.
+    pub(super) meant: Option<String>,
+}
+
+impl Fault {
+    pub(super) fn new(place: Place, path: KeyPath, problem: impl Into<String>) -> Self {
+        Self { place, path, value: None, problem: problem.into(), allowed: None, meant: None }
+    }
+
+    #[must_use]
+    pub(super) fn value(mut self, shown: impl Into<String>) -> Self {
+        self.value = Some(shown.into());
+        self
+    }
+
+    #[must_use]
+    pub(super) fn allowed(mut self, allowed: impl Into<String>) -> Self {
+        self.allowed = Some(allowed.into());
+        self
+    }
+
+    #[must_use]
+    pub(super) fn meant(mut self, name: Option<impl Into<String>>) -> Self {
+        self.meant = name.map(Into::into);
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.place != Place::Default {
+            write!(formatter, "{}: ", self.place)?;
+        }
+        if !self.path.0.is_empty() {
+            self.path.fmt(formatter)?;
+            if let Some(value) = &self.value {
+                write!(formatter, " = {value}")?;
+            }
+            formatter.write_str(": ")?;
+        }
+        formatter.write_str(&self.problem)?;
+        if let Some(allowed) = &self.allowed {
+            write!(formatter, "\n    allowed: {allowed}")?;
+        }
+        if let Some(meant) = &self.meant {
+            write!(formatter, "\n    did you mean `{meant}`?")?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that is wrong with a configuration, by source, line and key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConfigErrors(Vec<Fault>);
+
+impl ConfigErrors {
+    /// Sorted, and each once.
+    pub(super) fn new(mut faults: Vec<Fault>) -> Self {
+        faults.sort();
+        faults.dedup();
+        Self(faults)
+    }
+
+    /// What is wrong, one by one.
+    pub(crate) fn faults(&self) -> &[Fault] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [_] => formatter.write_str("the configuration has an error")?,
+            faults => write!(formatter, "the configuration has {} errors", faults.len())?,
+        }
+        for fault in &self.0 {
+            write!(formatter, "\n\n{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}

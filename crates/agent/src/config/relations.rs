@@ -1,0 +1,195 @@
+//! What no schema can say: settings that have to fit one another.
+//!
+//! It works on the tree, so that its faults are told together with those of the schema; whatever is at fault by
+//! itself is left out.
+
+use std::collections::BTreeMap;
+
+use figment::value::{Dict, Value};
+use vms_core::address::ServiceIp;
+
+use super::duration::DurationText;
+use super::endpoint;
+use super::fault::{Fault, KeyPath, Place};
+use super::settings::Protocol;
+use super::tree::{self, Origins};
+
+/// Checks how settings fit one another, and fills in the defaults that depend on others.
+pub(super) fn relate(
+    root: &mut Value,
+    origins: &Origins,
+    faults: &mut Vec<Fault>,
+    warnings: &mut Vec<String>,
+) {
+    fill_in(root);
+    let mut relations = Relations { root, origins, faults, warnings };
+    relations.probes();
+    relations.endpoints();
+    relations.tls_files();
+    relations.backoff();
+}
+
+fn fill_in(root: &mut Value) {
+    let interval = tree::at(root, &"interval".into()).cloned();
+    let protocol = protocol(root);
+    let Value::Dict(_, settings) = root else { return };
+    if let Some(Value::Dict(_, export)) = settings.get_mut("export") {
+        let default = Value::from(endpoint::default_endpoint(protocol));
+        export.entry("endpoint".to_owned()).or_insert(default);
+    }
+    if let (Some(Value::Array(_, probes)), Some(interval)) = (settings.get_mut("probes"), interval) {
+        for probe in probes {
+            if let Value::Dict(_, probe) = probe {
+                probe.entry("interval".to_owned()).or_insert_with(|| interval.clone());
+            }
+        }
+    }
+}
+
+fn protocol(root: &Value) -> Protocol {
+    let named = tree::at(root, &"export.protocol".into()).and_then(|value| value.deserialize().ok());
+    named.unwrap_or_default()
+}
+
+struct Relations<'a> {
+    root: &'a Value,
+    origins: &'a Origins,
+    faults: &'a mut Vec<Fault>,
+    warnings: &'a mut Vec<String>,
+}
+
+impl<'a> Relations<'a> {
+    fn probes(&mut self) {
+        let Some(Value::Array(_, probes)) = tree::at(self.root, &"probes".into()) else { return };
+        let mut names: BTreeMap<&str, (usize, Place)> = BTreeMap::new();
+        for (index, probe) in probes.iter().enumerate() {
+            let Value::Dict(_, probe) = probe else { continue };
+            let path = KeyPath::from("probes").index(index);
+            self.families(probe, &path);
+            let Some(value) = probe.get("name") else { continue };
+            let Some(name) = self.text(value) else { continue };
+            let place = self.place(value);
+            if let Some((first, first_place)) = names.get(name) {
+                let problem = format!("already the name of probes[{first}] ({first_place})");
+                let fault = Fault::new(place, path.key("name"), problem).value(self.show(value));
+                self.faults.push(fault.allowed("a name that no other probe has"));
+            } else {
+                names.insert(name, (index, place));
+            }
+        }
+    }
+
+    /// A connection has addresses of one family.
+    fn families(&mut self, probe: &Dict, path: &KeyPath) {
+        let address = |key| {
+            let value: &Value = probe.get(key)?;
+            Some((value, self.text(value)?.parse::<ServiceIp>().ok()?))
+        };
+        let (Some((dest_value, dest)), Some((source_value, source))) =
+            (address("destServiceIp"), address("sourceServiceIp"))
+        else {
+            return;
+        };
+        if dest.ip().is_ipv4() != source.ip().is_ipv4() {
+            let family = if dest.ip().is_ipv4() { "IPv4" } else { "IPv6" };
+            let problem = format!("no connection leads from it to destServiceIp = {}", self.show(dest_value));
+            let fault = Fault::new(self.place(source_value), path.key("sourceServiceIp"), problem);
+            self.faults.push(fault.value(self.show(source_value)).allowed(format!("an {family} address")));
+        }
+    }
+
+    fn endpoints(&mut self) {
+        let protocol = protocol(self.root);
+        let insecure = self.at("export.insecure").and_then(Value::to_bool).unwrap_or_default();
+        for (key, path) in ["endpoint", "metricsEndpoint"].map(|key| (key, KeyPath::from("export").key(key)))
+        {
+            let Some(value) = tree::at(self.root, &path) else { continue };
+            let Some(text) = self.text(value).filter(|text| !text.is_empty()) else { continue };
+            let parsed = if key == "endpoint" {
+                endpoint::parse_base(protocol, text, insecure).map(|endpoints| endpoints.base)
+            } else {
+                endpoint::parse(protocol, text, insecure)
+            };
+            match parsed {
+                Ok(uri) => self.advise(&path, value, protocol, &uri),
+                Err(problem) => {
+                    let fault = Fault::new(self.place(value), path, problem).value(self.show(value));
+                    self.faults.push(fault.allowed(endpoint::allowed(protocol)));
+                }
+            }
+        }
+    }
+
+    /// What is allowed, and seldom meant.
+    fn advise(&mut self, path: &KeyPath, value: &Value, protocol: Protocol, uri: &http::Uri) {
+        let (other, usual) = match protocol {
+            Protocol::Grpc => (4318, "http/protobuf"),
+            Protocol::HttpProtobuf => (4317, "grpc"),
+        };
+        if uri.port_u16() == Some(other) {
+            self.warn(
+                value,
+                path,
+                &format!("port {other} is the usual one of {usual}: check `export.protocol`"),
+            );
+        }
+        if protocol == Protocol::Grpc && uri.port_u16().is_none() {
+            let port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+            self.warn(value, path, &format!("no port is given, so that {port} is used"));
+        }
+    }
+
+    fn tls_files(&mut self) {
+        let certificate = self.at("export.tls.clientCertificateFile");
+        let key = self.at("export.tls.clientKeyFile");
+        let (alone, path, other) = match (certificate, key) {
+            (Some(value), None) => (value, "export.tls.clientCertificateFile", "clientKeyFile"),
+            (None, Some(value)) => (value, "export.tls.clientKeyFile", "clientCertificateFile"),
+            _ => return,
+        };
+        let problem = format!("`{other}` is missing: a client certificate and its key go together");
+        let fault = Fault::new(self.place(alone), path.into(), problem).value(self.show(alone));
+        self.faults.push(fault.allowed("both, or neither"));
+    }
+
+    fn backoff(&mut self) {
+        let duration =
+            |path| Some((path, self.at(path)?, self.text(self.at(path)?)?.parse::<DurationText>().ok()?));
+        let (Some((_, initial_value, initial)), Some((path, max_value, max))) =
+            (duration("export.backoff.initial"), duration("export.backoff.max"))
+        else {
+            return;
+        };
+        if initial > max {
+            // The later of the two is the one that was set without regard to the other.
+            let (value, path) = if self.place(initial_value) > self.place(max_value) {
+                (initial_value, "export.backoff.initial")
+            } else {
+                (max_value, path)
+            };
+            let problem = format!("initial ({initial}) is longer than max ({max})");
+            self.faults.push(Fault::new(self.place(value), path.into(), problem).value(self.show(value)));
+        }
+    }
+
+    fn at(&self, path: &str) -> Option<&'a Value> {
+        tree::at(self.root, &path.into())
+    }
+
+    fn text<'v>(&self, value: &'v Value) -> Option<&'v str> {
+        value.as_str().filter(|_| !self.origins.of(value).unusable)
+    }
+
+    fn place(&self, value: &Value) -> Place {
+        self.origins.of(value).place.clone()
+    }
+
+    fn show(&self, value: &Value) -> String {
+        tree::show(value, self.origins.of(value).secret)
+    }
+
+    fn warn(&mut self, value: &Value, path: &KeyPath, problem: &str) {
+        let warning = Fault::new(self.place(value), path.clone(), problem).value(self.show(value));
+        self.warnings.push(warning.to_string());
+    }
+}

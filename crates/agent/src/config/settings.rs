@@ -1,0 +1,362 @@
+//! The settings, as a file holds them. The JSON Schema is made from these structures, values are checked against
+//! that schema, and what passed is read into these structures: the three cannot drift apart.
+//!
+//! The doc comments are what editors show beside each key.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+use vms_core::address::ServiceIp;
+use vms_core::process::NameGlob;
+
+use super::duration::DurationText;
+use super::text::{ExactPath, HeaderName, HeaderValue, LogFilter, Text, TextFormat};
+
+/// The JSON Schema (draft 7, which editors know best) of a configuration file.
+pub(super) fn schema() -> Map<String, Json> {
+    let mut schema = SchemaSettings::draft07()
+        .with(|settings| settings.inline_subschemas = true)
+        .into_generator()
+        .into_root_schema_for::<Settings>();
+    let mut keywords = std::mem::take(schema.ensure_object());
+    keywords.values_mut().for_each(drop_implied_defaults);
+    keywords
+}
+
+/// A default of null is none; a default of a section only repeats those of its keys.
+fn drop_implied_defaults(schema: &mut Json) {
+    let Json::Object(keywords) = schema else { return };
+    let is_section = keywords.contains_key("properties");
+    if keywords.get("default").is_some_and(|default| default.is_null() || is_section) {
+        keywords.remove("default");
+    }
+    for part in keywords.values_mut() {
+        match part {
+            Json::Array(parts) => parts.iter_mut().for_each(drop_implied_defaults),
+            part => drop_implied_defaults(part),
+        }
+    }
+}
+
+/// The configuration of vms-agent.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(title = "vms-agent")]
+pub(super) struct Settings {
+    /// How often each probe looks, and so how often its points are sent, from 100ms to 24h. A shorter interval
+    /// notices a broken link sooner and costs more CPU. A probe may have its own.
+    #[serde(default = "default_interval")]
+    #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "24h"))]
+    pub(super) interval: Text<DurationText>,
+
+    /// What is measured: at least one probe. The same list serves the hosts at both ends of a link.
+    #[schemars(length(min = 1))]
+    pub(super) probes: Vec<Probe>,
+
+    /// Where the measurements go.
+    #[serde(default)]
+    pub(super) export: Export,
+
+    /// What the data says about its origin.
+    #[serde(default)]
+    pub(super) resource: Resource,
+
+    /// What the agent writes to its standard error.
+    #[serde(default)]
+    pub(super) log: Log,
+
+    /// The agent's own traces and logs, sent to the same collector. Its own metrics are always sent.
+    #[serde(default)]
+    pub(super) self_telemetry: SelfTelemetry,
+
+    /// Where the proc file system is mounted. Containers that look at the host's processes set it to the mount of
+    /// the host's /proc, such as /host/proc; nobody else does.
+    #[serde(default = "default_proc_root")]
+    pub(super) proc_root: Text<ExactPath>,
+}
+
+fn default_interval() -> Text<DurationText> {
+    Text(DurationText(Duration::from_secs(15)))
+}
+
+fn default_proc_root() -> Text<ExactPath> {
+    Text(ExactPath(PathBuf::from("/proc")))
+}
+
+/// One measurement.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type")]
+pub(super) enum Probe {
+    /// Does a process on this host hold an ESTABLISHED TCP connection to that service?
+    #[serde(rename = "connection_mon")]
+    ConnectionMon(ConnectionMon),
+}
+
+/// The settings of a probe `connection_mon`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ConnectionMon {
+    /// Identifies the link in the data, as the attribute `name`; unique among probes.
+    #[schemars(length(min = 1, max = 255))]
+    pub(super) name: String,
+
+    /// The process that holds the connection: a glob with *, ?, [...] and {a,b} that has to match one of its names
+    /// (comm, executable or argv[0], without directories) as a whole, in upper or lower case.
+    pub(super) process_name: Text<NameGlob>,
+
+    /// Where set, the process has to run exactly this executable as well. The path is the one that /proc/PID/exe
+    /// shows: symbolic links are not followed.
+    pub(super) executable_path: Option<Text<ExactPath>>,
+
+    /// The process at the destination's end, where the two ends run different programs. Default: as processName
+    /// and executablePath; where it is set, executablePath does not apply to the destination's end.
+    pub(super) dest_process_name: Option<Text<NameGlob>>,
+
+    /// As executablePath, for the process at the destination's end.
+    pub(super) dest_executable_path: Option<Text<ExactPath>>,
+
+    /// The address of the service, IPv4 or IPv6; a link-local address may name its interface, as in `fe80::1%eth0`.
+    pub(super) dest_service_ip: Text<ServiceIp>,
+
+    /// The TCP port of the service.
+    #[schemars(range(min = 1))]
+    pub(super) dest_service_port: u16,
+
+    /// Where set, only connections from this address count.
+    pub(super) source_service_ip: Option<Text<ServiceIp>>,
+
+    /// Where set, only connections from this port count. Usually unset: clients take any free port.
+    #[schemars(range(min = 1))]
+    pub(super) source_service_port: Option<u16>,
+
+    /// The transport protocol.
+    #[serde(default)]
+    pub(super) protocol: Transport,
+
+    /// How often this probe looks, from 100ms to 24h. Default: the agent's interval.
+    #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "24h"))]
+    pub(super) interval: Option<Text<DurationText>>,
+
+    /// Whether results are told apart by the source that matched, where none is configured. A series costs the back
+    /// end memory: leave it at none unless the sources are few.
+    #[serde(default)]
+    pub(super) matched_source_labels: MatchedSourceLabels,
+}
+
+/// A transport protocol.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Transport {
+    /// The Transmission Control Protocol.
+    #[default]
+    Tcp,
+}
+
+/// How series are told apart.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum MatchedSourceLabels {
+    /// One series a direction.
+    #[default]
+    None,
+    /// A series for each source address.
+    Ip,
+    /// A series for each source address and port: one for each connection.
+    IpPort,
+}
+
+/// Where the measurements go.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Export {
+    /// What becomes of the measurements.
+    pub(super) exporter: ExporterKind,
+
+    /// How OTLP travels: as the collector's receiver expects it.
+    pub(super) protocol: Protocol,
+
+    /// The collector: `http://host:port` or `https://host:port`; with http/protobuf a base URL, to which /v1/metrics is
+    /// appended. With grpc the scheme may be left out and is https then, unless insecure is set. Default:
+    /// `http://localhost:4317`, with http/protobuf `http://localhost:4318`.
+    #[schemars(length(min = 1))]
+    pub(super) endpoint: Option<String>,
+
+    /// The URL for metrics, taken as it is, where it differs from what endpoint makes of it.
+    #[schemars(length(min = 1))]
+    pub(super) metrics_endpoint: Option<String>,
+
+    /// Sent with each request; most often an authorization. The values are secrets, which no output shows: better
+    /// than here they stand in a file, as in `${file:/run/secrets/token}`.
+    #[schemars(extend("writeOnly" = true, "propertyNames" = { "format": HeaderName::NAME }))]
+    pub(super) headers: BTreeMap<String, Text<HeaderValue>>,
+
+    /// The time for one attempt to send, from 100ms to 10m. Raise it for a distant collector.
+    #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "10m"))]
+    pub(super) timeout: Text<DurationText>,
+
+    /// How requests are compressed. Over a costly network gzip or zstd saves most of the bytes for little CPU.
+    pub(super) compression: Compression,
+
+    /// With an endpoint without a scheme: http instead of https. Otherwise without effect.
+    pub(super) insecure: bool,
+
+    /// For https endpoints.
+    pub(super) tls: Tls,
+
+    /// How much may wait in memory while the collector is away, in bytes, from 64 KiB to 1 GiB. Beyond it the oldest
+    /// measurements are dropped and counted. Raise it with the memory limit of the agent.
+    #[schemars(range(min = 65_536, max = 1_073_741_824))]
+    pub(super) queue_bytes: u32,
+
+    /// How long to wait before a request is sent again.
+    pub(super) backoff: Backoff,
+}
+
+impl Default for Export {
+    fn default() -> Self {
+        Self {
+            exporter: ExporterKind::default(),
+            protocol: Protocol::default(),
+            endpoint: None,
+            metrics_endpoint: None,
+            headers: BTreeMap::new(),
+            timeout: Text(DurationText(Duration::from_secs(10))),
+            compression: Compression::default(),
+            insecure: false,
+            tls: Tls::default(),
+            queue_bytes: 8 << 20,
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+/// What becomes of the measurements.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ExporterKind {
+    /// They are sent to an OTLP receiver.
+    #[default]
+    Otlp,
+    /// They are printed to standard output, for trying things out.
+    Console,
+    /// They are thrown away.
+    None,
+}
+
+/// How OTLP travels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(super) enum Protocol {
+    /// OTLP/gRPC; the usual port is 4317.
+    #[default]
+    #[serde(rename = "grpc")]
+    Grpc,
+    /// OTLP/HTTP with binary protobuf bodies; the usual port is 4318.
+    #[serde(rename = "http/protobuf")]
+    HttpProtobuf,
+}
+
+/// How requests are compressed.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// With gzip, which every collector understands.
+    Gzip,
+    /// With Zstandard, which is smaller and cheaper; the OpenTelemetry Collector understands it.
+    Zstd,
+}
+
+/// PEM files for https endpoints.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[expect(clippy::struct_field_names, reason = "the names are the keys, which say that they take paths")]
+pub(super) struct Tls {
+    /// The certificates to trust instead of the system's.
+    #[schemars(length(min = 1))]
+    pub(super) ca_file: Option<PathBuf>,
+    /// The certificate that the agent shows to the collector; needs clientKeyFile.
+    #[schemars(length(min = 1))]
+    pub(super) client_certificate_file: Option<PathBuf>,
+    /// The private key of the client certificate; needs clientCertificateFile.
+    #[schemars(length(min = 1))]
+    pub(super) client_key_file: Option<PathBuf>,
+}
+
+/// How long to wait before a request is sent again. The wait doubles with each failure; what the collector asks for
+/// goes before.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Backoff {
+    /// After the first failure, from 10ms to 1h.
+    #[schemars(extend("x-minimum" = "10ms", "x-maximum" = "1h"))]
+    pub(super) initial: Text<DurationText>,
+    /// At the most, from 10ms to 1h, and no less than initial.
+    #[schemars(extend("x-minimum" = "10ms", "x-maximum" = "1h"))]
+    pub(super) max: Text<DurationText>,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        let vms_export::config::Backoff { initial, max } = vms_export::config::Backoff::default();
+        Self { initial: Text(DurationText(initial)), max: Text(DurationText(max)) }
+    }
+}
+
+/// What the data says about its origin. Host, operating system and container are found out by the agent.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Resource {
+    /// The attribute service.name. Default: service.name of attributes, else vms-agent.
+    #[schemars(length(min = 1))]
+    pub(super) service_name: Option<String>,
+    /// Further attributes, such as deployment.environment.name; they go before those that the agent finds out.
+    #[schemars(extend("propertyNames" = { "minLength": 1 }))]
+    pub(super) attributes: BTreeMap<String, String>,
+}
+
+/// What the agent writes to its standard error.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Log {
+    /// How much: off, error, warn, info, debug or trace; also for single modules, as in
+    /// `info,vms_export=debug`.
+    pub(super) level: Text<LogFilter>,
+    /// How it looks.
+    pub(super) format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: Text(LogFilter("info".to_owned())), format: LogFormat::default() }
+    }
+}
+
+/// How log records look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The agent's own traces and logs.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct SelfTelemetry {
+    /// A span for each cycle, for those who tune the agent.
+    pub(super) traces: bool,
+    /// What log.level lets through, over OTLP as well.
+    pub(super) logs: bool,
+}

@@ -1,0 +1,260 @@
+//! Kinds of text that a setting may hold: how each is parsed, and what people are told is allowed.
+
+use std::fmt;
+use std::ops::Deref;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tracing_subscriber::EnvFilter;
+use vms_core::address::ServiceIp;
+use vms_core::process::NameGlob;
+
+use super::duration::DurationText;
+use super::suggest;
+
+/// A kind of text. Its name is the `format` of the schema, by which the value is checked.
+pub(super) trait TextFormat: FromStr<Err: fmt::Display> + fmt::Display {
+    /// The `format` in the schema.
+    const NAME: &'static str;
+    /// What is allowed, for people.
+    const ALLOWED: &'static str;
+    /// What editors, which do not know the format, can check.
+    const PATTERN: Option<&'static str> = None;
+}
+
+/// A setting of the kind `T`, written as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Text<T>(pub(super) T);
+
+impl<T> Deref for Text<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: TextFormat> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de, T: TextFormat> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<T: TextFormat> JsonSchema for Text<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::NAME.into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = json_schema!({ "type": "string", "format": T::NAME });
+        if let Some(pattern) = T::PATTERN {
+            schema.insert("pattern".to_owned(), pattern.into());
+        }
+        schema
+    }
+}
+
+/// Parses a text as the named format and says what is wrong with it; formats of other origin check nothing.
+pub(super) fn check(format: &str, text: &str) -> Result<(), String> {
+    fn parse<T: TextFormat>(text: &str) -> Result<(), String> {
+        text.parse::<T>().map(drop).map_err(|error| error.to_string())
+    }
+    match format {
+        DurationText::NAME => parse::<DurationText>(text),
+        ServiceIp::NAME => parse::<ServiceIp>(text),
+        NameGlob::NAME => parse::<NameGlob>(text),
+        ExactPath::NAME => parse::<ExactPath>(text),
+        LogFilter::NAME => parse::<LogFilter>(text),
+        HeaderName::NAME => parse::<HeaderName>(text),
+        HeaderValue::NAME => parse::<HeaderValue>(text),
+        _ => Ok(()),
+    }
+}
+
+/// What is allowed in a text of the named format.
+pub(super) fn allowed(format: &str) -> Option<&'static str> {
+    Some(match format {
+        DurationText::NAME => DurationText::ALLOWED,
+        ServiceIp::NAME => ServiceIp::ALLOWED,
+        NameGlob::NAME => NameGlob::ALLOWED,
+        ExactPath::NAME => ExactPath::ALLOWED,
+        LogFilter::NAME => LogFilter::ALLOWED,
+        HeaderName::NAME => HeaderName::ALLOWED,
+        HeaderValue::NAME => HeaderValue::ALLOWED,
+        _ => return None,
+    })
+}
+
+impl TextFormat for DurationText {
+    const NAME: &'static str = "vms-duration";
+    const ALLOWED: &'static str = "a duration in h, m, s and ms, such as 15s, 1m30s or 500ms";
+    const PATTERN: Option<&'static str> = Some(DurationText::PATTERN);
+}
+
+impl TextFormat for ServiceIp {
+    const NAME: &'static str = "vms-ip";
+    const ALLOWED: &'static str = "an IPv4 or IPv6 address, such as 10.0.0.1, 2001:db8::1 or fe80::1%eth0";
+}
+
+impl TextFormat for NameGlob {
+    const NAME: &'static str = "vms-glob";
+    const ALLOWED: &'static str =
+        "a pattern for a whole process name with *, ?, [...] and {a,b}, such as java or nginx*";
+}
+
+/// An absolute path, spelled the one way in which the kernel spells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ExactPath(pub(super) PathBuf);
+
+/// Why a path could never be one that the kernel tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ExactPathError {
+    #[error("not an absolute path")]
+    Relative,
+    #[error("the kernel tells paths without `.`, `..`, double slashes or a slash at the end")]
+    NotExact,
+    #[error("a path holds no NUL")]
+    Nul,
+}
+
+impl TextFormat for ExactPath {
+    const NAME: &'static str = "vms-absolute-path";
+    const ALLOWED: &'static str = "an absolute path without `.` and `..`, such as /usr/bin/java";
+    const PATTERN: Option<&'static str> = Some("^/");
+}
+
+impl FromStr for ExactPath {
+    type Err = ExactPathError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let path = Path::new(text);
+        if !path.is_absolute() {
+            return Err(ExactPathError::Relative);
+        }
+        if text.contains('\0') {
+            return Err(ExactPathError::Nul);
+        }
+        // `components` drops `.`, double slashes and the last slash; what it leaves out would never match.
+        let exact: PathBuf = path.components().collect();
+        if exact.as_os_str() != path.as_os_str() || path.components().any(|part| part == Component::ParentDir)
+        {
+            return Err(ExactPathError::NotExact);
+        }
+        Ok(Self(exact))
+    }
+}
+
+impl fmt::Display for ExactPath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(formatter)
+    }
+}
+
+/// Which log records are written: a level, or `tracing` filter directives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LogFilter(pub(super) String);
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+impl TextFormat for LogFilter {
+    const NAME: &'static str = "vms-log-filter";
+    const ALLOWED: &'static str =
+        "off, error, warn, info, debug or trace; also for single modules, such as info,vms_export=debug";
+}
+
+impl FromStr for LogFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // EnvFilter takes a bare word that is no level for a module to be logged at every level: a misspelt
+        // level would silently log nothing of what was meant.
+        if !text.contains(['[', '{']) {
+            for word in text.split(',') {
+                let level = word.rsplit('=').next().unwrap_or(word).trim();
+                if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+                    let hint = suggest::nearest(level, LEVELS)
+                        .map(|near| format!(", did you mean `{near}`?"))
+                        .unwrap_or_default();
+                    return Err(format!("`{}` is not a level{hint}", level.escape_debug()));
+                }
+            }
+        }
+        EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for LogFilter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// The name of a header, in lower case: HTTP/2 knows no other (RFC 9113, section 8.2), and gRPC no other either.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HeaderName(pub(super) String);
+
+impl TextFormat for HeaderName {
+    const NAME: &'static str = "vms-header-name";
+    const ALLOWED: &'static str = "a header name such as authorization or x-tenant";
+}
+
+impl FromStr for HeaderName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = http::HeaderName::try_from(text).map_err(|_invalid| "not a header name")?;
+        if name.as_str().starts_with("grpc-") || ["content-type", "te"].contains(&name.as_str()) {
+            return Err("set by the protocol itself");
+        }
+        if name.as_str().ends_with("-bin") {
+            return Err("binary metadata is not supported");
+        }
+        Ok(Self(name.as_str().to_owned()))
+    }
+}
+
+impl fmt::Display for HeaderName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// The value of a header: visible ASCII, spaces and tabs; gRPC metadata takes nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HeaderValue(pub(super) String);
+
+impl TextFormat for HeaderValue {
+    const NAME: &'static str = "vms-header-value";
+    const ALLOWED: &'static str = "visible ASCII and spaces";
+}
+
+impl FromStr for HeaderValue {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.bytes().all(|byte| byte == b'\t' || byte == b' ' || byte.is_ascii_graphic()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("holds a character that no header may hold")
+        }
+    }
+}
+
+impl fmt::Display for HeaderValue {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}

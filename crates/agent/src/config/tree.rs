@@ -1,0 +1,228 @@
+//! The tree of settings: figment's values, each of which knows where it was written.
+
+use std::path::Path;
+
+use figment::value::{Dict, Empty, Num, Tag, Value};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as ValueError, U64Deserializer};
+
+use super::document::{Content, Node};
+use super::fault::{Fault, KeyPath, Place, Step, quote};
+use super::schema::{Kind, Schema};
+use super::substitution::{Substituted, SubstitutionFault, substitute};
+use crate::environment::Environment;
+
+/// Where a value was written, and what is to be known about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) place: Place,
+    /// No output may show it.
+    pub(super) secret: bool,
+    /// What it was to be could not be found out, and a fault tells so: it is no use to complain about it again.
+    pub(super) unusable: bool,
+}
+
+impl Origin {
+    const DEFAULT: Self = Self { place: Place::Default, secret: false, unusable: false };
+
+    pub(super) fn of(place: Place) -> Self {
+        Self { place, secret: false, unusable: false }
+    }
+
+    #[must_use]
+    pub(super) fn unusable(self) -> Self {
+        Self { unusable: true, ..self }
+    }
+}
+
+/// The origins of all values.
+///
+/// Figment gives each value a tag that survives merging. By itself it tags all values of a source alike; here
+/// each value has its own, the position of its origin plus one, so that every value knows its own line.
+#[derive(Debug, Default)]
+pub(super) struct Origins(Vec<Origin>);
+
+impl Origins {
+    /// A tag for values of that origin.
+    pub(super) fn tag(&mut self, origin: Origin) -> Tag {
+        self.0.push(origin);
+        let number = u64::try_from(self.0.len()).unwrap_or_default();
+        let deserializer: U64Deserializer<ValueError> = number.into_deserializer();
+        Tag::deserialize(deserializer).unwrap_or_default()
+    }
+
+    /// The origin of a value. What has none of its own is a default.
+    pub(super) fn of(&self, value: &Value) -> &Origin {
+        serde_json::to_value(value.tag())
+            .ok()
+            .and_then(|number| number.as_u64())
+            .and_then(|number| usize::try_from(number).ok())
+            .and_then(|number| number.checked_sub(1))
+            .and_then(|position| self.0.get(position))
+            .unwrap_or(&Origin::DEFAULT)
+    }
+}
+
+/// Makes values of the nodes of a document.
+pub(super) struct NodeReader<'a, P> {
+    /// The place of a line.
+    pub(super) place: P,
+    pub(super) schema: Schema<'a>,
+    /// Where references in texts are looked up, in sources that may hold some: variables, and files by their
+    /// paths relative to a directory.
+    pub(super) references: Option<(&'a Environment, &'a Path)>,
+    pub(super) origins: &'a mut Origins,
+    pub(super) faults: &'a mut Vec<Fault>,
+}
+
+impl<P: Fn(u32) -> Place> NodeReader<'_, P> {
+    /// The value of a node, for the setting at that path.
+    pub(super) fn value(&mut self, node: Node, path: &KeyPath) -> Value {
+        let place = (self.place)(node.line);
+        if let Content::Text(text) = node.content {
+            return self.text(text, path, place);
+        }
+        let tag = self.origins.tag(Origin::of(place));
+        match node.content {
+            Content::Null => Value::Empty(tag, Empty::None),
+            Content::Bool(boolean) => Value::Bool(tag, boolean),
+            Content::Integer(integer) => Value::Num(tag, number(integer)),
+            Content::Float(float) => Value::Num(tag, Num::F64(float)),
+            Content::Text(text) => Value::String(tag, text),
+            Content::List(items) => {
+                let items = items.into_iter().enumerate();
+                Value::Array(tag, items.map(|(index, item)| self.value(item, &path.index(index))).collect())
+            }
+            Content::Map(entries) => {
+                let entry = |(key, node): (String, Node)| {
+                    let value = self.value(node, &path.key(&key));
+                    (key, value)
+                };
+                Value::Dict(tag, entries.into_iter().map(entry).collect())
+            }
+        }
+    }
+
+    fn text(&mut self, text: String, path: &KeyPath, place: Place) -> Value {
+        let origin = Origin::of(place);
+        let Some((environment, directory)) = self.references else {
+            return Value::String(self.origins.tag(origin), text);
+        };
+        match substitute(&text, environment, directory) {
+            Ok(Substituted { text, replaced, secret }) => {
+                let tag = self.origins.tag(Origin { secret, ..origin });
+                // Its format cannot have told the type of what was put in: the setting does.
+                let schema = self.schema.at(path).filter(|_| replaced);
+                coerce(text, schema, tag)
+            }
+            Err(problems) => {
+                for SubstitutionFault { problem, allowed, meant } in problems {
+                    let fault = Fault::new(origin.place.clone(), path.clone(), problem);
+                    self.faults.push(fault.allowed(allowed).meant(meant));
+                }
+                Value::String(self.origins.tag(origin.unusable()), text)
+            }
+        }
+    }
+}
+
+/// Serde's buffers, through which tagged sections go, know no 128-bit numbers.
+fn number(integer: i128) -> Num {
+    i64::try_from(integer).map_or(Num::I128(integer), Num::I64)
+}
+
+/// What a text stands for where a setting of that schema is wanted; the text itself where it cannot be that, so
+/// that the check can tell.
+pub(super) fn coerce(text: String, schema: Option<Schema<'_>>, tag: Tag) -> Value {
+    let value = match schema.map(Schema::kind) {
+        Some(Kind::Integer) => text.trim().parse().ok().map(|integer| Value::Num(tag, number(integer))),
+        Some(Kind::Boolean) => match text.trim() {
+            word if word.eq_ignore_ascii_case("true") => Some(Value::Bool(tag, true)),
+            word if word.eq_ignore_ascii_case("false") => Some(Value::Bool(tag, false)),
+            _ => None,
+        },
+        _ => None,
+    };
+    value.unwrap_or(Value::String(tag, text))
+}
+
+/// The value at that path.
+pub(super) fn at<'a>(root: &'a Value, path: &KeyPath) -> Option<&'a Value> {
+    path.0.iter().try_fold(root, |value, step| match step {
+        Step::Key(key) => value.as_dict()?.get(key),
+        Step::Index(index) => value.as_array()?.get(*index),
+    })
+}
+
+/// Puts a value under a path of keys, and makes the sections on the way, with the value's tag.
+pub(super) fn insert(dict: &mut Dict, path: &KeyPath, value: Value) {
+    let mut dict = dict;
+    let tag = value.tag();
+    let Some((Step::Key(last), way)) = path.0.split_last() else { return };
+    for step in way {
+        let Step::Key(key) = step else { return };
+        let section = dict.entry(key.clone()).or_insert_with(|| Value::Dict(tag, Dict::new()));
+        if !matches!(section, Value::Dict(..)) {
+            *section = Value::Dict(tag, Dict::new());
+        }
+        let Value::Dict(_, inner) = section else { return };
+        dict = inner;
+    }
+    dict.insert(last.clone(), value);
+}
+
+/// Removes the keys that hold nothing: for them an earlier source, and then the default, was to hold no more.
+pub(super) fn prune(value: &mut Value) {
+    match value {
+        Value::Dict(_, entries) => {
+            entries.retain(|_, value| !matches!(value, Value::Empty(..)));
+            entries.values_mut().for_each(prune);
+        }
+        Value::Array(_, items) => items.iter_mut().for_each(prune),
+        _ => {}
+    }
+}
+
+/// The integer in a value, if it is one.
+pub(super) fn integer(value: &Value) -> Option<i128> {
+    let number = value.to_num()?;
+    number.to_i128().or_else(|| number.to_u128().and_then(|number| i128::try_from(number).ok()))
+}
+
+/// A value as messages show it.
+pub(super) fn show(value: &Value, secret: bool) -> String {
+    match value {
+        Value::Dict(..) => return "a map".to_owned(),
+        Value::Array(..) => return "a list".to_owned(),
+        Value::Empty(..) => return "nothing".to_owned(),
+        _ if secret => return MASK.to_owned(),
+        _ => {}
+    }
+    match value {
+        Value::String(_, text) => quote(&without_password(text)),
+        Value::Char(_, c) => quote(&c.to_string()),
+        Value::Bool(_, boolean) => boolean.to_string(),
+        Value::Num(_, number) => match (integer(value), number.to_f64()) {
+            (Some(integer), _) => integer.to_string(),
+            (None, Some(float)) => format!("{float:?}"),
+            (None, None) => format!("{number:?}"),
+        },
+        Value::Dict(..) | Value::Array(..) | Value::Empty(..) => MASK.to_owned(),
+    }
+}
+
+/// What stands for a secret.
+pub(super) const MASK: &str = "****";
+
+/// A URL without the user and password that it may hold.
+fn without_password(text: &str) -> String {
+    let start = text.find("://").map_or(0, |scheme| scheme + "://".len());
+    let (scheme, rest) = text.split_at(start);
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(authority);
+    match authority.rsplit_once('@') {
+        Some((_, host)) if start > 0 => format!("{scheme}{MASK}@{host}{path}"),
+        _ => text.to_owned(),
+    }
+}
