@@ -1,0 +1,71 @@
+# The one door. `make help` lists what it opens.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+CARGO := cargo
+CARGO_DENY_VERSION := 0.20.2
+ROTEL_VERSION := 0.0.1a15
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+# Named outright, although it is the host's: flags for the target then leave procedural macros alone.
+STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
+
+FAST_AGENT := $(TARGET_DIR)/fast/vms-agent
+CARGO_DENY := $(TARGET_DIR)/tools/bin/cargo-deny
+ROTEL := .venv/bin/rotel-agent
+
+.PHONY: help run test check bench package clean
+.PHONY: toolchain
+
+help: ## Lists these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: toolchain ## Builds, then shows a receiver and an agent that watches its own link to it; Ctrl-C ends both
+	$(CARGO) build --locked --profile fast --package vms-agent
+	@deploy/quickstart.sh $(FAST_AGENT)
+
+test: toolchain $(ROTEL) ## Runs every test; as root, or those that need network namespaces say that they were skipped
+	@deploy/need.sh ip:iproute2 nft:nftables setpriv:util-linux openssl:openssl || $(if $(CI),false,true)
+	$(CARGO) build --locked --profile fast --package vms-agent
+	VMS_AGENT_BIN='$(abspath $(FAST_AGENT))' ROTEL_AGENT='$(abspath $(ROTEL))' VMS_TESTS_FAIL_ON_SKIP=$(if $(CI),1) \
+		$(CARGO) test --locked --workspace
+
+check: toolchain $(CARGO_DENY) ## Checks format, lints, dependencies and documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	$(CARGO_DENY) --locked check --deny warnings bans licenses sources
+	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --locked --workspace --no-deps
+
+bench: toolchain ## Prints what a look costs beside ss, netstat and lsof, as a Markdown table
+	@deploy/need.sh ip:iproute2 unshare:util-linux netstat:net-tools lsof:lsof
+	$(CARGO) build --locked --release --package vms-agent --package vms-bench
+	@$(TARGET_DIR)/release/vms-bench --agent $(TARGET_DIR)/release/vms-agent $(BENCH_FLAGS)
+
+package: toolchain ## Makes a static binary, an archive of it and, with podman, buildah or docker, an image
+	@deploy/need.sh update-ca-certificates:ca-certificates
+	RUSTFLAGS='-C target-feature=+crt-static' \
+		$(CARGO) build --locked --release --target $(STATIC_TARGET) --package vms-agent
+	@deploy/package.sh $(TARGET_DIR)/$(STATIC_TARGET)/release/vms-agent $(VERSION) $(STATIC_TARGET) $(TARGET_DIR)/package
+
+clean: ## Removes all that was built or installed here
+	$(CARGO) clean
+	rm -rf .venv
+
+toolchain:
+	@deploy/need.sh gcc:gcc
+	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust with rustup, then open a new shell' >&2; exit 1; }
+
+# Unoptimized: it builds in half the time and runs for two seconds.
+$(CARGO_DENY):
+	$(CARGO) install cargo-deny --version $(CARGO_DENY_VERSION) --locked --no-default-features --debug \
+		--root $(TARGET_DIR)/tools
+
+# A collector that this project did not write, for the whole-agent tests.
+$(ROTEL):
+	@deploy/need.sh python3:python3
+	@python3 -c 'import ensurepip' 2>/dev/null || deploy/need.sh ensurepip:python3-venv
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet rotel==$(ROTEL_VERSION)
+	ln -sf "$$(realpath .venv/lib/python3*/site-packages/rotel/rotel-agent)" $@
