@@ -14,7 +14,7 @@ rm -rf "${directory:?}"
 mkdir -p "$directory/$name" "$directory/image"
 install -m 755 "$binary" "$directory/$name/vms-agent"
 install -m 644 LICENSE README.md deploy/vms-agent.service "$directory/$name"
-install -m 644 config/example.yaml "$directory/$name/config.yaml"
+install -m 644 config/config.example.yaml "$directory/$name/config.yaml"
 
 # The same commit gives the same archive: names in order, nobody's user, the commit's time.
 time=$(git log -1 --format=%ct 2>/dev/null || echo 0)
