@@ -1,1 +1,40 @@
-//! What the whole-agent tests share.
+//! What the whole-agent tests stand on: hosts that are network namespaces, programs that hold sockets, the real
+//! agent binary, and collectors that read back what it sent.
+//!
+//! A [`Scene`] is what one test owns: a directory and names that no other test uses, since /proc shows the processes of
+//! every test. [`Namespace`] is a host, [`Peer`] a program on it, [`AgentCommand`] starts the agent there.
+//! [`Collector`] and [`Rotel`] receive, [`Responder`] receives and answers as it is told.
+//!
+//! Everything here panics when it fails: what the harness cannot do, the test did not prove.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a failure of the harness is the failure of the test"
+)]
+
+pub mod agent;
+pub mod collector;
+pub mod deadline;
+pub mod environment;
+pub mod namespace;
+pub mod otlp;
+pub mod peer;
+pub mod program;
+pub mod responder;
+pub mod rotel;
+pub mod scene;
+pub mod skip;
+pub mod tls;
+
+pub use agent::{Agent, AgentCommand, Check, Privileges, Row};
+pub use collector::{Collector, Protocol};
+pub use deadline::eventually;
+pub use namespace::{Namespace, SocketState};
+pub use otlp::{Number, Point, Points};
+pub use peer::{Peer, Program, Stream};
+pub use responder::{Answer, Responder};
+pub use rotel::Rotel;
+pub use scene::Scene;

@@ -1,0 +1,209 @@
+//! A program that holds sockets as it is told: one command a line on stdin, one answer a line on stdout.
+//!
+//! It ends when its stdin does, so that no peer outlives the test that started it.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fs;
+use std::io::{self, BufRead, IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, ExitCode, Stdio};
+use std::time::Duration;
+
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use vms_agent_tests::program;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// The only argument: hold what was inherited, and wait.
+const HOLD: &str = "hold";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+enum Socket {
+    Listener(TcpListener),
+    Stream(TcpStream),
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Listener(listener) => listener.as_fd(),
+            Self::Stream(stream) => stream.as_fd(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Peer {
+    sockets: HashMap<usize, Socket>,
+    serial: usize,
+    mailbox: Option<UnixDatagram>,
+    children: Vec<Child>,
+}
+
+fn main() -> ExitCode {
+    let mut peer = Peer::default();
+    let hold = std::env::args().nth(1).is_some_and(|argument| argument == HOLD);
+    for line in io::stdin().lock().lines().map_while(io::Result::ok) {
+        if hold {
+            continue;
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        let answer = match peer.obey(&words) {
+            Ok(answer) => format!("ok {answer}"),
+            Err(error) => format!("error {error}"),
+        };
+        if writeln!(io::stdout(), "{answer}").is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+impl Peer {
+    fn obey(&mut self, words: &[&str]) -> Result<String> {
+        match words {
+            ["listen", address] => {
+                let listener = TcpListener::bind(address.parse::<SocketAddr>()?)?;
+                let address = listener.local_addr()?;
+                Ok(format!("{} {address}", self.keep(Socket::Listener(listener))))
+            }
+            ["connect", remote] => self.connect(remote.parse()?, None),
+            ["connect", remote, "from", local] => self.connect(remote.parse()?, Some(local.parse()?)),
+            ["begin", remote] => {
+                let stream = begin(remote.parse()?)?;
+                let local = stream.local_addr()?;
+                Ok(format!("{} {local} {remote}", self.keep(Socket::Stream(stream))))
+            }
+            ["accept", id] => {
+                let (stream, _) = self.listener(id)?.accept()?;
+                self.keep_stream(stream)
+            }
+            ["close", id] => {
+                let id: usize = id.parse()?;
+                self.sockets.remove(&id).map(|_closed| String::new()).ok_or_else(|| "no such socket".into())
+            }
+            ["shutdown", id] => {
+                self.stream(id)?.shutdown(std::net::Shutdown::Write)?;
+                Ok(String::new())
+            }
+            ["mailbox", path] => {
+                let mailbox = UnixDatagram::bind(path)?;
+                fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+                mailbox.set_read_timeout(Some(PATIENCE))?;
+                self.mailbox = Some(mailbox);
+                Ok(String::new())
+            }
+            ["give", id, path] => self.give(id, path),
+            ["take"] => {
+                let stream = self.take()?;
+                self.keep_stream(stream)
+            }
+            ["child", id, path] => self.child(id, path),
+            ["comm", name] => {
+                fs::write("/proc/self/comm", name)?;
+                Ok(String::new())
+            }
+            _ => Err("no such command".into()),
+        }
+    }
+
+    fn keep(&mut self, socket: Socket) -> usize {
+        self.serial += 1;
+        self.sockets.insert(self.serial, socket);
+        self.serial
+    }
+
+    fn keep_stream(&mut self, stream: TcpStream) -> Result<String> {
+        let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
+        Ok(format!("{} {local} {remote}", self.keep(Socket::Stream(stream))))
+    }
+
+    fn socket(&self, id: &str) -> Result<&Socket> {
+        self.sockets.get(&id.parse()?).ok_or_else(|| "no such socket".into())
+    }
+
+    fn stream(&self, id: &str) -> Result<&TcpStream> {
+        match self.socket(id)? {
+            Socket::Stream(stream) => Ok(stream),
+            Socket::Listener(_) => Err("a listener is no stream".into()),
+        }
+    }
+
+    fn listener(&self, id: &str) -> Result<&TcpListener> {
+        match self.socket(id)? {
+            Socket::Listener(listener) => Ok(listener),
+            Socket::Stream(_) => Err("a stream is no listener".into()),
+        }
+    }
+
+    fn connect(&mut self, remote: SocketAddr, local: Option<SocketAddr>) -> Result<String> {
+        let socket = socket(remote, SocketFlags::CLOEXEC)?;
+        if let Some(local) = local {
+            rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+            rustix::net::bind(&socket, &local)?;
+        }
+        rustix::net::connect(&socket, &remote)?;
+        self.keep_stream(TcpStream::from(socket))
+    }
+
+    fn give(&self, id: &str, path: &str) -> Result<String> {
+        let sender = UnixDatagram::unbound()?;
+        let given = [self.socket(id)?.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&given)) {
+            return Err("no space for one descriptor".into());
+        }
+        let address = SocketAddrUnix::new(path)?;
+        rustix::net::sendmsg_addr(&sender, &address, &[IoSlice::new(b"fd")], &mut control, SendFlags::empty())?;
+        Ok(String::new())
+    }
+
+    fn take(&self) -> Result<TcpStream> {
+        let mailbox = self.mailbox.as_ref().ok_or("no mailbox")?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0; 2];
+        rustix::net::recvmsg(mailbox, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let taken = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        Ok(TcpStream::from(taken.ok_or("no descriptor came")?))
+    }
+
+    /// A child that inherits the socket across exec, as a program does that a server starts.
+    fn child(&mut self, id: &str, path: &str) -> Result<String> {
+        let socket = self.socket(id)?;
+        fcntl_setfd(socket, FdFlags::empty())?;
+        let child = program::command(path).arg(HOLD).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        fcntl_setfd(socket, FdFlags::CLOEXEC)?;
+        let child = child?;
+        let pid = child.id();
+        self.children.push(child);
+        Ok(pid.to_string())
+    }
+}
+
+fn socket(remote: SocketAddr, flags: SocketFlags) -> Result<OwnedFd> {
+    let family = if remote.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+/// Sends the SYN and does not wait for its answer.
+fn begin(remote: SocketAddr) -> Result<TcpStream> {
+    let socket = socket(remote, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    match rustix::net::connect(&socket, &remote) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,153 @@
+//! The collector of the crate mock-collector, on a host's loopback.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use mock_collector::{MockCollector, MockServer};
+use tokio::runtime::Builder;
+use tokio::sync::{RwLock, oneshot};
+
+use crate::deadline::eventually;
+use crate::namespace::{self, Namespace};
+use crate::otlp::{Point, Points, flatten};
+
+/// How OTLP travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// OTLP/gRPC, on port 4317.
+    Grpc,
+    /// OTLP/HTTP with protobuf bodies, on port 4318.
+    Http,
+}
+
+impl Protocol {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Grpc, Self::Http];
+
+    /// The value of `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http/protobuf",
+        }
+    }
+
+    /// The port that OTLP assigns. Every host has its own ports, so no test takes another's.
+    #[must_use]
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Grpc => 4317,
+            Self::Http => 4318,
+        }
+    }
+
+    /// Where collectors of this protocol listen on a host.
+    #[must_use]
+    pub fn address(self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port()))
+    }
+
+    /// The value of `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    #[must_use]
+    pub fn endpoint(self) -> String {
+        format!("http://localhost:{}", self.port())
+    }
+}
+
+/// A collector that keeps what it receives, across its own restarts.
+pub struct Collector {
+    protocol: Protocol,
+    received: Arc<RwLock<MockCollector>>,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Collector {
+    /// A collector that does not run yet.
+    #[must_use]
+    pub fn new(protocol: Protocol) -> Self {
+        Self { protocol, received: Arc::new(RwLock::new(MockCollector::new())), running: None }
+    }
+
+    /// Starts on the loopback of a host.
+    #[must_use]
+    #[track_caller]
+    pub fn start(host: &Namespace, protocol: Protocol) -> Self {
+        let mut collector = Self::new(protocol);
+        collector.resume(host);
+        collector
+    }
+
+    /// Starts, again or for the first time.
+    #[track_caller]
+    pub fn resume(&mut self, host: &Namespace) {
+        assert!(self.running.is_none(), "the collector runs");
+        let entrance = host.entrance();
+        let received = Arc::clone(&self.received);
+        let protocol = self.protocol;
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            namespace::enter(&entrance);
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let server = MockServer::builder()
+                    .protocol(match protocol {
+                        Protocol::Grpc => mock_collector::Protocol::Grpc,
+                        Protocol::Http => mock_collector::Protocol::HttpBinary,
+                    })
+                    .port(protocol.port())
+                    .collector(received);
+                let _server = server.start().await.expect("the collector starts");
+                ready.send(()).expect("the test waits");
+                let _told_or_dropped = stopped.await;
+            });
+            // Every connection is cut, as by the death of a process, not by a polite goodbye.
+            runtime.shutdown_background();
+        });
+        is_ready.recv().expect("the collector starts");
+        self.running = Some((stop, thread));
+    }
+
+    /// Dies: what it received remains.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        let (stop, thread) = self.running.take().expect("the collector runs");
+        stop.send(()).expect("the collector runs");
+        thread.join().expect("the collector ends");
+    }
+
+    /// Waits until anything has arrived.
+    #[track_caller]
+    pub fn wait_for_anything(&self) {
+        eventually("anything to arrive", || (!self.received.blocking_read().metrics().is_empty()).then_some(()));
+    }
+}
+
+impl Points for Collector {
+    fn points(&self) -> Vec<Point> {
+        let received = self.received.blocking_read();
+        let mut points = Vec::new();
+        for metric in received.metrics() {
+            flatten(metric.resource_attrs(), metric.metric(), &mut points);
+        }
+        points
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.running.take() {
+            drop(stop);
+            let _panic_was_shown = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Collector").field("protocol", &self.protocol).finish_non_exhaustive()
+    }
+}

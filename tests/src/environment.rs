@@ -1,0 +1,55 @@
+//! The one place that reads the environment: where things are, and how strict to be.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The variable, unless unset or empty.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+pub fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The directory above `debug`, `release` and `fast`, found from where this test was built.
+#[must_use]
+pub fn target_directory() -> PathBuf {
+    // TARGET/debug/deps/links-0123456789abcdef
+    let this = std::env::current_exe().expect("a test knows its own path");
+    this.ancestors().nth(3).expect("a test lies in TARGET/PROFILE/deps").to_path_buf()
+}
+
+/// The helper program that holds sockets, built beside this test.
+#[must_use]
+pub fn peer_program() -> PathBuf {
+    let this = std::env::current_exe().expect("a test knows its own path");
+    this.ancestors().nth(2).expect("a test lies in TARGET/PROFILE/deps").join("vms-test-peer")
+}
+
+/// The agent under test: `VMS_AGENT_BIN`, or what the profile `fast` built.
+#[must_use]
+pub fn agent_program() -> Option<PathBuf> {
+    let path = variable("VMS_AGENT_BIN")
+        .map_or_else(|| target_directory().join("fast").join("vms-agent"), PathBuf::from);
+    path.is_file().then_some(path)
+}
+
+/// The collector rotel: `ROTEL_AGENT`, or what pip put into the repository's `.venv`.
+#[must_use]
+pub fn rotel_program() -> Option<PathBuf> {
+    if let Some(path) = variable("ROTEL_AGENT") {
+        return Some(PathBuf::from(path)).filter(|path| path.is_file());
+    }
+    let library = repository().join(".venv/lib");
+    let pythons = std::fs::read_dir(library).ok()?;
+    pythons
+        .filter_map(Result::ok)
+        .map(|python| python.path().join("site-packages/rotel/rotel-agent"))
+        .find(|path| path.is_file())
+}
+
+/// The top of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    package.parent().expect("the package lies in the repository").to_path_buf()
+}

@@ -1,0 +1,259 @@
+//! Hosts: network namespaces, alone or joined by a cable.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::process::{Child, Command};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::program;
+
+/// Where iproute2 keeps named namespaces.
+const DIRECTORY: &str = "/run/netns";
+/// Namespaces that one test program may have at a time: a leak shows before it hurts.
+const LIMIT: u32 = 64;
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+static ALIVE: AtomicU32 = AtomicU32::new(0);
+static SWEEP: Once = Once::new();
+
+/// A network namespace with its loopback up; gone when dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    entrance: File,
+    number: u8,
+}
+
+/// A socket as `ss` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketState {
+    /// The state, in `ss`'s spelling: `ESTAB`, `FIN-WAIT-2`.
+    pub state: String,
+    /// The local port.
+    pub local_port: u16,
+    /// The peer's port; 0 for a listener.
+    pub remote_port: u16,
+}
+
+impl Namespace {
+    /// A host of its own.
+    #[must_use]
+    #[track_caller]
+    pub fn new() -> Self {
+        Self::with_number(1)
+    }
+
+    /// Two hosts, joined by a cable: `eth0` on each.
+    #[must_use]
+    #[track_caller]
+    pub fn pair() -> (Self, Self) {
+        let (one, other) = (Self::with_number(1), Self::with_number(2));
+        ip(&["-n", &one.name, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &other.name]);
+        for host in [&one, &other] {
+            // Addresses are usable at once: duplicate address detection would take a second.
+            let steps = [
+                "link set eth0 addrgenmode none".to_owned(),
+                "link set eth0 up".to_owned(),
+                format!("address add {}/24 dev eth0", host.ipv4()),
+                format!("address add {}/64 dev eth0 nodad", host.ipv6()),
+                format!("address add {}/64 dev eth0 nodad", host.link_local()),
+            ];
+            for step in steps {
+                let words: Vec<&str> = ["-n", &host.name].into_iter().chain(step.split(' ')).collect();
+                ip(&words);
+            }
+        }
+        (one, other)
+    }
+
+    fn with_number(number: u8) -> Self {
+        SWEEP.call_once(sweep);
+        let alive = ALIVE.fetch_add(1, Ordering::SeqCst);
+        assert!(alive < LIMIT, "{LIMIT} namespaces are alive already");
+        let name = format!("vmst-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::SeqCst));
+        ip(&["netns", "add", &name]);
+        ip(&["-n", &name, "link", "set", "lo", "up"]);
+        let entrance = File::open(format!("{DIRECTORY}/{name}")).expect("the namespace was just made");
+        Self { name, entrance, number }
+    }
+
+    /// The name under which `ip netns` knows the namespace.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The IPv4 address of `eth0`.
+    #[must_use]
+    pub fn ipv4(&self) -> IpAddr {
+        Ipv4Addr::new(10, 11, 12, self.number).into()
+    }
+
+    /// The unique local IPv6 address of `eth0` (RFC 4193).
+    #[must_use]
+    pub fn ipv6(&self) -> IpAddr {
+        Ipv6Addr::new(0xfd00, 0x11, 0, 0, 0, 0, 0, self.number.into()).into()
+    }
+
+    /// The link-local IPv6 address of `eth0`.
+    #[must_use]
+    pub fn link_local(&self) -> IpAddr {
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, self.number.into()).into()
+    }
+
+    /// The index of `eth0`, the zone of link-local addresses.
+    #[must_use]
+    pub fn interface_index(&self) -> u32 {
+        let shown = ip(&["-n", &self.name, "-o", "link", "show", "eth0"]);
+        shown.split(':').next().and_then(|index| index.parse().ok()).expect("ip shows the index first")
+    }
+
+    /// Runs the work on a thread of its own inside the namespace; sockets made there and programs started there
+    /// belong to it.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let entrance = &self.entrance;
+        let result = thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                enter(entrance);
+                work()
+            });
+            worker.join()
+        });
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// A handle by which another thread enters the namespace for good.
+    #[must_use]
+    pub fn entrance(&self) -> File {
+        self.entrance.try_clone().expect("a descriptor is to be had")
+    }
+
+    /// Starts a program inside.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        self.inside(|| command.spawn())
+    }
+
+    /// Runs a program inside to its end and returns what it printed.
+    #[track_caller]
+    pub fn run(&self, command: &mut Command) -> String {
+        self.inside(|| program::run(command))
+    }
+
+    /// Sets a kernel parameter of the namespace, such as `net/ipv4/tcp_fin_timeout`.
+    pub fn set_parameter(&self, path: &str, value: &str) {
+        self.inside(|| fs::write(format!("/proc/sys/{path}"), value).expect("the parameter can be set"));
+    }
+
+    /// Drops every packet that leaves this host and fits the rule, in nft's language; `tcp dport 80` for example.
+    #[track_caller]
+    pub fn drop_outgoing(&self, rule: &str) {
+        let ruleset = format!(
+            "table inet vmst {{ chain outgoing {{ type filter hook output priority 0; {rule} drop; }} }}"
+        );
+        self.run(program::command("nft").arg(ruleset));
+    }
+
+    /// Drops nothing any more.
+    #[track_caller]
+    pub fn drop_nothing(&self) {
+        self.run(program::command("nft").arg("delete table inet vmst"));
+    }
+
+    /// Every TCP socket of the host.
+    #[must_use]
+    #[track_caller]
+    pub fn sockets(&self) -> Vec<SocketState> {
+        let shown = self.run(program::command("ss").args(["-H", "-t", "-a", "-n"]));
+        shown.lines().filter_map(parse_socket).collect()
+    }
+
+    /// Whether the host has a socket in that state between those ports.
+    #[must_use]
+    #[track_caller]
+    pub fn has_socket(&self, state: &str, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.sockets().iter().any(|socket| {
+            socket.state == state
+                && socket.local_port == local.port()
+                && socket.remote_port == remote.port()
+        })
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Not `run`: a panic in a drop during a panic would abort the test program and leave every namespace behind.
+        let _deleted_or_swept_later = program::command("ip").args(["netns", "delete", &self.name]).output();
+        ALIVE.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Moves this thread, and only this thread, into a namespace.
+#[track_caller]
+pub fn enter(entrance: &File) {
+    move_into_link_name_space(entrance.as_fd(), Some(LinkNameSpaceType::Network))
+        .expect("root may enter a network namespace");
+}
+
+/// Removes what runs that died left behind: their namespaces, and the programs in them.
+fn sweep() {
+    let Ok(entries) = fs::read_dir(DIRECTORY) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(maker) = parse_maker(&name) {
+            if fs::exists(format!("/proc/{maker}")).unwrap_or(true) {
+                continue;
+            }
+            let inside = program::output(program::command("ip").args(["netns", "pids", &name])).stdout;
+            for pid in String::from_utf8_lossy(&inside).lines().filter_map(|line| line.trim().parse().ok()) {
+                if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                    let _gone_by_itself = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
+            }
+            program::output(program::command("ip").args(["netns", "delete", &name]));
+        }
+    }
+}
+
+/// The process that made the namespace with that name, if one of ours did.
+fn parse_maker(name: &str) -> Option<u32> {
+    name.strip_prefix("vmst-")?.split('-').next()?.parse().ok()
+}
+
+#[track_caller]
+fn ip(words: &[&str]) -> String {
+    program::run(program::command("ip").args(words))
+}
+
+/// `ESTAB 0 0 10.11.12.1:80 10.11.12.2:4711`, with whatever follows.
+fn parse_socket(line: &str) -> Option<SocketState> {
+    let mut words = line.split_whitespace();
+    let state = words.next()?.to_owned();
+    let local_port = parse_port(words.nth(2)?)?;
+    let remote_port = parse_port(words.next()?)?;
+    Some(SocketState { state, local_port, remote_port })
+}
+
+fn parse_port(endpoint: &str) -> Option<u16> {
+    match endpoint.rsplit_once(':')?.1 {
+        "*" => Some(0),
+        port => port.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Tests that cannot run here say so; in CI, where they have to, that is a failure.
+
+use std::io::Write;
+
+use crate::environment;
+use crate::program;
+
+/// What a test cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// To be root: network namespaces, other users, capabilities.
+    Root,
+    /// A program on the `PATH`.
+    Tool(&'static str),
+    /// The agent, built with the profile `fast`.
+    Agent,
+    /// The collector rotel.
+    Rotel,
+    /// The kernel's packet filter, and its tool.
+    PacketFilter,
+}
+
+impl Need {
+    fn lack(self) -> Option<String> {
+        let lacks = match self {
+            Self::Root => !rustix::process::geteuid().is_root(),
+            Self::Tool(name) => !has_tool(name),
+            Self::Agent => environment::agent_program().is_none(),
+            Self::Rotel => environment::rotel_program().is_none(),
+            Self::PacketFilter => !has_tool("nft"),
+        };
+        lacks.then(|| match self {
+            Self::Root => "needs root".to_owned(),
+            Self::Tool(name) => format!("needs the program {name}"),
+            Self::Agent => "needs the agent: cargo build --profile fast -p vms-agent".to_owned(),
+            Self::Rotel => "needs the collector rotel: pip install --pre rotel".to_owned(),
+            Self::PacketFilter => "needs nft".to_owned(),
+        })
+    }
+}
+
+fn has_tool(name: &str) -> bool {
+    let mut search = program::command("sh");
+    search.args(["-c", "command -v \"$0\"", name]);
+    program::output(&mut search).status.success()
+}
+
+/// Whether a test has to be left out. Says why; with `VMS_TESTS_FAIL_ON_SKIP=1` panics instead.
+#[track_caller]
+#[must_use]
+pub fn skipped(test: &str, needs: &[Need]) -> bool {
+    let Some(lack) = needs.iter().find_map(|need| need.lack()) else { return false };
+    let fail = environment::variable("VMS_TESTS_FAIL_ON_SKIP").is_some_and(|value| value == "1");
+    assert!(!fail, "SKIPPED: {lack} (VMS_TESTS_FAIL_ON_SKIP=1)");
+    // Not through print!, which the test runner keeps to itself when a test passes.
+    writeln!(std::io::stderr(), "SKIPPED: {test}: {lack}").expect("stderr is open");
+    true
+}
+
+/// Leaves the test unless everything named is there: root and iproute2 always, and what is given.
+#[macro_export]
+macro_rules! needs {
+    ($($need:expr),* $(,)?) => {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        if $crate::skip::skipped(&test, &[
+            $crate::skip::Need::Root,
+            $crate::skip::Need::Tool("ip"),
+            $crate::skip::Need::Tool("ss"),
+            $($need),*
+        ]) {
+            return;
+        }
+    };
+}
