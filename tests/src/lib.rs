@@ -7,7 +7,6 @@
 //!
 //! Everything here panics when it fails: what the harness cannot do, the test did not prove.
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -19,6 +18,7 @@ pub mod agent;
 pub mod collector;
 pub mod deadline;
 pub mod environment;
+pub mod link;
 pub mod namespace;
 pub mod otlp;
 pub mod peer;
@@ -32,6 +32,7 @@ pub mod tls;
 pub use agent::{Agent, AgentCommand, Check, Privileges, Row};
 pub use collector::{Collector, Protocol};
 pub use deadline::eventually;
+pub use link::{Link, config, probe, probe_with};
 pub use namespace::{Namespace, SocketState};
 pub use otlp::{Number, Point, Points};
 pub use peer::{Peer, Program, Stream};

@@ -37,6 +37,18 @@ pub enum Number {
     Double(f64),
 }
 
+impl Number {
+    /// The integer that it has to be.
+    #[must_use]
+    #[track_caller]
+    pub fn as_int(self) -> i64 {
+        match self {
+            Self::Int(number) => number,
+            Self::Double(number) => panic!("{number} is not an integer"),
+        }
+    }
+}
+
 impl Point {
     /// An attribute's value; a text in quotes.
     #[must_use]

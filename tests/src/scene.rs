@@ -72,6 +72,7 @@ impl Scene {
     }
 
     /// A file with that content, readable by every user.
+    #[must_use]
     #[track_caller]
     pub fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.path().join(name);

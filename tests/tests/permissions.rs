@@ -1,0 +1,236 @@
+//! What the agent may not see it says: a false negative is always flagged, and a flag is never false.
+
+use std::net::SocketAddr;
+
+use vms_agent_tests::agent::BOTH;
+use vms_agent_tests::deadline::unix_nanoseconds;
+use vms_agent_tests::skip::Need;
+use vms_agent_tests::{
+    AgentCommand, Check, Collector, Link, Namespace, Points, Privileges, Protocol, Scene, config, needs, probe,
+};
+
+/// Who holds the connections.
+const OWNER: u32 = 61_001;
+/// Whom the agent runs as.
+const AGENT: u32 = 61_002;
+
+const PERMISSION_MISSING: &str = "vms.agent.permission_missing";
+const SYS_PTRACE: &[(&str, &str)] = &[("capability", "CAP_SYS_PTRACE")];
+const DAC_READ_SEARCH: &[(&str, &str)] = &[("capability", "CAP_DAC_READ_SEARCH")];
+
+/// A connection between two programs of one user, on one host; the probe means its client.
+struct Scenery {
+    scene: Scene,
+    host: Namespace,
+    link: Link,
+}
+
+impl Scenery {
+    #[track_caller]
+    fn of_user(uid: u32) -> Self {
+        let (scene, host) = (Scene::new(), Namespace::new());
+        let (client, server) = (scene.program("svc").user(uid), scene.program("far").user(uid));
+        let link = Link::new((&client, &host), (&server, &host));
+        Self { scene, host, link }
+    }
+
+    fn agent(&self, privileges: Privileges) -> AgentCommand<'_> {
+        let probe = probe("link", &self.scene.name("svc"), self.link.service());
+        AgentCommand::new(&self.scene, &self.host).config(&config(&[probe])).privileges(privileges)
+    }
+}
+
+#[track_caller]
+fn assert_attributed(scenery: &Scenery, check: &Check) {
+    assert_eq!(check.code, 0, "{check:#?}");
+    let row = check.row();
+    assert!(row.is_up(), "{check:#?}");
+    assert_eq!((row.unattributed, row.owner_pids()), (0, vec![scenery.link.client.pid()]), "{check:#?}");
+}
+
+#[track_caller]
+fn assert_flagged(check: &Check) {
+    assert_eq!(check.code, 1, "{check:#?}");
+    // Its far end may be told as well: nobody can know that it is not the link's reverse.
+    assert!(!check.rows.is_empty());
+    for row in &check.rows {
+        assert_eq!(row.down_reason(), "not_permitted", "{check:#?}");
+        assert!(row.unattributed > 0, "{check:#?}");
+        assert!(row.owners.is_empty(), "{check:#?}");
+    }
+}
+
+#[test]
+fn an_agent_with_both_capabilities_sees_the_link_of_another_user() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let scenery = Scenery::of_user(OWNER);
+    assert_attributed(&scenery, &scenery.agent(Privileges::User(AGENT, BOTH)).check());
+    assert_attributed(&scenery, &scenery.agent(Privileges::Root).check());
+}
+
+#[test]
+fn an_agent_without_capabilities_flags_the_link_of_another_user() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let scenery = Scenery::of_user(OWNER);
+    assert_flagged(&scenery.agent(Privileges::User(AGENT, &[])).check());
+}
+
+#[test]
+fn each_capability_alone_is_not_enough() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let scenery = Scenery::of_user(OWNER);
+    assert_flagged(&scenery.agent(Privileges::User(AGENT, &["sys_ptrace"])).check());
+    assert_flagged(&scenery.agent(Privileges::User(AGENT, &["dac_read_search"])).check());
+}
+
+#[test]
+fn uid_0_without_sys_ptrace_flags_the_link_of_another_user() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let scenery = Scenery::of_user(OWNER);
+    assert_flagged(&scenery.agent(Privileges::RootWithout(&["sys_ptrace"])).check());
+}
+
+#[test]
+fn an_unprivileged_user_sees_its_own_link() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let scenery = Scenery::of_user(AGENT);
+    assert_attributed(&scenery, &scenery.agent(Privileges::User(AGENT, &[])).check());
+}
+
+#[test]
+fn without_a_connection_nothing_was_refused() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let mut scenery = Scenery::of_user(OWNER);
+    scenery.link.close();
+    let agent = scenery.agent(Privileges::User(AGENT, &[]));
+    let check = agent.check_until("the connection to be gone", |check| check.row().unattributed == 0);
+    assert_eq!(check.row().down_reason(), "no_connection");
+}
+
+#[test]
+fn a_connection_that_readable_processes_hold_is_not_flagged() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    // The agent may not look into the process that fits. But the connection is its own user's other program's.
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let _fits_and_holds_nothing = scene.program("svc").user(OWNER).start(&host);
+    let own = scene.program("own").user(AGENT);
+    let link = Link::new((&own, &host), (&own, &host));
+    let probe = probe("link", &scene.name("svc"), link.service());
+    let check = AgentCommand::new(&scene, &host)
+        .config(&config(&[probe]))
+        .privileges(Privileges::User(AGENT, &[]))
+        .check();
+    assert_eq!(check.row().down_reason(), "held_by_other", "{check:#?}");
+    assert_eq!(check.row().unattributed, 0);
+}
+
+#[test]
+fn hidepid_does_not_hide_that_something_is_hidden() {
+    needs!(Need::Agent, Need::Tool("setpriv"), Need::Tool("unshare"));
+    let scenery = Scenery::of_user(OWNER);
+    for hidepid in [1, 2] {
+        let check = scenery.agent(Privileges::User(AGENT, &[])).hidepid(hidepid).check();
+        assert_flagged(&check);
+        let check = scenery.agent(Privileges::User(AGENT, &["dac_read_search"])).hidepid(hidepid).check();
+        assert_flagged(&check);
+    }
+}
+
+#[test]
+fn hidepid_hides_nothing_from_an_agent_with_both_capabilities() {
+    needs!(Need::Agent, Need::Tool("setpriv"), Need::Tool("unshare"));
+    let scenery = Scenery::of_user(OWNER);
+    for hidepid in [1, 2] {
+        let check = scenery.agent(Privileges::User(AGENT, BOTH)).hidepid(hidepid).check();
+        assert_attributed(&scenery, &check);
+    }
+}
+
+#[test]
+fn hidepid_hides_no_link_of_the_agents_own_user() {
+    needs!(Need::Agent, Need::Tool("setpriv"), Need::Tool("unshare"));
+    let scenery = Scenery::of_user(AGENT);
+    for hidepid in [1, 2] {
+        let check = scenery.agent(Privileges::User(AGENT, &[])).hidepid(hidepid).check();
+        assert_attributed(&scenery, &check);
+    }
+}
+
+#[test]
+fn the_capability_that_lacks_is_named_in_a_metric() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    for (capabilities, missing, held) in [
+        (&["sys_ptrace"][..], DAC_READ_SEARCH, SYS_PTRACE),
+        (&["dac_read_search"], SYS_PTRACE, DAC_READ_SEARCH),
+    ] {
+        let scenery = Scenery::of_user(OWNER);
+        let collector = Collector::start(&scenery.host, Protocol::Grpc);
+        let mut agent = scenery.agent(Privileges::User(AGENT, capabilities)).start();
+        collector.wait_for_value(PERMISSION_MISSING, missing, 1, 0);
+        let link: &[_] = &[("name", "link")];
+        collector.wait_for_value("vms.connection_mon.up", link, 0, 0);
+        let unattributed = collector.wait_for_points("vms.connection_mon.unattributed", link, 1, 0);
+        assert!(unattributed.iter().any(|point| point.value.as_int() > 0), "{unattributed:#?}");
+        let reason: &[_] = &[("name", "link"), ("reason", "not_permitted")];
+        collector.wait_for_value("vms.connection_mon.down_reason", reason, 1, 0);
+        collector.wait_for_value("vms.agent.measurements", &[("outcome", "permission_missing")], 1, 0);
+        agent.stop();
+        assert_eq!(collector.series(PERMISSION_MISSING, held), [], "it has {capabilities:?}");
+        let log = agent.log_with(&["link", "not_permitted"]);
+        assert_eq!(log.len(), 1, "said once: {log:#?}");
+    }
+}
+
+#[test]
+fn permission_missing_goes_to_0_when_the_socket_comes_to_a_process_that_may_be_seen() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    // A capability cannot be granted to a process that runs. What the metric tells can: that sockets are kept from
+    // being attributed. They are not any more when a process of the agent's user takes the connection over.
+    let mut scenery = Scenery::of_user(OWNER);
+    let collector = Collector::start(&scenery.host, Protocol::Grpc);
+    let mut agent = scenery.agent(Privileges::User(AGENT, &[])).start();
+    for capability in [SYS_PTRACE, DAC_READ_SEARCH] {
+        collector.wait_for_value(PERMISSION_MISSING, capability, 1, 0);
+    }
+
+    let since = unix_nanoseconds();
+    let directory = scenery.scene.public_directory("mail");
+    let mailbox = directory.join("box");
+    let mut heir = scenery.scene.program("svc").user(AGENT).start(&scenery.host);
+    heir.mailbox(&mailbox);
+    scenery.link.client.give(scenery.link.client_end, &mailbox);
+    heir.take();
+    scenery.link.client.close(scenery.link.client_end);
+    for capability in [SYS_PTRACE, DAC_READ_SEARCH] {
+        collector.wait_for_value(PERMISSION_MISSING, capability, 0, since);
+    }
+    collector.wait_for_value(
+        "vms.connection_mon.up",
+        &[("name", "link"), ("direction", "forward")],
+        1,
+        since,
+    );
+    agent.stop();
+    let after = collector.series(PERMISSION_MISSING, SYS_PTRACE);
+    let zeros = after.iter().skip_while(|point| point.value.as_int() != 0).count();
+    assert!(zeros > 1, "the series goes on at 0");
+}
+
+#[test]
+fn permission_missing_is_never_told_where_nothing_was_refused() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let scenery = Scenery::of_user(AGENT);
+    let collector = Collector::start(&scenery.host, Protocol::Grpc);
+    let down = probe("gone", &scenery.scene.name("svc"), SocketAddr::from(([127, 0, 0, 1], 9)));
+    let up = probe("link", &scenery.scene.name("svc"), scenery.link.service());
+    let mut agent = AgentCommand::new(&scenery.scene, &scenery.host)
+        .config(&config(&[up, down]))
+        .privileges(Privileges::User(AGENT, &[]))
+        .start();
+    collector.wait_for_points("vms.connection_mon.up", &[("name", "link"), ("direction", "forward")], 5, 0);
+    agent.stop();
+    let link: &[_] = &[("name", "link"), ("direction", "forward")];
+    assert!(collector.series("vms.connection_mon.up", link).iter().all(|point| point.value.as_int() == 1));
+    let told: Vec<_> = collector.points().into_iter().filter(|point| point.name == PERMISSION_MISSING).collect();
+    assert_eq!(told, []);
+}
