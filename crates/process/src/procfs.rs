@@ -296,3 +296,6 @@ fn listing_error(path: &Path, errno: Errno) -> ProcessError {
         _ => ProcessError::Io { path, source: errno.into() },
     }
 }
+
+#[cfg(test)]
+mod tests;

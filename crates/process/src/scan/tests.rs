@@ -181,6 +181,19 @@ fn while_nothing_moves_proc_is_not_even_listed() {
 }
 
 #[test]
+fn no_more_places_are_remembered_than_it_takes() {
+    let proc = TestProc::new();
+    for pid in 1..30 {
+        drop(proc.process(pid, "nginx").socket(3, 77).socket(4, 77));
+    }
+    let mut reader = proc.reader();
+    let every = Question::new(&["nginx"]).wants(77, &[0]).every_holder();
+    assert_eq!(holders(&reader.find_holders(&every.query()).unwrap(), 77).len(), 29);
+    reader.find_holders(&Question::new(&["nginx"]).wants(77, &[0]).query()).unwrap();
+    assert_eq!(reader.effort(), Effort { listings: 0, processes: 1, sockets: 1 });
+}
+
+#[test]
 fn a_new_socket_of_a_known_holder_is_found_without_looking_at_others() {
     let proc = TestProc::new();
     for pid in 1..50 {
@@ -298,6 +311,26 @@ fn a_number_given_to_another_process_in_mid_look_mixes_nothing_up() {
     let scan = find(&proc, &Question::new(&["nginx"]).wants(77, &[0]));
     reuse.join().unwrap();
     assert!(scan.holders.is_empty(), "{:?}", scan.holders);
+}
+
+#[test]
+fn a_process_is_found_under_the_number_of_one_that_vanished_in_mid_scan() {
+    let proc = TestProc::new();
+    drop(proc.process(9, "other"));
+    drop(proc.process(11, "other"));
+    drop(proc.process(20, "nginx").socket(3, 77));
+    drop(proc.process(10, "other"));
+    let (vanishing, appearing) = (proc.path().to_owned(), proc.path().to_owned());
+    let vanish = proc.when_comm_is_read(9, b"other\n", move || {
+        fs::rename(vanishing.join("10"), vanishing.join("gone")).unwrap();
+        fs::rename(vanishing.join("20"), vanishing.join("forked")).unwrap();
+    });
+    let appear = proc.when_comm_is_read(11, b"other\n", move || {
+        fs::rename(appearing.join("forked"), appearing.join("10")).unwrap();
+    });
+    assert_eq!(holders(&find(&proc, &Question::new(&["nginx"]).wants(77, &[0])), 77), [10]);
+    vanish.join().unwrap();
+    appear.join().unwrap();
 }
 
 #[test]
@@ -483,6 +516,7 @@ fn a_proc_that_does_not_tell_whether_it_hides_processes_is_not_relied_on() {
     let question = Question::new(&["nginx"]).counts(0);
     let scan = proc.reader_with(unprivileged()).find_holders(&question.query()).unwrap();
     assert_eq!(scan.uncertain, [question.id(0)].into());
+    assert!(find(&proc, &question).uncertain.is_empty(), "nothing is hidden from who may trace");
     assert!(proc.reader().hidden_processes().is_err());
 }
 
@@ -513,10 +547,10 @@ fn a_root_that_may_not_be_read_is_a_missing_permission() {
 fn a_process_with_many_descriptors_is_read_to_its_end() {
     let proc = TestProc::new();
     let mut process = proc.process(10, "nginx");
-    for descriptor in 0..5000 {
+    for descriptor in 0..2500 {
         process = process.descriptor(descriptor, "/dev/null");
     }
-    drop(process.socket(5000, 77));
+    drop(process.socket(2500, 77));
     let scan = find(&proc, &Question::new(&["nginx"]).wants(77, &[0]));
     assert_eq!(holders(&scan, 77), [10]);
 }
