@@ -95,6 +95,20 @@ impl TestProc {
     }
 }
 
+impl Drop for TestProc {
+    /// Makes everything removable again, for a thread to which modes apply.
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.path()).unwrap() {
+            let path = entry.unwrap().path();
+            for directory in [path.clone(), path.join("fd")] {
+                if directory.is_dir() {
+                    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).unwrap();
+                }
+            }
+        }
+    }
+}
+
 impl TestProcess {
     pub(crate) fn comm(self, comm: &[u8]) -> Self {
         fs::write(self.0.join("comm"), comm).unwrap();
