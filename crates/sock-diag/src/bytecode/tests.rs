@@ -41,10 +41,10 @@ fn ipv4(endpoints: &[Endpoint]) -> Vec<Endpoint> {
 fn any_endpoint() -> impl Strategy<Value = Endpoint> {
     let ip = prop_oneof![
         4 => (0..4_u8, any::<u8>()).prop_map(|(a, b)| IpAddr::V4(Ipv4Addr::new(10, 0, a, b))),
-        1 => any::<[u8; 4]>().prop_map(|octets| IpAddr::from(octets)),
+        1 => any::<[u8; 4]>().prop_map(IpAddr::from),
         3 => (0..4_u16, any::<u8>())
             .prop_map(|(a, b)| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, a, 0, 0, 0, 0, b.into()))),
-        1 => any::<[u8; 16]>().prop_map(|octets| IpAddr::from(octets)),
+        1 => any::<[u8; 16]>().prop_map(IpAddr::from),
         // Close to mapped addresses, and not one.
         1 => (0..4_u8, any::<u8>()).prop_map(|(a, b)| {
             IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0x0a00, u16::from_be_bytes([a, b])))
@@ -118,7 +118,7 @@ proptest! {
         endpoints in prop_oneof![
             4 => vec(any_endpoint(), 1..8),
             4 => vec(any_endpoint(), 1..200),
-            1 => vec(any_endpoint(), 900..2000),
+            1 => vec(any_endpoint(), 450..2000),
         ],
         sockets in vec((any_pick(), any_pick()), 200),
     ) {
@@ -142,15 +142,15 @@ proptest! {
 
     #[test]
     fn ports_alone_pick_every_wanted_port_and_no_other_while_the_ranges_suffice(
-        endpoints in vec((any::<[u8; 4]>(), any::<u16>()), 1001..1100),
+        endpoints in vec((any::<[u8; 4]>(), any::<u16>()), 600..700),
     ) {
-        // At most 512 ports, of which many are neighbors.
+        // At most 256 ports, of which many are neighbors.
         let endpoints: Vec<Endpoint> =
-            endpoints.iter().map(|(ip, port)| Endpoint::new(IpAddr::from(*ip), 20_000 + port % 512)).collect();
+            endpoints.iter().map(|(ip, port)| Endpoint::new(IpAddr::from(*ip), 20_000 + port % 256)).collect();
         let oracle = Oracle::new(&endpoints);
         prop_assert_eq!(oracle.program.precision(), Precision::Ports);
         let other = endpoint("192.0.2.1:1");
-        for port in (19_990..20_520).chain([0, u16::MAX]) {
+        for port in (19_990..20_270).chain([0, u16::MAX]) {
             let end = Endpoint::new(IpAddr::from([192, 0, 2, 2]), port);
             oracle.check(end, other, false);
             oracle.check(other, end, false);
@@ -199,12 +199,12 @@ fn without_endpoints_no_socket_is_accepted() {
 }
 
 /// Endpoints at as many addresses and ports as there are.
-fn spread(count: u32) -> Vec<Endpoint> {
-    (0..count)
+fn spread(count: usize) -> Vec<Endpoint> {
+    (0..u32::try_from(count).unwrap())
         .map(|index| {
             let port = u16::try_from(1024 + index * 7 % 60_000).unwrap();
             let ip = Ipv4Addr::from_bits(0x0a00_0000 + index);
-            if index % 2 == 0 {
+            if index.is_multiple_of(2) {
                 Endpoint::new(ip.into(), port)
             } else {
                 Endpoint::new(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, port).into(), port)
@@ -215,9 +215,12 @@ fn spread(count: u32) -> Vec<Endpoint> {
 
 #[test]
 fn any_number_of_endpoints_compiles_to_a_program_that_passes_the_audit() {
-    for count in [1, 100, 800, 1000, 1001, 5000, 20_000, 60_000] {
+    for count in [1, 100, EXACT_ENDPOINTS, EXACT_ENDPOINTS + 1, 5000, 20_000, 60_000] {
         let endpoints = spread(count);
-        for endpoints in [endpoints.clone(), ipv4(&endpoints)] {
+        let ipv6: Vec<Endpoint> = (0..u16::try_from(count).unwrap())
+            .map(|index| Endpoint::new(Ipv6Addr::new(0xfd00, index, 0, 0, 0, 0, 0, index).into(), index))
+            .collect();
+        for endpoints in [ipv4(&endpoints), endpoints, ipv6] {
             let oracle = Oracle::new(&endpoints);
             for wanted in endpoints.iter().step_by(997) {
                 oracle.check(*wanted, *wanted, !wanted.ip().is_ipv4());
@@ -241,8 +244,8 @@ fn many_endpoints_at_one_port_are_still_told_apart_in_few_steps() {
 
 #[test]
 fn ranges_join_across_the_narrowest_gaps_when_there_are_too_many() {
-    // 600 lone ports in steps of 2, then a wide gap and one more.
-    let ports = (0..600_u16).map(|index| 10_000 + index * 2).chain([60_000]);
+    // 300 lone ports in steps of 2, then a wide gap and one more.
+    let ports = (0..300_u16).map(|index| 10_000 + index * 2).chain([60_000]);
     let endpoints: Vec<Endpoint> = ports
         .flat_map(|port| {
             ["10.0.0.1", "10.0.0.2"].map(|ip| Endpoint::new(ip.parse::<IpAddr>().unwrap(), port))

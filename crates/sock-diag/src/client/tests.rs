@@ -1,1 +1,392 @@
+use std::collections::VecDeque;
+use std::io;
 
+use vms_core::connection::{Cookie, TcpState, TcpStates};
+
+use super::*;
+use crate::bytecode::Precision;
+use crate::socket::Datagram;
+
+/// What the kernel does next.
+enum Event {
+    /// It answers with this datagram. Sequence and port id are those asked with.
+    Answer(Vec<u8>),
+    /// The datagram is somebody else's, sent under the pretense of being an answer.
+    Forgery(Vec<u8>),
+    /// The answer to the request before this one.
+    Stale(Vec<u8>),
+    /// The answer to another socket.
+    Misdirected(Vec<u8>),
+    /// The datagram does not fit the buffer.
+    Oversized,
+    /// Receiving fails.
+    ReceiveError(Errno),
+}
+
+/// What follows a request; or sending it fails.
+type Exchange = Result<VecDeque<Event>, Errno>;
+
+/// A kernel that follows a script, one list of events for each request.
+#[derive(Default)]
+struct Script {
+    exchanges: VecDeque<Exchange>,
+    open_error: Option<Errno>,
+    requests: Vec<Vec<u8>>,
+    reopened: u32,
+    port_id: u32,
+    sequence: u32,
+    pending: VecDeque<Event>,
+}
+
+impl Transport for Script {
+    fn reopen(&mut self) -> Result<u32, Errno> {
+        if let Some(errno) = self.open_error {
+            return Err(errno);
+        }
+        self.reopened += 1;
+        self.port_id += 1;
+        self.pending.clear();
+        Ok(self.port_id)
+    }
+
+    fn send(&mut self, request: &[u8]) -> Result<(), Errno> {
+        assert!(self.pending.is_empty(), "a request while the last one is still being answered");
+        self.sequence = u32::from_ne_bytes(request[8..12].try_into().unwrap());
+        self.requests.push(request.to_vec());
+        self.pending = self.exchanges.pop_front().expect("no more requests than the script has")?;
+        Ok(())
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<Datagram, Errno> {
+        let event = self.pending.pop_front().expect("nothing is read behind the end of the reply");
+        let (mut bytes, sequence, port_id, from_kernel) = match event {
+            Event::Answer(bytes) => (bytes, self.sequence, self.port_id, true),
+            Event::Forgery(bytes) => (bytes, self.sequence, self.port_id, false),
+            Event::Stale(bytes) => (bytes, self.sequence.wrapping_sub(1), self.port_id, true),
+            Event::Misdirected(bytes) => (bytes, self.sequence, self.port_id + 1, true),
+            Event::Oversized => return Ok(Datagram { bytes: buffer.len() + 1, from_kernel: true }),
+            Event::ReceiveError(errno) => return Err(errno),
+        };
+        if bytes.len() >= 16 {
+            bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+            bytes[12..16].copy_from_slice(&port_id.to_ne_bytes());
+        }
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(Datagram { bytes: bytes.len(), from_kernel })
+    }
+}
+
+/// One message; [`Script`] fills in sequence and port id.
+fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(16 + payload.len()).unwrap();
+    [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8], payload].concat()
+}
+
+fn done() -> Vec<u8> {
+    message(3, 2, &0_i32.to_ne_bytes())
+}
+
+fn done_with(errno: i32) -> Vec<u8> {
+    message(3, 2, &(-errno).to_ne_bytes())
+}
+
+fn refusal(errno: i32) -> Vec<u8> {
+    message(2, 0, &[&(-errno).to_ne_bytes()[..], &[0; 16]].concat())
+}
+
+/// An established IPv6 socket to port 5432 of `::remote`, flagged.
+fn socket_with(cookie: u32, remote: u8, flags: u16) -> Vec<u8> {
+    let mut payload = [0; 72];
+    payload[0] = 10;
+    payload[1] = 1;
+    payload[4..6].copy_from_slice(&40_000_u16.to_be_bytes());
+    payload[6..8].copy_from_slice(&5432_u16.to_be_bytes());
+    payload[23] = 99;
+    payload[39] = remote;
+    payload[44..48].copy_from_slice(&cookie.to_ne_bytes());
+    message(20, flags, &payload)
+}
+
+fn socket(cookie: u32) -> Vec<u8> {
+    socket_with(cookie, 1, 2)
+}
+
+fn client(exchanges: impl IntoIterator<Item = Vec<Event>>) -> Client<Script> {
+    let exchanges = exchanges.into_iter().map(|events| Ok(events.into())).collect();
+    Client::new(Script { exchanges, ..Script::default() }, Some(0))
+}
+
+fn filter_for(endpoints: &[&str]) -> ConnectionFilter {
+    let endpoints = endpoints.iter().map(|text| {
+        let address: std::net::SocketAddr = text.parse().unwrap();
+        Endpoint::new(address.ip(), address.port())
+    });
+    ConnectionFilter::new(TcpStates::of(&[TcpState::Established]), endpoints)
+}
+
+/// Asks for IPv6 only: one exchange.
+fn filter() -> ConnectionFilter {
+    filter_for(&["[::1]:5432"])
+}
+
+fn cookies(connections: &[Connection]) -> Vec<u64> {
+    connections.iter().map(|connection| connection.cookie.0).collect()
+}
+
+use Event::{Answer, Forgery, Misdirected, Oversized, ReceiveError, Stale};
+
+#[test]
+fn a_reply_in_pieces_is_one_reply_and_the_socket_is_kept() {
+    let mut client = client([
+        vec![Answer(socket(1)), Answer(socket(2)), Answer(done())],
+        vec![Answer(socket(3)), Answer(done())],
+    ]);
+    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1, 2]);
+    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [3]);
+    assert_eq!(client.transport.reopened, 0);
+}
+
+#[test]
+fn without_an_endpoint_or_a_state_the_kernel_is_not_asked() {
+    let mut client = client([]);
+    assert!(client.dump(&filter_for(&[])).unwrap().is_empty());
+    let no_state = ConnectionFilter::new(TcpStates::of(&[]), filter().endpoints().iter().copied());
+    assert!(client.dump(&no_state).unwrap().is_empty());
+}
+
+#[test]
+fn ipv4_sockets_are_asked_for_only_where_an_ipv4_endpoint_is_and_mapped_ones_always() {
+    let families = |endpoints: &[&str]| {
+        let exchanges = (0..2).map(|_| vec![Answer(done())]);
+        let mut client = client(exchanges);
+        client.dump(&filter_for(endpoints)).unwrap();
+        client.transport.requests.iter().map(|request| request[16]).collect::<Vec<u8>>()
+    };
+    assert_eq!(families(&["[::1]:5432"]), [10]);
+    assert_eq!(families(&["127.0.0.1:5432"]), [2, 10]);
+    assert_eq!(families(&["127.0.0.1:5432", "[::1]:5432"]), [2, 10]);
+}
+
+#[test]
+fn what_was_not_asked_for_is_left_out() {
+    let mut client = client([vec![Answer(socket_with(1, 2, 2)), Answer(socket(2)), Answer(done())]]);
+    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [2]);
+}
+
+#[test]
+fn a_socket_that_comes_twice_is_returned_once() {
+    let mut client = client([vec![Answer(socket(2)), Answer(socket(1)), Answer(socket(2)), Answer(done())]]);
+    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1, 2]);
+}
+
+#[test]
+fn an_interrupted_dump_starts_over_on_a_new_socket_and_forgets_what_had_come() {
+    let interruptions: [fn() -> Event; 5] = [
+        || Answer(socket_with(8, 1, 2 | 0x10)),
+        || Answer([&done()[..6], &[0x12, 0], &done()[8..]].concat()),
+        || Answer(message(4, 0, &[])),
+        || Answer(done_with(105)),
+        || ReceiveError(Errno::NOBUFS),
+    ];
+    for interruption in interruptions {
+        let mut client =
+            client([vec![Answer(socket(9)), interruption()], vec![Answer(socket(1)), Answer(done())]]);
+        assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1]);
+        assert_eq!(client.transport.reopened, 1);
+    }
+}
+
+#[test]
+fn an_interrupted_second_dump_does_not_lose_what_the_first_found() {
+    // The fixture's addresses are IPv6; the first request asks for AF_INET sockets all the same.
+    let mut client = client([
+        vec![Answer(socket(1)), Answer(done())],
+        vec![Answer(socket(9)), ReceiveError(Errno::NOBUFS)],
+        vec![Answer(socket(2)), Answer(done())],
+    ]);
+    let found = client.dump(&filter_for(&["127.0.0.1:5432", "[::1]:5432"])).unwrap();
+    assert_eq!(cookies(&found), [1, 2]);
+}
+
+#[test]
+fn a_dump_that_is_always_interrupted_is_given_up() {
+    let mut client = client((0..4).map(|_| vec![ReceiveError(Errno::NOBUFS)]));
+    assert!(matches!(client.dump(&filter()), Err(Error::Interrupted { attempts: 4 })));
+}
+
+#[test]
+fn a_request_for_which_memory_is_short_is_repeated() {
+    let mut client = client([vec![Answer(done())]]);
+    client.transport.exchanges.push_front(Err(Errno::NOBUFS));
+    assert!(client.dump(&filter()).unwrap().is_empty());
+}
+
+#[test]
+fn what_somebody_else_sends_is_ignored() {
+    let mut client = client([vec![Forgery(socket(9)), Forgery(done()), Answer(socket(1)), Answer(done())]]);
+    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1]);
+}
+
+#[test]
+fn the_answer_to_another_request_or_socket_is_ignored() {
+    let mut client = client([vec![
+        Stale(socket(7)),
+        Stale(done()),
+        Misdirected(socket(8)),
+        Misdirected(done()),
+        Answer(socket(1)),
+        Answer(done()),
+    ]]);
+    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1]);
+}
+
+#[test]
+fn after_a_failure_the_socket_is_not_used_again() {
+    let broken_off = || vec![Answer(socket(1)), ReceiveError(Errno::AGAIN)];
+    let mut client = client([broken_off(), vec![Answer(socket(2)), Answer(done())]]);
+    let Err(Error::Io { operation: Operation::Reply, source }) = client.dump(&filter()) else { panic!() };
+    assert_eq!(source.kind(), io::ErrorKind::TimedOut);
+    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [2]);
+    assert_eq!(client.transport.reopened, 1);
+}
+
+#[test]
+fn a_datagram_that_was_cut_off_or_makes_no_sense_is_malformed() {
+    let senseless: [fn() -> Event; 3] =
+        [|| Oversized, || Answer(vec![1, 2, 3]), || Answer(message(77, 0, &[]))];
+    for event in senseless {
+        let mut client = client([vec![Answer(socket(1)), event()]]);
+        assert!(matches!(client.dump(&filter()), Err(Error::Malformed(_))));
+    }
+}
+
+#[test]
+fn an_empty_datagram_is_not_taken_for_the_end() {
+    let mut client = client([vec![Answer(Vec::new()), Answer(socket(1)), Answer(done())]]);
+    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1]);
+}
+
+#[test]
+fn an_errno_in_the_verdict_or_the_end_becomes_what_the_caller_can_do() {
+    let error = |event| client([vec![event]]).dump(&filter()).unwrap_err();
+    let request = Operation::Request;
+    for errno in [1, 13] {
+        let error = error(Answer(refusal(errno)));
+        assert!(
+            matches!(&error, Error::PermissionMissing { operation, .. } if *operation == request),
+            "{error}"
+        );
+    }
+    for errno in [2, 95] {
+        let error = error(Answer(refusal(errno)));
+        assert!(matches!(&error, Error::Unsupported { operation, .. } if *operation == request), "{error}");
+    }
+    let error_at_end = error(Answer(done_with(12)));
+    assert!(matches!(&error_at_end, Error::Io { operation: Operation::Reply, source }
+        if source.raw_os_error() == Some(12)));
+    assert!(matches!(error(Answer(done_with(2))), Error::Unsupported { operation: Operation::Reply, .. }));
+}
+
+#[test]
+fn a_host_that_forbids_or_lacks_the_socket_is_told_apart() {
+    let error = |errno| {
+        let mut client = client([]);
+        client.idle_port_id = None;
+        client.transport.open_error = Some(errno);
+        client.dump(&filter()).unwrap_err()
+    };
+    let forbidden = [Errno::PERM, Errno::ACCESS, Errno::AFNOSUPPORT].map(error);
+    assert!(forbidden.iter().all(|error| matches!(error, Error::PermissionMissing { .. })), "{forbidden:?}");
+    assert!(matches!(error(Errno::PROTONOSUPPORT), Error::Unsupported { operation: Operation::Open, .. }));
+    assert!(matches!(error(Errno::MFILE), Error::Io { operation: Operation::Open, .. }));
+}
+
+#[test]
+fn a_kernel_that_refuses_the_program_is_asked_without_one_from_then_on() {
+    let refusals: [fn() -> Exchange; 2] =
+        [|| Ok(VecDeque::from([Answer(refusal(22))])), || Err(Errno::MSGSIZE)];
+    for refuse in refusals {
+        let mut client = client([
+            vec![Answer(socket_with(9, 2, 2)), Answer(socket(1)), Answer(done())],
+            vec![Answer(socket(2)), Answer(done())],
+        ]);
+        client.transport.exchanges.push_front(refuse());
+        assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1], "still filtered here");
+        assert_eq!(cookies(&client.dump(&filter()).unwrap()), [2]);
+        let lengths: Vec<usize> = client.transport.requests.iter().map(Vec::len).collect();
+        assert!(lengths[0] > 72, "the first request had a program");
+        assert_eq!(lengths[1..], [72, 72]);
+    }
+}
+
+#[test]
+fn a_refusal_without_a_program_is_an_error() {
+    let mut client = client([vec![Answer(refusal(22))], vec![Answer(refusal(22))]]);
+    assert!(matches!(client.dump(&filter()), Err(Error::Io { operation: Operation::Request, .. })));
+}
+
+#[test]
+fn programs_follow_the_endpoints() {
+    let mut client = client((0..6).map(|_| vec![Answer(done())]));
+    let program_bytes = |request: &Vec<u8>| request[72..].to_vec();
+    for endpoints in [&["[::1]:5432"][..], &["[::1]:5432"], &["[::1]:5433"]] {
+        client.dump(&filter_for(endpoints)).unwrap();
+    }
+    let programs: Vec<Vec<u8>> = client.transport.requests.iter().map(program_bytes).collect();
+    assert_eq!(programs[0], programs[1]);
+    assert_ne!(programs[1], programs[2]);
+}
+
+/// Against the real kernel, from inside: which of its answers came about by which program.
+mod real {
+    use super::*;
+
+    fn endpoints(count: u16, ip: &str) -> ConnectionFilter {
+        let ip: std::net::IpAddr = ip.parse().unwrap();
+        let endpoints = (0..count).map(|index| Endpoint::new(ip, 1024 + index));
+        ConnectionFilter::new(TcpStates::of(&[TcpState::Established]), endpoints)
+    }
+
+    #[test]
+    fn the_kernel_takes_every_program_and_none_is_dropped() {
+        let (socket, port_id) = NetlinkSocket::open().unwrap();
+        let mut client = Client::new(socket, Some(port_id));
+        for ip in ["192.0.2.1", "2001:db8::1"] {
+            for count in [1, 2, 5, 10, 100, 500, 512, 513, 1000, 5000, 20_000, 60_000] {
+                assert!(client.dump(&endpoints(count, ip)).unwrap().is_empty());
+                let inet6 = client.programs.inet6.as_ref().expect("the kernel takes the program");
+                if count <= 512 {
+                    assert_eq!(inet6.precision(), Precision::Exact, "{count}");
+                }
+                assert!(client.programs.inet.is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn a_forged_reply_is_ignored() {
+        use rustix::net::netlink::SocketAddrNetlink;
+        use rustix::net::{AddressFamily, SendFlags, SocketType, sendto, socket};
+
+        let (netlink, port_id) = NetlinkSocket::open().unwrap();
+        let mut client = Client::new(netlink, Some(port_id));
+        let forger =
+            socket(AddressFamily::NETLINK, SocketType::RAW, Some(rustix::net::netlink::SOCK_DIAG)).unwrap();
+        let mut reply = [socket_with(u32::MAX, 1, 2), done()].concat();
+        for start in [0, 88] {
+            reply[start + 8..start + 12].copy_from_slice(&1_u32.to_ne_bytes());
+            reply[start + 12..start + 16].copy_from_slice(&port_id.to_ne_bytes());
+        }
+        match sendto(&forger, &reply, SendFlags::empty(), &SocketAddrNetlink::new(port_id, 0)) {
+            Ok(_) => {}
+            Err(Errno::PERM) => {
+                eprintln!("skipped: sending to a netlink socket needs CAP_NET_ADMIN");
+                return;
+            }
+            Err(errno) => panic!("{errno}"),
+        }
+        let found = client.dump(&filter()).unwrap();
+        assert!(found.iter().all(|connection| connection.cookie != Cookie(u32::MAX.into())));
+        assert_eq!(client.sequence, 1, "the forged sequence number was the one expected");
+    }
+}

@@ -1,1 +1,302 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+use vms_core::connection::TcpStates;
 
+use super::*;
+
+const SEQUENCE: u32 = 7;
+const PORT_ID: u32 = 4242;
+
+/// `struct nlmsghdr` before a payload.
+fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER_BYTES + payload.len()).unwrap();
+    let mut bytes = [
+        &length.to_ne_bytes()[..],
+        &kind.to_ne_bytes(),
+        &flags.to_ne_bytes(),
+        &SEQUENCE.to_ne_bytes(),
+        &PORT_ID.to_ne_bytes(),
+        payload,
+    ]
+    .concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// `struct inet_diag_msg`, and an attribute behind it as the kernel sends one unasked.
+fn socket(family: u8, state: u8, local: ([u8; 16], u16), remote: ([u8; 16], u16)) -> Vec<u8> {
+    [
+        // Family, state, timer, retransmits.
+        &[family, state, 2, 0][..],
+        // Ports and addresses in network order.
+        &local.1.to_be_bytes(),
+        &remote.1.to_be_bytes(),
+        &local.0,
+        &remote.0,
+        // Interface, cookie (low word first).
+        &3_u32.to_ne_bytes(),
+        &0x5566_7788_u32.to_ne_bytes(),
+        &0x1122_3344_u32.to_ne_bytes(),
+        // Expires, receive queue, send queue.
+        &0x0101_0101_u32.to_ne_bytes(),
+        &0x0202_0202_u32.to_ne_bytes(),
+        &0x0303_0303_u32.to_ne_bytes(),
+        // User, inode.
+        &1000_u32.to_ne_bytes(),
+        &0xfedc_ba98_u32.to_ne_bytes(),
+        // struct nlattr: 5 bytes of INET_DIAG_SHUTDOWN, padded.
+        &5_u16.to_ne_bytes(),
+        &8_u16.to_ne_bytes(),
+        &[0, 0, 0, 0],
+    ]
+    .concat()
+}
+
+fn in_first_word(ipv4: [u8; 4]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&ipv4);
+    bytes
+}
+
+fn ipv4_socket() -> Vec<u8> {
+    socket(2, 1, (in_first_word([10, 0, 0, 2]), 40_000), (in_first_word([10, 0, 0, 1]), 5432))
+}
+
+fn mapped_socket() -> Vec<u8> {
+    let mapped = |ipv4: [u8; 4]| Ipv4Addr::from(ipv4).to_ipv6_mapped().octets();
+    socket(10, 2, (mapped([10, 0, 0, 2]), 40_000), (mapped([10, 0, 0, 1]), 5432))
+}
+
+fn ipv6_socket() -> Vec<u8> {
+    let ip = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
+    socket(10, 8, (ip("fe80::2"), 40_000), (ip("2001:db8::1"), 5432))
+}
+
+/// A reply of three sockets, and its end.
+fn valid_reply() -> Vec<u8> {
+    [
+        message(SOCK_DIAG_BY_FAMILY, 2, &ipv4_socket()),
+        message(SOCK_DIAG_BY_FAMILY, 2, &mapped_socket()),
+        message(SOCK_DIAG_BY_FAMILY, 2, &ipv6_socket()),
+        message(DONE, 2, &0_i32.to_ne_bytes()),
+    ]
+    .concat()
+}
+
+fn decode_all(datagram: &[u8]) -> Result<Vec<Reply>, Malformed> {
+    Messages::new(datagram).map(|message| message?.decode()).collect()
+}
+
+fn endpoint(text: &str) -> Endpoint {
+    let address: std::net::SocketAddr = text.parse().unwrap();
+    Endpoint::new(address.ip(), address.port())
+}
+
+#[test]
+fn a_socket_is_decoded_field_by_field() {
+    let replies = decode_all(&message(SOCK_DIAG_BY_FAMILY, 2, &ipv4_socket())).unwrap();
+    let connection = Connection {
+        local: endpoint("10.0.0.2:40000"),
+        remote: endpoint("10.0.0.1:5432"),
+        state: TcpState::Established,
+        interface: 3,
+        inode: Inode::new(0xfedc_ba98),
+        cookie: Cookie(0x1122_3344_5566_7788),
+        uid: 1000,
+    };
+    assert_eq!(replies, [Reply::Connection(connection)]);
+}
+
+#[test]
+fn every_message_of_a_reply_is_decoded_and_mapped_addresses_are_ipv4() {
+    let replies = decode_all(&valid_reply()).unwrap();
+    let [Reply::Connection(ipv4), Reply::Connection(mapped), Reply::Connection(ipv6), Reply::Done] =
+        replies[..]
+    else {
+        panic!("{replies:?}")
+    };
+    assert_eq!((mapped.local, mapped.remote), (ipv4.local, ipv4.remote));
+    assert_eq!(mapped.state, TcpState::SynSent);
+    assert_eq!((ipv6.local, ipv6.remote), (endpoint("[fe80::2]:40000"), endpoint("[2001:db8::1]:5432")));
+    assert_eq!(ipv6.state, TcpState::CloseWait);
+}
+
+#[test]
+fn a_socket_without_a_file_has_no_inode() {
+    let mut payload = ipv4_socket();
+    payload[68..72].fill(0);
+    let replies = decode_all(&message(SOCK_DIAG_BY_FAMILY, 2, &payload)).unwrap();
+    assert!(matches!(replies[..], [Reply::Connection(Connection { inode: None, .. })]));
+}
+
+#[test]
+fn an_errno_is_seen_in_a_verdict_and_in_the_end_of_a_dump() {
+    let original_header = message(SOCK_DIAG_BY_FAMILY, 0x301, &[]);
+    let verdict =
+        |errno: i32| decode_all(&message(ERROR, 0, &[&errno.to_ne_bytes()[..], &original_header].concat()));
+    let end = |errno: i32| decode_all(&message(DONE, 2, &errno.to_ne_bytes()));
+    assert_eq!(verdict(-22), Ok(vec![Reply::Failed { errno: 22, refused: true }]));
+    assert_eq!(verdict(0), Ok(vec![Reply::Nothing]));
+    assert_eq!(end(-2), Ok(vec![Reply::Failed { errno: 2, refused: false }]));
+    assert_eq!(end(0), Ok(vec![Reply::Done]));
+    for senseless in [1, i32::MIN, i32::MAX, -4096] {
+        assert!(verdict(senseless).is_err() && end(senseless).is_err(), "{senseless}");
+    }
+    assert!(decode_all(&message(DONE, 2, &[])).is_err(), "an end without its errno");
+}
+
+#[test]
+fn lost_data_and_padding_are_told_apart() {
+    assert_eq!(decode_all(&message(OVERRUN, 0, &[])), Ok(vec![Reply::Lost]));
+    assert_eq!(decode_all(&message(NOOP, 0, &[])), Ok(vec![Reply::Nothing]));
+}
+
+#[test]
+fn a_message_belongs_to_one_request_of_one_socket() {
+    let reply = valid_reply();
+    let message = Messages::new(&reply).next().unwrap().unwrap();
+    assert!(message.answers(SEQUENCE, PORT_ID));
+    assert!(!message.answers(SEQUENCE - 1, PORT_ID));
+    assert!(!message.answers(SEQUENCE, PORT_ID + 1));
+    assert!(!message.answers(SEQUENCE, 0));
+}
+
+#[test]
+fn an_interrupted_dump_is_flagged_on_any_message() {
+    for kind in [SOCK_DIAG_BY_FAMILY, DONE] {
+        let flagged = message(kind, 2 | 0x10, &ipv4_socket());
+        assert!(Messages::new(&flagged).next().unwrap().unwrap().interrupted());
+        let unflagged = message(kind, 2, &ipv4_socket());
+        assert!(!Messages::new(&unflagged).next().unwrap().unwrap().interrupted());
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_its_place() {
+    let changed = |place: usize, bytes: &[u8]| {
+        let mut reply = valid_reply();
+        reply[place..place + bytes.len()].copy_from_slice(bytes);
+        decode_all(&reply).unwrap_err()
+    };
+    // The second message starts at 96: 16 bytes of header, 72 of socket, 8 of attribute.
+    let family = changed(96 + 16, &[1]);
+    assert_eq!((family.offset, family.found), (112, 1));
+    for unknown in [0, 14] {
+        let state = changed(96 + 17, &[unknown]);
+        assert_eq!((state.offset, state.expected, state.found), (113, "a TCP state", unknown.into()));
+    }
+    for length in [0, 15, 3 * 96 + 20 - 96 + 1, u32::MAX] {
+        let length_error = changed(96, &length.to_ne_bytes());
+        assert_eq!((length_error.offset, length_error.found), (96, length.into()));
+    }
+    let kind = changed(96 + 4, &16_u16.to_ne_bytes());
+    assert_eq!((kind.offset, kind.found), (100, 16));
+    assert_eq!(kind.to_string(), "byte 100: expected a message type of a sock_diag dump, found 16");
+}
+
+#[test]
+fn a_last_message_without_its_padding_is_whole() {
+    let mut bytes = message(NOOP, 0, &[1]);
+    assert_eq!(bytes.len(), 20);
+    bytes.truncate(17);
+    assert_eq!(decode_all(&bytes), Ok(vec![Reply::Nothing]));
+}
+
+#[test]
+fn no_byte_of_a_socket_can_be_missing() {
+    let payload = ipv4_socket();
+    for length in 0..72 {
+        let error = decode_all(&message(SOCK_DIAG_BY_FAMILY, 2, &payload[..length])).unwrap_err();
+        assert!((HEADER_BYTES..HEADER_BYTES + 72).contains(&error.offset), "{length}: {error}");
+    }
+    assert!(decode_all(&message(SOCK_DIAG_BY_FAMILY, 2, &payload[..72])).is_ok());
+}
+
+/// What a request says, read back by the layouts of the kernel's headers.
+fn decode_request(bytes: &[u8]) -> (u32, u8, u32, Vec<u8>) {
+    let u16_at = |place: usize| u16::from_ne_bytes(bytes[place..place + 2].try_into().unwrap());
+    let u32_at = |place: usize| u32::from_ne_bytes(bytes[place..place + 4].try_into().unwrap());
+    assert_eq!(usize::try_from(u32_at(0)).unwrap(), bytes.len());
+    assert_eq!((u16_at(4), u16_at(6)), (20, 0x301), "SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP");
+    assert_eq!(u32_at(12), 0);
+    assert_eq!(bytes[17..20], [6, 0, 0], "TCP, no extension");
+    assert_eq!(bytes[24..72], [0; 48], "no one socket");
+    let program = if bytes.len() > 72 {
+        assert_eq!(usize::from(u16_at(72)), bytes.len() - 72);
+        assert_eq!(u16_at(74), 1, "INET_DIAG_REQ_BYTECODE");
+        bytes[76..].to_vec()
+    } else {
+        Vec::new()
+    };
+    (u32_at(8), bytes[16], u32_at(20), program)
+}
+
+#[test]
+fn a_program_longer_than_an_attribute_is_refused() {
+    let mut out = vec![1];
+    let states = TcpStates::of(&[TcpState::Established]);
+    let encode = |bytes: usize, out: &mut Vec<u8>| {
+        let program = &vec![0; bytes];
+        DumpRequest { sequence: 1, family: Family::Inet, states, program }.encode(out)
+    };
+    assert!(encode(65_528, &mut out).is_ok());
+    assert_eq!(encode(65_532, &mut out), Err(ProgramTooLong(65_532)));
+    assert!(out.is_empty());
+}
+
+proptest! {
+    #[test]
+    fn a_request_says_what_it_was_made_of(
+        sequence in any::<u32>(),
+        inet6 in any::<bool>(),
+        states in vec(0..13_usize, 0..13),
+        words in vec(any::<[u8; 4]>(), 0..64),
+    ) {
+        let family = if inet6 { Family::Inet6 } else { Family::Inet };
+        let states: Vec<TcpState> = states.into_iter().map(|index| TcpState::ALL[index]).collect();
+        let program = words.concat();
+        let request = DumpRequest { sequence, family, states: TcpStates::of(&states), program: &program };
+        let mut out = Vec::new();
+        request.encode(&mut out).unwrap();
+        let bits = states.iter().fold(0, |bits, state| bits | 1 << state.number());
+        prop_assert_eq!(decode_request(&out), (sequence, if inet6 { 10 } else { 2 }, bits, program));
+    }
+
+    #[test]
+    fn a_truncated_reply_errs_or_holds_fewer_messages(length in 0..308_usize) {
+        let reply = valid_reply();
+        prop_assert_eq!(reply.len(), 308);
+        let whole = decode_all(&reply).unwrap();
+        match decode_all(&reply[..length]) {
+            Ok(replies) => {
+                prop_assert!(length % 96 == 0, "cut within a message at {length}");
+                prop_assert_eq!(&replies[..], &whole[..length / 96]);
+            }
+            Err(error) => prop_assert!(error.offset <= length && length % 96 != 0),
+        }
+    }
+
+    #[test]
+    fn no_change_of_a_reply_panics_or_reads_past_its_end(
+        changes in vec((0..308_usize, any::<u8>()), 1..12),
+        length in 0..=308_usize,
+    ) {
+        let mut reply = valid_reply();
+        for (place, byte) in changes {
+            reply[place] = byte;
+        }
+        reply.truncate(length);
+        if let Err(error) = decode_all(&reply) {
+            prop_assert!(error.offset <= length);
+        }
+        // Every message takes at least its header off the datagram: decoding ends.
+        prop_assert!(Messages::new(&reply).count() <= length / HEADER_BYTES + 1);
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in vec(any::<u8>(), 0..512)) {
+        let messages = Messages::new(&bytes).flatten();
+        let decoded = messages.filter(|message| message.decode().is_ok()).count();
+        prop_assert!(decoded <= bytes.len() / HEADER_BYTES);
+    }
+}

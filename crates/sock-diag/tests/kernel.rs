@@ -1,0 +1,268 @@
+//! Against the real kernel, over loopback and without privilege: what is found and what is not.
+
+#![cfg(test)]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::net::sockopt::socket_cookie;
+use vms_core::ConnAdapter;
+use vms_core::address::Endpoint;
+use vms_core::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState, TcpStates};
+use vms_sock_diag::SockDiag;
+
+const ESTABLISHED: TcpStates = TcpStates::of(&[TcpState::Established]);
+
+/// A listener and one connection to it, both ends in this process.
+struct Link {
+    listener: TcpListener,
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Link {
+    fn new(bind: &str, connect: &str) -> Self {
+        let bind: IpAddr = bind.parse().unwrap();
+        let connect: IpAddr = connect.parse().unwrap();
+        let listener = TcpListener::bind((bind, 0)).unwrap();
+        let client = TcpStream::connect((connect, listener.local_addr().unwrap().port())).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        Self { listener, client, server }
+    }
+
+    /// The well-known end.
+    fn service(&self) -> Endpoint {
+        endpoint(self.client.peer_addr().unwrap())
+    }
+
+    /// The end with the ephemeral port.
+    fn source(&self) -> Endpoint {
+        endpoint(self.client.local_addr().unwrap())
+    }
+}
+
+fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint::new(address.ip(), address.port())
+}
+
+fn dump(states: TcpStates, endpoints: impl IntoIterator<Item = Endpoint>) -> Vec<Connection> {
+    SockDiag::open().unwrap().dump(&ConnectionFilter::new(states, endpoints)).unwrap()
+}
+
+fn of_socket(connections: &[Connection], socket: impl AsFd) -> Vec<Connection> {
+    let cookie = Cookie(socket_cookie(socket).unwrap());
+    connections.iter().copied().filter(|connection| connection.cookie == cookie).collect()
+}
+
+fn inode_of(socket: &impl AsRawFd) -> Option<Inode> {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+    let number = link.to_str().unwrap().strip_prefix("socket:[").unwrap().strip_suffix(']').unwrap();
+    Inode::new(number.parse().unwrap())
+}
+
+/// Both sockets of the link are found whichever of its ends is asked for, and nothing else at the service.
+fn assert_found_from_both_ends(link: &Link) {
+    let uid = std::fs::metadata("/proc/self").unwrap().uid();
+    for asked in [link.service(), link.source()] {
+        let found = dump(ESTABLISHED, [asked]);
+        let client = Connection {
+            local: link.source(),
+            remote: link.service(),
+            state: TcpState::Established,
+            interface: 0,
+            inode: inode_of(&link.client),
+            cookie: Cookie(socket_cookie(&link.client).unwrap()),
+            uid,
+        };
+        let server = Connection {
+            local: link.service(),
+            remote: link.source(),
+            inode: inode_of(&link.server),
+            cookie: Cookie(socket_cookie(&link.server).unwrap()),
+            ..client
+        };
+        assert_eq!(of_socket(&found, &link.client), [client]);
+        assert_eq!(of_socket(&found, &link.server), [server]);
+        // The ephemeral port may serve another connection as well, to somewhere else.
+        let others = found.iter().filter(|other| ![client.cookie, server.cookie].contains(&other.cookie));
+        assert!(asked == link.source() || others.count() == 0, "{found:?}");
+    }
+}
+
+#[test]
+fn an_ipv4_connection_is_found_from_both_ends() {
+    assert_found_from_both_ends(&Link::new("127.0.0.1", "127.0.0.1"));
+}
+
+#[test]
+fn an_ipv6_connection_is_found_from_both_ends() {
+    assert_found_from_both_ends(&Link::new("::1", "::1"));
+}
+
+#[test]
+fn a_dual_stack_server_and_its_ipv4_client_are_found_by_their_ipv4_endpoints() {
+    let link = Link::new("::", "127.0.0.1");
+    assert!(link.server.local_addr().unwrap().is_ipv6(), "the server's socket is AF_INET6");
+    assert_found_from_both_ends(&link);
+}
+
+#[test]
+fn a_client_with_a_mapped_socket_is_found_by_its_ipv4_endpoints() {
+    let link = Link::new("127.0.0.1", "::ffff:127.0.0.1");
+    assert!(link.client.peer_addr().unwrap().is_ipv6(), "the client's socket is AF_INET6");
+    assert_found_from_both_ends(&link);
+}
+
+#[test]
+fn ipv4_ipv6_and_mapped_connections_are_found_together() {
+    let links = [Link::new("127.0.0.1", "127.0.0.1"), Link::new("::1", "::1"), Link::new("::", "127.0.0.1")];
+    let found = dump(ESTABLISHED, links.iter().map(Link::service));
+    assert_eq!(found.len(), 6, "{found:?}");
+    for link in &links {
+        assert_eq!(of_socket(&found, &link.client).len(), 1);
+        assert_eq!(of_socket(&found, &link.server).len(), 1);
+    }
+}
+
+#[test]
+fn another_address_or_port_is_not_found() {
+    let link = Link::new("127.0.0.1", "127.0.0.1");
+    let service = link.service();
+    let other_address = Endpoint::new(Ipv4Addr::new(127, 0, 0, 2).into(), service.port());
+    let other_family = Endpoint::new(Ipv6Addr::LOCALHOST.into(), service.port());
+    assert!(dump(ESTABLISHED, [other_address, other_family]).is_empty());
+}
+
+#[test]
+fn a_listener_is_found_only_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = endpoint(listener.local_addr().unwrap());
+    let all_but_listen = TcpStates::of(
+        &TcpState::ALL.into_iter().filter(|state| *state != TcpState::Listen).collect::<Vec<_>>(),
+    );
+    assert!(dump(all_but_listen, [service]).is_empty());
+    let found = dump(TcpStates::of(&[TcpState::Listen]), [service]);
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].state, found[0].local), (TcpState::Listen, service));
+}
+
+#[test]
+fn a_half_closed_connection_is_no_longer_established_at_either_end() {
+    let mut link = Link::new("127.0.0.1", "127.0.0.1");
+    link.server.shutdown(Shutdown::Write).unwrap();
+    // The end of the stream has arrived, and is acknowledged with what is sent back.
+    assert_eq!(link.client.read(&mut [0; 8]).unwrap(), 0);
+    link.client.write_all(b"x").unwrap();
+    assert_eq!(link.server.read(&mut [0; 8]).unwrap(), 1);
+
+    assert!(dump(ESTABLISHED, [link.service()]).is_empty());
+    let half_closed = TcpStates::of(&[TcpState::CloseWait, TcpState::FinWait2]);
+    let found = dump(half_closed, [link.service()]);
+    assert_eq!(of_socket(&found, &link.client)[0].state, TcpState::CloseWait);
+    assert_eq!(of_socket(&found, &link.server)[0].state, TcpState::FinWait2);
+}
+
+#[test]
+fn a_connection_that_nobody_has_accepted_has_no_inode() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let found = dump(ESTABLISHED, [endpoint(listener.local_addr().unwrap())]);
+    assert_eq!(found.len(), 2);
+    assert_eq!(of_socket(&found, &client)[0].inode, inode_of(&client));
+    let waiting = found.iter().find(|connection| connection.local == endpoint(client.peer_addr().unwrap()));
+    assert_eq!(waiting.unwrap().inode, None);
+}
+
+#[test]
+fn one_socket_serves_many_dumps_and_follows_the_connection() {
+    let mut sock_diag = SockDiag::open().unwrap();
+    let link = Link::new("127.0.0.1", "127.0.0.1");
+    let filter = ConnectionFilter::new(ESTABLISHED, [link.service()]);
+    for _ in 0..50 {
+        assert_eq!(sock_diag.dump(&filter).unwrap().len(), 2);
+    }
+    drop(link);
+    assert!(sock_diag.dump(&filter).unwrap().is_empty());
+}
+
+#[test]
+fn a_connection_is_found_among_any_number_of_endpoints() {
+    let links = [Link::new("127.0.0.1", "127.0.0.1"), Link::new("::1", "::1"), Link::new("::", "127.0.0.1")];
+    let services: Vec<Endpoint> = links.iter().map(Link::service).collect();
+    // Spread over all ports and 250 addresses, then all at the port of one of the services.
+    let spread = |index: u16| {
+        let last = u8::try_from(index % 250).unwrap();
+        let ip = if index.is_multiple_of(2) {
+            Ipv4Addr::new(192, 0, 2, last).into()
+        } else {
+            IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()))
+        };
+        Endpoint::new(ip, index.wrapping_mul(3))
+    };
+    let one_port = |index: u16| {
+        let [high, low] = index.to_be_bytes();
+        Endpoint::new(Ipv4Addr::new(198, 18, high, low).into(), services[0].port())
+    };
+    let mut sock_diag = SockDiag::open().unwrap();
+    for count in [0, 1, 100, 500, 1000, 5000, 20_000] {
+        let spread: Vec<Endpoint> = (0..count).map(spread).collect();
+        let one_port: Vec<Endpoint> = (0..count).map(one_port).collect();
+        for others in [spread, one_port] {
+            let filter =
+                ConnectionFilter::new(ESTABLISHED, others.into_iter().chain(services.iter().copied()));
+            let found = sock_diag.dump(&filter).unwrap();
+            assert_eq!(found.len(), 6, "{count}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn a_reply_of_many_pieces_is_complete() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // About 100 bytes a socket in pieces of 32 KiB at most.
+    let links: Vec<(TcpStream, TcpStream)> =
+        (0..450).map(|_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap().0)).collect();
+    let found = dump(ESTABLISHED, [endpoint(address)]);
+    assert_eq!(found.len(), 2 * links.len());
+    for (client, server) in &links {
+        assert_eq!(of_socket(&found, client).len(), 1);
+        assert_eq!(of_socket(&found, server).len(), 1);
+    }
+}
+
+#[test]
+fn a_standing_connection_is_found_once_in_each_dump_while_others_come_and_go() {
+    let link = Link::new("127.0.0.1", "127.0.0.1");
+    let address = link.listener.local_addr().unwrap();
+    let enough = AtomicBool::new(false);
+    let mut sock_diag = SockDiag::open().unwrap();
+    let filter = ConnectionFilter::new(ESTABLISHED, [endpoint(address)]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !enough.load(Ordering::Relaxed) {
+                drop((TcpStream::connect(address).unwrap(), link.listener.accept().unwrap()));
+            }
+        });
+        let found: Vec<_> = (0..100).map(|_| sock_diag.dump(&filter)).collect();
+        enough.store(true, Ordering::Relaxed);
+        for found in found {
+            let found = found.unwrap();
+            assert_eq!(of_socket(&found, &link.client).len(), 1);
+            assert_eq!(of_socket(&found, &link.server).len(), 1);
+        }
+    });
+}
+
+#[test]
+fn interfaces_are_known_by_name() {
+    let sock_diag = SockDiag::open().unwrap();
+    let index = std::fs::read_to_string("/sys/class/net/lo/ifindex").unwrap();
+    assert_eq!(sock_diag.interface_index("lo"), Some(index.trim().parse().unwrap()));
+    for absent in ["", "nonesuch0", "a-name-that-is-longer-than-any", "l\0o"] {
+        assert_eq!(sock_diag.interface_index(absent), None, "{absent:?}");
+    }
+}
