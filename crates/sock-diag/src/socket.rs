@@ -91,3 +91,6 @@ pub(crate) fn io_error(errno: Errno) -> io::Error {
         errno => errno.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;
