@@ -24,6 +24,7 @@ mod verify;
 mod vms;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,11 +34,11 @@ use vms_core::probe::ConnectionProbe;
 use vms_export::ExportConfig;
 
 pub(crate) use effective::Effective;
-pub(crate) use fault::{ConfigErrors, Fault};
+pub(crate) use fault::ConfigErrors;
 pub(crate) use layer::Overrides;
 pub(crate) use settings::LogFormat;
 
-use self::fault::{KeyPath, Place};
+use self::fault::{Fault, KeyPath, Place};
 use self::schema::Schema;
 use self::settings::Settings;
 use self::tree::Origins;
@@ -173,8 +174,9 @@ fn load_or_default(sources: &Sources<'_>, default_file: &Path) -> Result<Loaded,
     };
     tree::prune(&mut root);
     let mut found = verify::verify(&mut root, schema, &origins);
-    relations::relate(&mut root, &origins, &mut found, &mut warnings);
-    if !file_is_readable {
+    if file_is_readable {
+        relations::relate(&mut root, &origins, &mut found, &mut warnings);
+    } else {
         // What is missing may stand in the file.
         found.retain(|fault| fault.place != Place::Default);
     }
@@ -190,9 +192,11 @@ fn load_or_default(sources: &Sources<'_>, default_file: &Path) -> Result<Loaded,
 /// The flag's file, else the variable's, else the default one if there is one.
 fn choose_file(sources: &Sources<'_>, default_file: &Path) -> Option<PathBuf> {
     let named = sources.file.map(Path::to_owned);
-    named
-        .or_else(|| sources.environment.get(vms::CONFIG_VARIABLE).map(PathBuf::from))
-        .or_else(|| default_file.symlink_metadata().is_ok().then(|| default_file.to_owned()))
+    named.or_else(|| sources.environment.get(vms::CONFIG_VARIABLE).map(PathBuf::from)).or_else(|| {
+        // One that is there and cannot be read is an error, not an absent one.
+        let absent = default_file.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        (!absent).then(|| default_file.to_owned())
+    })
 }
 
 /// A fault that the checks before should have told in better words.

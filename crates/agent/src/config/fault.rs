@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// Where a value was written. Ordered as sources are: later ones win.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
+pub(super) enum Place {
     /// Nowhere: the agent's own choice.
     Default,
     /// In a file, on that line where the format tells.
@@ -30,7 +30,7 @@ impl fmt::Display for Place {
 
 /// One step into the tree of settings.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Step {
+pub(super) enum Step {
     /// Into a section.
     Key(String),
     /// Into a list.
@@ -39,7 +39,7 @@ pub(crate) enum Step {
 
 /// The way to a setting: `probes[1].destServicePort`. Empty for the whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct KeyPath(pub(super) Vec<Step>);
+pub(super) struct KeyPath(pub(super) Vec<Step>);
 
 impl KeyPath {
     /// The way to an entry of a section.
@@ -99,7 +99,7 @@ pub(super) fn quote(text: &str) -> String {
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Fault {
+pub(super) struct Fault {
     /// Where it was written; [`Place::Default`] for what is written nowhere, and should be.
     pub(super) place: Place,
     /// The setting; empty for what concerns the source as a whole.
@@ -171,11 +171,6 @@ impl ConfigErrors {
         faults.sort();
         faults.dedup();
         Self(faults)
-    }
-
-    /// What is wrong, one by one.
-    pub(crate) fn faults(&self) -> &[Fault] {
-        &self.0
     }
 }
 

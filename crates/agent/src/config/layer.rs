@@ -125,13 +125,16 @@ impl Overrides {
     }
 
     pub(super) fn layer(&self, schema: Schema<'_>, origins: &mut Origins, faults: &mut Vec<Fault>) -> Layer {
-        let mut settings = Dict::new();
+        let mut settings = Value::from(Dict::new());
         for (path, flag, text) in &self.0 {
             let place = super::fault::Place::Flag((*flag).into());
-            let tag = origins.tag(tree::Origin::of(place));
-            tree::insert(&mut settings, path, tree::coerce(text.clone(), schema.at(path), tag));
+            let tag = origins.tag(tree::Origin::of(place.clone()));
+            let value = tree::coerce(text.clone(), schema.at(path), tag);
+            if let Err(problem) = tree::insert(&mut settings, &path.0, tag, value) {
+                faults.push(Fault::new(place, path.clone(), problem));
+            }
         }
-        Layer::new("command line", settings, origins, faults)
+        Layer::new("command line", settings.into_dict().unwrap_or_default(), origins, faults)
     }
 }
 

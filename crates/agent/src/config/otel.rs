@@ -59,7 +59,7 @@ pub(super) fn layer(
     faults: &mut Vec<Fault>,
     warnings: &mut Vec<String>,
 ) -> Layer {
-    let mut source = Source { settings: Dict::new(), schema, origins, faults, warnings };
+    let mut source = Source { settings: Value::from(Dict::new()), schema, origins, faults, warnings };
     for (suffix, path, reading) in EXPORTER {
         let names = [format!("OTEL_EXPORTER_OTLP_METRICS_{suffix}"), format!("OTEL_EXPORTER_OTLP_{suffix}")];
         if let Some((name, text)) = names.iter().find_map(|name| Some((name, environment.get(name)?))) {
@@ -74,12 +74,12 @@ pub(super) fn layer(
     if let Some(text) = environment.get("OTEL_SDK_DISABLED") {
         source.disable("OTEL_SDK_DISABLED", text);
     }
-    let Source { settings, .. } = source;
+    let settings = source.settings.into_dict().unwrap_or_default();
     Layer::new("OTEL_* variables", settings, origins, faults)
 }
 
 struct Source<'a> {
-    settings: Dict,
+    settings: Value,
     schema: Schema<'a>,
     origins: &'a mut Origins,
     faults: &'a mut Vec<Fault>,
@@ -124,21 +124,25 @@ impl Source<'_> {
             self.faults.push(fault);
             Value::String(self.origins.tag(origin.unusable()), String::new())
         });
-        tree::insert(&mut self.settings, &path, value);
+        self.insert(name, &path, value);
     }
 
     /// Nothing is exported, whatever the other variables say.
     fn disable(&mut self, name: &str, text: &str) {
         if self.boolean(name, text) {
             let tag = self.origins.tag(Origin::of(Place::Variable(name.into())));
-            tree::insert(
-                &mut self.settings,
-                &"export.exporter".into(),
-                Value::String(tag, "none".to_owned()),
-            );
+            self.insert(name, &"export.exporter".into(), Value::String(tag, "none".to_owned()));
             for own in ["selfTelemetry.traces", "selfTelemetry.logs"] {
-                tree::insert(&mut self.settings, &own.into(), Value::Bool(tag, false));
+                self.insert(name, &own.into(), Value::Bool(tag, false));
             }
+        }
+    }
+
+    fn insert(&mut self, name: &str, path: &KeyPath, value: Value) {
+        let place = Place::Variable(name.into());
+        let tag = self.origins.tag(Origin::of(place.clone()));
+        if let Err(problem) = tree::insert(&mut self.settings, &path.0, tag, value) {
+            self.faults.push(Fault::new(place, path.clone(), problem));
         }
     }
 

@@ -94,7 +94,7 @@ impl<'a> Schema<'a> {
         choices
     }
 
-    /// The keys of a section, sorted by name.
+    /// The keys of a section.
     pub(super) fn properties(self) -> impl Iterator<Item = (&'a str, Self)> {
         let properties = self.0.get("properties").and_then(Json::as_object);
         let property = |(name, schema): (&'a String, _)| Some((name.as_str(), Self::new(schema)?));
@@ -103,10 +103,8 @@ impl<'a> Schema<'a> {
 
     /// A key of a section; of any kind of it, where it is a tagged one.
     pub(super) fn property(self, name: &str) -> Option<Self> {
-        self.properties()
-            .find(|(key, _)| *key == name)
-            .map(|(_, schema)| schema)
-            .or_else(|| self.variants().into_iter().find_map(|(_, variant)| variant.property(name)))
+        let own = self.0.get("properties").and_then(|properties| Self::new(properties.get(name)?));
+        own.or_else(|| self.variants().into_iter().find_map(|(_, variant)| variant.property(name)))
     }
 
     /// The keys that a section has to have, in the order of their declaration.
@@ -194,6 +192,17 @@ impl<'a> Schema<'a> {
                 None if self.limit("minLength").is_some() => "a text that is not empty".to_owned(),
                 None => Kind::Text.describe().to_owned(),
             },
+            (Kind::Section, _) => {
+                let of_variant = self.variants().into_iter().next().map(|(_, variant)| variant);
+                let section = of_variant.unwrap_or(self);
+                let mut keys: Vec<&str> = section.required().collect();
+                if keys.is_empty() {
+                    keys = section.properties().map(|(key, _)| key).collect();
+                    keys.sort_unstable();
+                }
+                format!("keys such as {}", keys.join(", "))
+            }
+            (Kind::List, _) if self.limit("minItems").is_some() => "a list of at least one item".to_owned(),
             (Kind::Integer, _) => format!("an integer{}", limits(number("minimum"), number("maximum"))),
             (kind, _) => kind.describe().to_owned(),
         }

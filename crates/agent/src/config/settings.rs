@@ -24,21 +24,25 @@ pub(super) fn schema() -> Map<String, Json> {
         .into_generator()
         .into_root_schema_for::<Settings>();
     let mut keywords = std::mem::take(schema.ensure_object());
-    keywords.values_mut().for_each(drop_implied_defaults);
+    keywords.values_mut().for_each(tidy);
     keywords
 }
 
-/// A default of null is none; a default of a section only repeats those of its keys.
-fn drop_implied_defaults(schema: &mut Json) {
+/// Leaves out what says nothing: a default of null is none, and one of a section only repeats those of its keys.
+/// Doc comments are wrapped for this file; editors wrap descriptions themselves.
+fn tidy(schema: &mut Json) {
     let Json::Object(keywords) = schema else { return };
     let is_section = keywords.contains_key("properties");
     if keywords.get("default").is_some_and(|default| default.is_null() || is_section) {
         keywords.remove("default");
     }
+    if let Some(Json::String(description)) = keywords.get_mut("description") {
+        *description = description.replace('\n', " ");
+    }
     for part in keywords.values_mut() {
         match part {
-            Json::Array(parts) => parts.iter_mut().for_each(drop_implied_defaults),
-            part => drop_implied_defaults(part),
+            Json::Array(parts) => parts.iter_mut().for_each(tidy),
+            part => tidy(part),
         }
     }
 }

@@ -54,7 +54,12 @@ impl Origins {
 
     /// The origin of a value. What has none of its own is a default.
     pub(super) fn of(&self, value: &Value) -> &Origin {
-        serde_json::to_value(value.tag())
+        self.of_tag(value.tag())
+    }
+
+    /// The origin of the values with that tag.
+    pub(super) fn of_tag(&self, tag: Tag) -> &Origin {
+        serde_json::to_value(tag)
             .ok()
             .and_then(|number| number.as_u64())
             .and_then(|number| usize::try_from(number).ok())
@@ -113,7 +118,7 @@ impl<P: Fn(u32) -> Place> NodeReader<'_, P> {
             Ok(Substituted { text, replaced, secret }) => {
                 let tag = self.origins.tag(Origin { secret, ..origin });
                 // Its format cannot have told the type of what was put in: the setting does.
-                let schema = self.schema.at(path).filter(|_| replaced);
+                let schema = if replaced { self.schema.at(path) } else { None };
                 coerce(text, schema, tag)
             }
             Err(problems) => {
@@ -155,21 +160,41 @@ pub(super) fn at<'a>(root: &'a Value, path: &KeyPath) -> Option<&'a Value> {
     })
 }
 
-/// Puts a value under a path of keys, and makes the sections on the way, with the value's tag.
-pub(super) fn insert(dict: &mut Dict, path: &KeyPath, value: Value) {
-    let mut dict = dict;
-    let tag = value.tag();
-    let Some((Step::Key(last), way)) = path.0.split_last() else { return };
-    for step in way {
-        let Step::Key(key) = step else { return };
-        let section = dict.entry(key.clone()).or_insert_with(|| Value::Dict(tag, Dict::new()));
-        if !matches!(section, Value::Dict(..)) {
-            *section = Value::Dict(tag, Dict::new());
+/// Puts a value where the path leads. Sections and lists on the way are made, with the tag given; lists grow item
+/// by item.
+///
+/// # Errors
+/// When an item would not be the next one of its list.
+pub(super) fn insert(root: &mut Value, path: &[Step], tag: Tag, value: Value) -> Result<(), String> {
+    let Some((step, rest)) = path.split_first() else {
+        *root = value;
+        return Ok(());
+    };
+    match step {
+        Step::Key(key) => {
+            if !matches!(root, Value::Dict(..)) {
+                *root = Value::Dict(tag, Dict::new());
+            }
+            let Value::Dict(_, entries) = root else { return Ok(()) };
+            insert(entries.entry(key.clone()).or_insert(Value::Dict(tag, Dict::new())), rest, tag, value)
         }
-        let Value::Dict(_, inner) = section else { return };
-        dict = inner;
+        Step::Index(index) => {
+            if !matches!(root, Value::Array(..)) {
+                *root = Value::Array(tag, Vec::new());
+            }
+            let Value::Array(_, items) = root else { return Ok(()) };
+            if *index == items.len() {
+                items.push(Value::Dict(tag, Dict::new()));
+            }
+            match items.get_mut(*index) {
+                Some(item) => insert(item, rest, tag, value),
+                None => Err(format!(
+                    "item {} is missing: items are numbered from 0 on, without a gap",
+                    items.len()
+                )),
+            }
+        }
     }
-    dict.insert(last.clone(), value);
 }
 
 /// Removes the keys that hold nothing: for them an earlier source, and then the default, was to hold no more.

@@ -29,7 +29,7 @@ impl<'a> Verifier<'a> {
         let secret = secret || schema.is_secret();
         match (schema.kind(), value) {
             (Kind::Section, Value::Dict(tag, entries)) => {
-                let place = self.origins.of(&Value::from(*tag)).place.clone();
+                let place = self.origins.of_tag(*tag).place.clone();
                 self.section(entries, schema, path, secret, &place);
             }
             (Kind::Map, Value::Dict(_, entries)) => {
@@ -59,13 +59,11 @@ impl<'a> Verifier<'a> {
         secret: bool,
         place: &Place,
     ) {
-        let schema = if schema.variants().is_empty() {
-            schema
-        } else {
-            match self.variant(entries, schema, path, place) {
-                Some(variant) => variant,
-                None => return,
-            }
+        let is_tagged = !schema.variants().is_empty();
+        let schema = match is_tagged.then(|| self.variant(entries, schema, path, place)) {
+            None => schema,
+            Some(Some(variant)) => variant,
+            Some(None) => return,
         };
         for (key, value) in entries.iter() {
             if schema.property(key).is_none() {
@@ -77,7 +75,7 @@ impl<'a> Verifier<'a> {
                 self.faults.push(missing(name, schema, path, place.clone()));
             }
         }
-        for (name, schema) in schema.properties() {
+        for (name, schema) in schema.properties().filter(|(name, _)| !(is_tagged && *name == "type")) {
             if let Some(value) = entries.get_mut(name) {
                 self.value(value, schema, &path.key(name), secret);
             } else if let Some(default) = schema.default().and_then(|default| Value::serialize(default).ok())
@@ -158,8 +156,7 @@ impl<'a> Verifier<'a> {
         let place = self.origins.of(list).place.clone();
         let Value::Array(_, items) = list else { return };
         if items.is_empty() && schema.limit("minItems").is_some() {
-            self.faults
-                .push(Fault::new(place, path.clone(), "the list is empty").allowed("at least one item"));
+            self.faults.push(Fault::new(place, path.clone(), "the list is empty").allowed(schema.allowed()));
         }
         if let Some(schema) = schema.items() {
             for (index, item) in items.iter_mut().enumerate() {
@@ -218,6 +215,7 @@ impl<'a> Verifier<'a> {
         let is_duration = schema.text_limit("x-minimum").is_some();
         let problem = match (schema.kind(), value) {
             (Kind::Text, Value::Num(..)) if is_duration => "a number without a unit".to_owned(),
+            (Kind::Text, _) if !schema.choices().is_empty() => "not one of the choices".to_owned(),
             (Kind::Text, Value::Num(..) | Value::Bool(..)) => "not a text: put it in quotes".to_owned(),
             (Kind::Integer, Value::String(_, text)) if text.trim().parse::<i128>().is_ok() => {
                 "a text: remove the quotes".to_owned()
@@ -250,7 +248,9 @@ fn missing(name: &str, schema: Schema<'_>, path: &KeyPath, place: Place) -> Faul
     if path.0.is_empty() {
         // The root is in no place of its own: each source may have given a part of it.
         let fault = Fault::new(Place::Default, KeyPath::from(name), "missing");
-        return fault.allowed(format!("{allowed}, in a file (--config, VMS_CONFIG) or in VMS_PROBES"));
+        let file = super::DEFAULT_FILE;
+        return fault
+            .allowed(format!("{allowed}, in a file (--config, VMS_CONFIG or {file}) or in VMS_PROBES"));
     }
     Fault::new(place, path.clone(), format!("`{name}` is missing")).allowed(allowed)
 }

@@ -57,8 +57,10 @@ pub(super) fn layer(
     let mut root = Value::from(Dict::new());
     for (path, (name, text)) in variables {
         let value = read_value(name, text, &path, schema, origins, faults);
-        if let Err(problem) = insert(&mut root, &path.0, value) {
-            faults.push(Fault::new(Place::Variable(name.into()), path, problem));
+        let place = Place::Variable(name.into());
+        let tag = origins.tag(Origin::of(place.clone()));
+        if let Err(problem) = tree::insert(&mut root, &path.0, tag, value) {
+            faults.push(Fault::new(place, path, problem));
         }
     }
     let settings = root.into_dict().unwrap_or_default();
@@ -81,7 +83,7 @@ fn is_service_link(name: &str, environment: &Environment) -> bool {
 }
 
 /// The setting that a variable names.
-fn resolve(name: &str, schema: Schema<'_>) -> Option<KeyPath> {
+pub(super) fn resolve(name: &str, schema: Schema<'_>) -> Option<KeyPath> {
     let mut path = KeyPath::default();
     let mut schema = schema;
     for segment in name.strip_prefix(PREFIX)?.split("__") {
@@ -152,39 +154,6 @@ fn is_pairs(text: &str) -> bool {
         && text.find('=').is_some_and(|equals| text.find(':').is_none_or(|colon| equals < colon))
 }
 
-/// Puts a value where the path leads; lists grow item by item.
-fn insert(root: &mut Value, path: &[Step], value: Value) -> Result<(), String> {
-    let Some((step, rest)) = path.split_first() else {
-        *root = value;
-        return Ok(());
-    };
-    let tag = value.tag();
-    match step {
-        Step::Key(key) => {
-            if !matches!(root, Value::Dict(..)) {
-                *root = Value::Dict(tag, Dict::new());
-            }
-            let Value::Dict(_, entries) = root else { return Ok(()) };
-            insert(entries.entry(key.clone()).or_insert(Value::Dict(tag, Dict::new())), rest, value)
-        }
-        Step::Index(index) => {
-            if !matches!(root, Value::Array(..)) {
-                *root = Value::Array(tag, Vec::new());
-            }
-            let Value::Array(_, items) = root else { return Ok(()) };
-            if *index == items.len() {
-                items.push(Value::Dict(tag, Dict::new()));
-            }
-            match items.get_mut(*index) {
-                Some(item) => insert(item, rest, value),
-                None => {
-                    Err(format!("there is no item {} before it: items are numbered from 0 on", index - 1))
-                }
-            }
-        }
-    }
-}
-
 /// The variable that was probably meant.
 fn suggest_name(name: &str, schema: Schema<'_>) -> Option<String> {
     // Items have the number that the name gives: it is not what is wrong.
@@ -210,4 +179,12 @@ fn collect_names(prefix: &str, schema: Schema<'_>, index: &str, names: &mut Vec<
         }
         names.push(name);
     }
+}
+
+/// Every variable, for the first item of each list.
+#[cfg(test)]
+pub(super) fn names(schema: Schema<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    collect_names(PREFIX, schema, "0", &mut names);
+    names
 }
