@@ -2,9 +2,19 @@
 
 use std::time::{Duration, SystemTime};
 
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use vms_core::Clock;
+use vms_core::metric::{Attribute, DataPoint, Value};
 
 use crate::config::{Backoff, Compression, ExportConfig, Protocol, TlsFiles};
+use crate::mapping::{Encoder, Resource};
+use crate::queue::Batch;
+
+pub(crate) mod certificates;
+pub(crate) mod grpc_collector;
+pub(crate) mod http_collector;
+pub(crate) mod log;
 
 /// A configuration without TLS, headers or compression, that waits little.
 pub(crate) fn config(protocol: Protocol, endpoint: &str) -> ExportConfig {
@@ -31,4 +41,33 @@ impl Clock for StoppedClock {
     fn wall(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
     }
+}
+
+/// Batches of one valid request each, with as many points as the argument says.
+pub(crate) fn batch(points: u64) -> Batch {
+    let one = DataPoint {
+        metric: &vms_core::metric::UP,
+        attributes: [Attribute::new("name", "orders")].into(),
+        extra: None,
+        time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        start: None,
+        value: Value::Int(1),
+    };
+    let count = usize::try_from(points).unwrap();
+    let encoder = Encoder::new(Resource::new([("service.name".into(), "vms-agent".into())]), "1.2.3");
+    let mut batches = encoder.encode(&vec![one; count]);
+    assert_eq!(batches.len(), 1);
+    batches.remove(0)
+}
+
+/// The points of an encoded request.
+pub(crate) fn count_points(request: &ExportMetricsServiceRequest) -> u64 {
+    let metrics = request.resource_metrics.iter().flat_map(|r| &r.scope_metrics).flat_map(|s| &s.metrics);
+    let counts = metrics.map(|metric| match metric.data.as_ref().unwrap() {
+        Data::Gauge(gauge) => gauge.data_points.len(),
+        Data::Sum(sum) => sum.data_points.len(),
+        Data::Histogram(histogram) => histogram.data_points.len(),
+        other => panic!("{other:?}"),
+    });
+    u64::try_from(counts.sum::<usize>()).unwrap()
 }

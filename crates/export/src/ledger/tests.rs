@@ -1,1 +1,111 @@
+use proptest::prelude::*;
 
+use super::*;
+
+const NOW: Now = Now { wall: SystemTime::UNIX_EPOCH, monotonic: Duration::from_secs(50) };
+
+fn batch(bytes: usize, points: u64) -> Batch {
+    Batch::new(vec![0; bytes].into(), points)
+}
+
+fn failure(error_type: &'static str) -> Failure {
+    Failure::exchange(error_type, "told".into(), "do this")
+}
+
+#[test]
+fn an_outage_is_told_at_its_start_at_each_new_kind_of_failure_and_at_its_end() {
+    let mut ledger = Ledger::new(100);
+    ledger.enqueue(batch(10, 3));
+    let mut told = Vec::new();
+    for error_type in ["503", "503", "timeout", "503"] {
+        let batch = ledger.take().unwrap();
+        told.extend(ledger.put_back(batch, failure(error_type), NOW));
+    }
+    let failing = |error_type| Notice::Failing { failure: failure(error_type), lost: 0, waiting: 3 };
+    assert_eq!(told, [failing("503"), failing("timeout")]);
+    ledger.enqueue(batch(10, 4));
+    ledger.take().unwrap();
+    let later = Now { monotonic: Duration::from_secs(110), ..NOW };
+    let told = ledger.accepted(Accepted::default(), later);
+    assert_eq!(told, [Notice::Recovered { lasted: Duration::from_secs(60), lost: 0, waiting: 4 }]);
+    ledger.take().unwrap();
+    assert_eq!(ledger.accepted(Accepted::default(), later), []);
+}
+
+#[test]
+fn what_an_outage_cost_is_told_at_its_end() {
+    let mut ledger = Ledger::new(20);
+    ledger.enqueue(batch(10, 1));
+    ledger.take().unwrap();
+    assert_eq!(
+        ledger.refused(failure("401"), NOW),
+        Some(Notice::Failing { failure: failure("401"), lost: 1, waiting: 0 })
+    );
+    assert_eq!(ledger.enqueue(batch(20, 2)), None);
+    assert_eq!(ledger.enqueue(batch(20, 4)), Some(Notice::QueueFull { limit: 20 }));
+    assert_eq!(ledger.enqueue(batch(20, 8)), None);
+    ledger.take().unwrap();
+    let told = ledger.accepted(Accepted::default(), NOW);
+    assert_eq!(
+        told,
+        [Notice::Recovered { lasted: Duration::ZERO, lost: 7, waiting: 0 }, Notice::QueueEmptied { lost: 6 }]
+    );
+}
+
+#[test]
+fn remarks_are_told_once_each_and_remembered_within_a_bound() {
+    let mut ledger = Ledger::new(100);
+    let mut told = 0;
+    for number in 0..1000 {
+        for _ in 0..2 {
+            ledger.enqueue(batch(1, 1));
+            ledger.take().unwrap();
+            let accepted = Accepted { message: format!("remark {number}"), ..Accepted::default() };
+            told += ledger.accepted(accepted, NOW).len();
+        }
+    }
+    assert_eq!(told, 1000);
+    assert!(ledger.remarks.len() <= MAX_REMARKS);
+}
+
+#[test]
+fn a_notice_says_what_to_do() {
+    let waiting = Notice::Failing { failure: failure("503"), lost: 0, waiting: 9 };
+    assert_eq!(waiting.to_string(), "exchange failed: told; do this; 9 points wait, measuring goes on");
+    let lost = Notice::Failing { failure: failure("401"), lost: 3, waiting: 9 };
+    assert_eq!(lost.to_string(), "request refused: told; do this; its 3 points are lost, measuring goes on");
+}
+
+proptest! {
+    #[test]
+    fn every_point_is_sent_dropped_or_waiting(
+        limit in 1usize..80,
+        steps in proptest::collection::vec((0usize..40, 0u64..9, 0u8..6, 0u64..12), 0..300),
+    ) {
+        let mut ledger = Ledger::new(limit);
+        let mut enqueued = 0;
+        let mut on_its_way: Option<Batch> = None;
+        for (bytes, points, fate, rejected) in steps {
+            enqueued += points;
+            ledger.enqueue(batch(bytes, points));
+            match (fate, on_its_way.take()) {
+                (0, None) => on_its_way = ledger.take(),
+                (1, Some(_)) => {
+                    ledger.accepted(Accepted { rejected, ..Accepted::default() }, NOW);
+                }
+                (2, Some(batch)) => {
+                    ledger.put_back(batch, failure("503"), NOW);
+                }
+                (3, Some(_)) => {
+                    ledger.refused(failure("404"), NOW);
+                }
+                (_, kept) => on_its_way = kept,
+            }
+            let stats = ledger.stats();
+            let dropped: u64 = stats.dropped_points.values().sum();
+            prop_assert_eq!(enqueued, stats.sent_points + dropped + stats.waiting_points);
+            let in_flight = on_its_way.as_ref().map_or(0, |batch| batch.bytes().len());
+            prop_assert!(stats.waiting_bytes <= limit + in_flight);
+        }
+    }
+}
