@@ -130,6 +130,11 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         Ok(())
     }
 
+    /// Puts another source of processes in force.
+    pub fn replace_processes(&mut self, processes: P) {
+        self.processes = processes;
+    }
+
     /// How measurements ended so far.
     #[must_use]
     pub fn outcomes(&self) -> Outcomes {
