@@ -78,6 +78,17 @@ pub(crate) enum Exporter {
     None,
 }
 
+impl Exporter {
+    /// Where measurements go, for the log.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Otlp(export) => export.endpoint.to_string(),
+            Self::Console => "the console".to_owned(),
+            Self::None => "nowhere".to_owned(),
+        }
+    }
+}
+
 /// What the data says about its origin, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ResourceConfig {

@@ -22,7 +22,7 @@ pub(crate) const fn encoding_name(compression: Compression) -> Option<&'static s
 ///
 /// # Errors
 /// When the compressor refuses: out of memory, in practice never.
-pub(crate) fn encode_body(compression: Compression, body: &[u8], target: Vec<u8>) -> io::Result<Vec<u8>> {
+pub fn encode_body(compression: Compression, body: &[u8], target: Vec<u8>) -> io::Result<Vec<u8>> {
     match compression {
         Compression::None => {
             let mut target = target;

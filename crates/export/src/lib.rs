@@ -28,6 +28,7 @@ mod tls;
 mod transport;
 
 pub use client::HttpClient;
+pub use compress::encode_body;
 pub use config::ExportConfig;
 pub use error::ExportError;
 pub use failure::{Failure, Stage};

@@ -1,0 +1,49 @@
+//! What to do about a link that is down: the same words in the log and in `vms-agent check`.
+
+use vms_core::connection::Direction;
+use vms_core::look::DownReason;
+use vms_core::probe::ConnectionProbe;
+
+/// The advice for a link that is down for that reason.
+pub(crate) fn for_down(probe: &ConnectionProbe, direction: Option<Direction>, reason: DownReason) -> String {
+    let service = probe.service();
+    let process = processes(probe, direction);
+    match reason {
+        DownReason::NotPermitted => {
+            "a connection is there, and who holds it may not be read: run `vms-agent doctor` for the fix"
+                .into()
+        }
+        DownReason::HeldByOther => format!(
+            "a connection is there, and no process matching {process} holds it: see `ss -tnp` and correct \
+             processName or executablePath"
+        ),
+        DownReason::ProcessAbsent => {
+            format!("no process matches {process}: start it, or correct processName or executablePath")
+        }
+        DownReason::Connecting => format!(
+            "{service} does not answer: see that the service listens and that no firewall drops the packets"
+        ),
+        DownReason::NoConnection => {
+            format!("no ESTABLISHED connection with {service}: see the service, and the log of {process}")
+        }
+    }
+}
+
+/// The patterns that a process on this host would have to fit.
+fn processes(probe: &ConnectionProbe, direction: Option<Direction>) -> String {
+    let pattern = |direction| {
+        let pattern = probe.process(direction);
+        match &pattern.executable {
+            Some(executable) => format!("`{}` ({})", pattern.name, executable.display()),
+            None => format!("`{}`", pattern.name),
+        }
+    };
+    match direction {
+        Some(direction) => pattern(direction),
+        None if probe.source_process == probe.dest_process => pattern(Direction::Forward),
+        None => format!("{} or {}", pattern(Direction::Forward), pattern(Direction::Reverse)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

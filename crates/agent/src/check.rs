@@ -1,0 +1,163 @@
+//! `vms-agent check`: one look at each link, as a table or as JSON.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+use vms_core::connection::Direction;
+use vms_core::look::{DirectionLook, ProbeLook};
+use vms_core::probe::ConnectionProbe;
+
+use crate::advice;
+use crate::config::Config;
+use crate::terminal::{Cell, Table, Tone};
+
+/// One line of the answer: a probe in a direction, or a probe that matched in none.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    name: String,
+    direction: Option<&'static str>,
+    up: u8,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    connections: usize,
+    unattributed: usize,
+    owners: Vec<Owner>,
+    dest_ip: String,
+    dest_port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_port: Option<u16>,
+    #[serde(skip)]
+    advice: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Owner {
+    pid: u32,
+    name: String,
+    executable: Option<PathBuf>,
+}
+
+impl Row {
+    /// Whether the link is up.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up == 1
+    }
+
+    fn new(probe: &ConnectionProbe, direction: Option<Direction>, look: &DirectionLook) -> Self {
+        let mut owners: Vec<Owner> = Vec::new();
+        for process in look.matched.iter().flat_map(|matched| &matched.owners) {
+            if owners.iter().all(|owner| owner.pid != process.pid.0) {
+                let (name, executable) = (process.name.clone(), process.executable.clone());
+                owners.push(Owner { pid: process.pid.0, name, executable });
+            }
+        }
+        owners.sort_unstable_by_key(|owner| owner.pid);
+        let reason = look.down_reason();
+        Self {
+            name: probe.name.to_string(),
+            direction: direction.map(Direction::as_str),
+            up: look.is_up().into(),
+            status: if look.is_up() { "up" } else { "down" },
+            reason: reason.map(vms_core::look::DownReason::as_str),
+            connections: look.matched.len(),
+            unattributed: look.unattributed.len(),
+            owners,
+            dest_ip: probe.dest_ip.to_string(),
+            dest_port: probe.dest_port,
+            source_ip: probe.source_ip.as_ref().map(ToString::to_string),
+            source_port: probe.source_port,
+            advice: reason.map(|reason| advice::for_down(probe, direction, reason)),
+        }
+    }
+}
+
+/// A name on the command line that no probe has.
+#[derive(Debug, thiserror::Error)]
+#[error("no probe is named `{name}`: the configuration has {}", .known.join(", "))]
+pub(crate) struct UnknownName {
+    name: String,
+    known: Vec<String>,
+}
+
+/// Leaves only the named probes in the configuration; all of them where none is named.
+///
+/// # Errors
+/// When a name is no probe's.
+pub(crate) fn select(mut config: Config, names: &[String]) -> Result<Config, UnknownName> {
+    if names.is_empty() {
+        return Ok(config);
+    }
+    let has = |name: &String| config.probes.iter().any(|probe| *probe.name == **name);
+    if let Some(unknown) = names.iter().find(|name| !has(name)) {
+        let known = config.probes.iter().map(|probe| format!("`{}`", probe.name)).collect();
+        return Err(UnknownName { name: unknown.clone(), known });
+    }
+    config.probes.retain(|probe| names.iter().any(|name| **name == *probe.name));
+    Ok(config)
+}
+
+/// The rows of what was found: one for each direction that matched, one without direction where none did.
+pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (probe, look) in looks {
+        let up = Direction::ALL.into_iter().filter(|direction| look.direction(*direction).is_up());
+        let before = rows.len();
+        rows.extend(up.map(|direction| Row::new(probe, Some(direction), look.direction(direction))));
+        if rows.len() == before {
+            rows.push(Row::new(probe, None, &look.undirected()));
+        }
+    }
+    rows
+}
+
+/// Prints the rows as a JSON array.
+///
+/// # Errors
+/// When the output cannot be written.
+pub(crate) fn write_json(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, rows)?;
+    writeln!(out)
+}
+
+/// Prints the rows as a table, and below it what to do about each link that is down.
+///
+/// # Errors
+/// When the output cannot be written.
+pub(crate) fn write_table(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
+    let headers = ["LINK", "STATUS", "DIRECTION", "SERVICE", "CONNECTIONS", "OWNER"];
+    let mut table = Table::new(headers);
+    for row in rows {
+        let tone = if row.is_up() { Tone::Ok } else { Tone::Error };
+        let plain = |text: String| Cell::new(Tone::Plain, text);
+        let ip = if row.dest_ip.contains(':') { format!("[{}]", row.dest_ip) } else { row.dest_ip.clone() };
+        let connections = match row.unattributed {
+            0 => row.connections.to_string(),
+            unattributed => format!("{} (+{unattributed} unknown)", row.connections),
+        };
+        let owners: Vec<String> =
+            row.owners.iter().map(|owner| format!("{}[{}]", owner.name, owner.pid)).collect();
+        table.row([
+            plain(row.name.clone()),
+            Cell::new(tone, row.status),
+            plain(row.direction.unwrap_or("-").to_owned()),
+            plain(format!("{ip}:{}", row.dest_port)),
+            plain(connections),
+            plain(if owners.is_empty() { row.reason.unwrap_or("-").to_owned() } else { owners.join(" ") }),
+        ]);
+    }
+    table.write_to(out)?;
+    for row in rows {
+        if let (Some(reason), Some(advice)) = (row.reason, &row.advice) {
+            writeln!(out, "\n{}: {reason}: {advice}", crate::terminal::escape(&row.name))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+use std::time::Duration;
+
+use vms_core::address::Endpoint;
+use vms_core::connection::{Connection, Cookie, Inode, TcpState};
+use vms_core::look::{MatchedConnection, Presence};
+use vms_core::probe::MatchedSourceLabels;
+use vms_core::process::{Pid, Process, ProcessPattern};
+
+use super::*;
+
+fn probe() -> Arc<ConnectionProbe> {
+    let pattern = ProcessPattern { name: "orders".parse().unwrap(), executable: None };
+    Arc::new(ConnectionProbe {
+        name: "orders-db".into(),
+        source_process: pattern.clone(),
+        dest_process: pattern,
+        dest_ip: "10.0.0.1".parse().unwrap(),
+        dest_port: 5432,
+        source_ip: None,
+        source_port: Some(40000),
+        interval: Duration::from_secs(15),
+        matched_source_labels: MatchedSourceLabels::None,
+    })
+}
+
+fn up() -> ProbeLook {
+    let process = |pid| {
+        Arc::new(Process {
+            pid: Pid(pid),
+            name: "orders".to_owned(),
+            executable: Some("/opt/orders".into()),
+            fits: Vec::new(),
+        })
+    };
+    let connection = Connection {
+        local: Endpoint::new("10.0.0.9".parse().unwrap(), 40000),
+        remote: Endpoint::new("10.0.0.1".parse().unwrap(), 5432),
+        state: TcpState::Established,
+        interface: 0,
+        inode: Inode::new(7),
+        cookie: Cookie(7),
+        uid: 0,
+    };
+    let matched = vec![MatchedConnection { connection, owners: vec![process(813), process(812)] }];
+    ProbeLook { forward: DirectionLook { matched, ..DirectionLook::default() }, ..ProbeLook::default() }
+}
+
+fn down() -> ProbeLook {
+    let absent = DirectionLook { process: Presence::Absent, ..DirectionLook::default() };
+    ProbeLook { forward: absent.clone(), reverse: absent }
+}
+
+#[test]
+fn json_has_the_documented_fields() {
+    let mut out = Vec::new();
+    write_json(&rows(&[(probe(), up()), (probe(), down())]), &mut out).unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let expected = serde_json::json!([
+        {
+            "name": "orders-db", "direction": "forward", "up": 1, "status": "up", "connections": 1,
+            "unattributed": 0,
+            "owners": [
+                {"pid": 812, "name": "orders", "executable": "/opt/orders"},
+                {"pid": 813, "name": "orders", "executable": "/opt/orders"},
+            ],
+            "dest_ip": "10.0.0.1", "dest_port": 5432, "source_port": 40000,
+        },
+        {
+            "name": "orders-db", "direction": null, "up": 0, "status": "down", "reason": "process_absent",
+            "connections": 0, "unattributed": 0, "owners": [],
+            "dest_ip": "10.0.0.1", "dest_port": 5432, "source_port": 40000,
+        },
+    ]);
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn the_table_says_what_to_do_about_what_is_down() {
+    let mut out = Vec::new();
+    write_table(&rows(&[(probe(), up()), (probe(), down())]), &mut out).unwrap();
+    let told = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
+    insta::assert_snapshot!(told);
+}

@@ -1,0 +1,35 @@
+//! The time that the agent lives by.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use vms_core::Clock;
+
+/// The system's clocks: `CLOCK_MONOTONIC` since this was made, and the time of day.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SystemClock {
+    origin: Instant,
+}
+
+impl SystemClock {
+    /// A clock whose monotonic time begins now.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
+    pub(crate) fn start() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    /// The moment at which a monotonic time of this clock is reached.
+    pub(crate) fn instant(&self, monotonic: Duration) -> Instant {
+        self.origin + monotonic
+    }
+}
+
+impl Clock for SystemClock {
+    fn monotonic(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}

@@ -1,0 +1,136 @@
+//! What the log says of cycles: each change once, each outage at its start and at its end.
+
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+use vms_core::connection::Direction;
+use vms_core::link::LinkChange;
+use vms_core::monitor::{Cycle, Failure, PermissionChange};
+use vms_core::process::Process;
+
+use crate::advice;
+
+/// Writes the log of cycles, and remembers what it has said.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    failing_cycles: u64,
+    overrunning: bool,
+}
+
+impl Journal {
+    /// Tells what a cycle brought.
+    pub(crate) fn tell(&mut self, cycle: &Cycle) {
+        for change in &cycle.changes {
+            tell_change(change);
+        }
+        for change in &cycle.permissions {
+            tell_permission(*change);
+        }
+        self.tell_failure(cycle.failure.as_ref());
+    }
+
+    /// Tells of cycles that were left out because an earlier one was still under way.
+    pub(crate) fn tell_skipped(&mut self, skipped: u64, took: Duration) {
+        let overrunning = skipped > 0;
+        if overrunning && !self.overrunning {
+            warn!(
+                skipped,
+                took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                "cycles are left out because the one before took too long; lengthen `interval`, or see what \
+                 slows this host down"
+            );
+        }
+        self.overrunning = overrunning;
+    }
+
+    fn tell_failure(&mut self, failure: Option<&Failure>) {
+        match failure {
+            None => {
+                if self.failing_cycles > 0 {
+                    info!(failed_cycles = self.failing_cycles, "links are measured again");
+                    self.failing_cycles = 0;
+                }
+            }
+            Some(failure) => {
+                self.failing_cycles += 1;
+                let error = chain(&failure.error);
+                let probes = failure.probes.len();
+                if self.failing_cycles == 1 {
+                    error!(
+                        probes,
+                        error, "links could not be measured, and are not reported; run `vms-agent doctor`"
+                    );
+                } else {
+                    debug!(probes, error, "links could still not be measured");
+                }
+            }
+        }
+    }
+}
+
+/// An error and its causes, outermost first.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn tell_change(change: &LinkChange) {
+    let link = change.probe.name.as_ref();
+    let direction = change.direction.map(Direction::as_str);
+    let source_ip = change.source.ip.map(tracing::field::display);
+    let source_port = change.source.port;
+    let owner = owners(&change.owners);
+    let owner = owner.as_deref();
+    match change.reason {
+        None => {
+            let connections = change.connections;
+            info!(link, direction, source_ip, source_port, connections, owner, "link is up");
+        }
+        Some(reason) => {
+            let advice = advice::for_down(&change.probe, change.direction, reason);
+            let reason = reason.as_str();
+            warn!(
+                link,
+                direction,
+                source_ip,
+                source_port,
+                reason,
+                last_owner = owner,
+                "link is down: {advice}"
+            );
+        }
+    }
+}
+
+fn tell_permission(change: PermissionChange) {
+    let capability = change.capability.as_str();
+    if change.missing {
+        warn!(
+            capability,
+            "connections of other users' processes cannot be attributed: \"down\" may be wrong where \
+             vms.connection_mon.unattributed is not 0; run `vms-agent doctor` for the fix"
+        );
+    } else {
+        info!(capability, "connections can be attributed again");
+    }
+}
+
+/// The owners, as `name[pid]`, the first few.
+fn owners(owners: &[std::sync::Arc<Process>]) -> Option<String> {
+    const SHOWN: usize = 3;
+    let mut names: Vec<String> =
+        owners.iter().take(SHOWN).map(|owner| format!("{}[{}]", owner.name, owner.pid)).collect();
+    if owners.len() > SHOWN {
+        names.push(format!("and {} more", owners.len() - SHOWN));
+    }
+    (!names.is_empty()).then(|| names.join(" "))
+}
+
+#[cfg(test)]
+mod tests;

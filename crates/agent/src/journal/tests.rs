@@ -1,0 +1,57 @@
+use std::sync::{Arc, Mutex};
+
+use tracing_subscriber::fmt::MakeWriter;
+use vms_core::look::LookError;
+
+use super::*;
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+fn log_of(cycles: impl IntoIterator<Item = Cycle>) -> String {
+    let lines = Lines::default();
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).without_time().finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let mut journal = Journal::default();
+        for cycle in cycles {
+            journal.tell(&cycle);
+        }
+    });
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn failed() -> Cycle {
+    let error = LookError::Connections("netlink: interrupted".into());
+    Cycle { failure: Some(Failure { probes: vec!["a".into(), "b".into()], error }), ..Cycle::default() }
+}
+
+#[test]
+fn an_outage_of_measuring_is_told_at_its_start_and_at_its_end() {
+    let log = log_of([failed(), failed(), failed(), Cycle::default(), Cycle::default()]);
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines[0].contains("connections could not be read: netlink: interrupted"), "{log}");
+    assert!(lines[0].contains("vms-agent doctor"), "{log}");
+    assert!(lines[1].contains("failed_cycles=3"), "{log}");
+}

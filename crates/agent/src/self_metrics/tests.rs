@@ -1,0 +1,29 @@
+use super::*;
+
+#[test]
+fn every_self_metric_has_points_and_only_its_own_attributes() {
+    let mut metrics = SelfMetrics::new(SystemTime::UNIX_EPOCH);
+    metrics.count_cycle(Duration::from_millis(3), true, 2);
+    metrics.count_reload(false);
+    let export = ExportCounts { dropped: [("queue_full".to_owned(), 7)].into(), ..ExportCounts::default() };
+    let outcomes = Outcomes { ok: 1, permission_missing: 2, failed: 3 };
+    let points = metrics.points(SystemTime::UNIX_EPOCH, outcomes, &export, read_usage());
+    for metric in metric::ALL.iter().filter(|metric| {
+        !metric.name.starts_with("vms.connection_mon.") && **metric != &metric::PERMISSION_MISSING
+    }) {
+        let of: Vec<&DataPoint> = points.iter().filter(|point| point.metric == *metric).collect();
+        assert!(!of.is_empty(), "{} has no point", metric.name);
+        for point in of {
+            assert_eq!(point.start.is_some(), metric.kind != Kind::Gauge, "{}", metric.name);
+            for attribute in point.attributes.iter() {
+                assert!(metric.attributes.contains(&attribute.key), "{} {}", metric.name, attribute.key);
+            }
+        }
+    }
+}
+
+#[test]
+fn this_process_uses_memory() {
+    let usage = read_usage().unwrap();
+    assert!(usage.resident_bytes > 100_000, "{usage:?}");
+}
