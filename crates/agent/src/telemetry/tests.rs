@@ -405,7 +405,7 @@ async fn unusable_targets_are_refused_at_start() {
                 with_tls(TlsFiles { client_certificate: Some(empty.clone()), ..TlsFiles::default() }),
             ),
             (
-                "header name",
+                "header a b",
                 ExportConfig { headers: vec![("a b".to_owned(), Secret::new("c"))], ..https.clone() },
             ),
         ] {
