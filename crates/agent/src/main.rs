@@ -17,6 +17,9 @@ mod resource;
 mod run;
 mod self_metrics;
 mod sink;
+#[cfg_attr(not(test), expect(dead_code, reason = "the command that uses it is not wired yet"))]
+mod doctor;
+#[expect(dead_code, reason = "the commands that use it are not wired yet")]
 mod telemetry;
 mod terminal;
 mod validate;

@@ -1,0 +1,469 @@
+//! The judgment: from facts to findings, each lack with its fix.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use vms_core::process::{Capability, Known};
+
+use super::collector::Stage;
+use super::facts::{
+    Credentials, Facts, HidePid, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting,
+};
+use super::{Area, Finding, Level};
+
+/// The inode number of the first network namespace, fixed since Linux 6.18 (`include/uapi/linux/nsfs.h`).
+/// Earlier kernels number it like any other, from 0xF0000000 upward.
+const FIRST_NETWORK_NAMESPACE: &str = "net:[4026531833]";
+
+/// Judges, most fundamental things first within each area.
+pub(crate) fn evaluate(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(evaluate_privileges(facts));
+    findings.extend(evaluate_processes(&facts.processes, &facts.own, &facts.setting));
+    findings.push(evaluate_network(&facts.network, &facts.processes, &facts.setting, &facts.executable));
+    findings.extend(evaluate_kernel(facts));
+    findings.extend(evaluate_collector(facts));
+    for probe in &facts.probes {
+        findings.extend(evaluate_probe(probe));
+    }
+    findings
+}
+
+fn ok(area: Area, what: impl Into<String>) -> Finding {
+    Finding { area, level: Level::Ok, what: what.into(), fix: None }
+}
+
+fn lack(area: Area, level: Level, what: impl Into<String>, fix: impl Into<Option<String>>) -> Finding {
+    Finding { area, level, what: what.into(), fix: fix.into() }
+}
+
+fn evaluate_privileges(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let missing = facts.own.effective.missing();
+    let uid = facts.own.uid;
+    if !missing.is_empty() {
+        let lacks = format!("this process (uid {uid}) lacks {}", join(&missing, " and "));
+        findings.push(if facts.agents.is_empty() {
+            lack(
+                Area::Privileges,
+                Level::Warn,
+                format!("{lacks}: {UNATTRIBUTED}{}", why_missing(&facts.own, &missing)),
+                grant(&facts.own, &missing, &facts.setting, &facts.executable),
+            )
+        } else {
+            ok(Area::Privileges, format!("{lacks}, which does not matter to the running agent"))
+        });
+    } else if facts.initial_user_namespace == Some(false) {
+        let fix = match facts.setting {
+            Setting::Kubernetes => "in the pod: hostUsers: true",
+            Setting::Service(_) => "in the unit, under [Service]: PrivateUsers=no",
+            Setting::Container => "start the container as root, with --userns=host",
+            Setting::Plain => "start it outside of the user namespace",
+        };
+        findings.push(lack(
+            Area::Privileges,
+            Level::Warn,
+            format!(
+                "this process has its capabilities only inside its own user namespace: of processes outside of it, {UNATTRIBUTED}"
+            ),
+            fix.to_owned(),
+        ));
+    } else {
+        findings.push(ok(
+            Area::Privileges,
+            format!(
+                "this process (uid {uid}) may look into every process: {}",
+                join(&Capability::ALL, " and ")
+            ),
+        ));
+        findings.extend(evaluate_foreign_look(facts));
+    }
+    for agent in &facts.agents {
+        let missing = agent.credentials.effective.missing();
+        let who = format!("the running agent (PID {}, uid {})", agent.pid, agent.credentials.uid);
+        findings.push(if missing.is_empty() {
+            ok(Area::Privileges, format!("{who} may look into every process"))
+        } else {
+            lack(
+                Area::Privileges,
+                Level::Warn,
+                format!(
+                    "{who} lacks {}: {UNATTRIBUTED}{}",
+                    join(&missing, " and "),
+                    why_missing(&agent.credentials, &missing)
+                ),
+                grant(&agent.credentials, &missing, &agent.setting, &facts.executable),
+            )
+        });
+    }
+    findings
+}
+
+const UNATTRIBUTED: &str =
+    "links held by other users' processes cannot be attributed (up is 0 while unattributed is above 0)";
+
+/// Capabilities say what should be possible; this, what is.
+///
+/// Yama (`kernel.yama.ptrace_scope`) is not among the suspects: it restricts attaching only, not the reading of
+/// links in /proc (`security/yama/yama_lsm.c`).
+fn evaluate_foreign_look(facts: &Facts) -> Option<Finding> {
+    let look = facts.processes.foreign;
+    if look.refused == 0 {
+        return None;
+    }
+    let fix = match facts.setting {
+        Setting::Container => {
+            Some("--security-opt=apparmor=unconfined (or, with SELinux, --security-opt=label=disable)")
+        }
+        Setting::Kubernetes => Some("securityContext.appArmorProfile.type: Unconfined"),
+        Setting::Service(_) | Setting::Plain => None,
+    };
+    Some(lack(
+        Area::Privileges,
+        Level::Warn,
+        format!(
+            "{} of {} processes of other users could not be looked into in spite of both capabilities: a security module (AppArmor, SELinux) or their user namespace forbids it",
+            look.refused, look.tried
+        ),
+        fix.map(str::to_owned),
+    ))
+}
+
+/// What stands in the way of a capability, beyond that nobody gave it.
+fn why_missing(credentials: &Credentials, missing: &[Capability]) -> &'static str {
+    if missing.iter().all(|capability| credentials.permitted.allows(*capability)) {
+        "; it is permitted, but not effective"
+    } else if missing.iter().any(|capability| !credentials.bounding.allows(*capability)) {
+        "; its bounding set leaves it out"
+    } else if credentials.no_new_privs {
+        "; no_new_privs keeps it from gaining it by setcap"
+    } else {
+        ""
+    }
+}
+
+fn grant(credentials: &Credentials, missing: &[Capability], setting: &Setting, executable: &Path) -> String {
+    let names = join(missing, " ");
+    let unbounded = missing.iter().all(|capability| credentials.bounding.allows(*capability));
+    match setting {
+        Setting::Service(unit) => {
+            let also = if unbounded { String::new() } else { format!(" and CapabilityBoundingSet={names}") };
+            format!("sudo systemctl edit {unit}, under [Service]: AmbientCapabilities={names}{also}")
+        }
+        // An engine gives added capabilities to root only: another user would have to gain them from the file.
+        Setting::Container => {
+            let user = if credentials.uid == 0 { "" } else { " --user=0" };
+            let adds: Vec<_> =
+                missing.iter().map(|capability| format!("--cap-add={}", short(*capability))).collect();
+            format!("{}{user}", adds.join(" "))
+        }
+        Setting::Kubernetes => {
+            let user = if credentials.uid == 0 { "" } else { " and runAsUser: 0" };
+            let adds: Vec<_> = missing.iter().map(|capability| short(*capability)).collect();
+            format!("securityContext.capabilities.add: [{}]{user}", adds.join(", "))
+        }
+        Setting::Plain if unbounded && !credentials.no_new_privs => {
+            format!("sudo setcap {}=ep {}", names.to_ascii_lowercase().replace(' ', ","), quote(executable))
+        }
+        Setting::Plain => format!(
+            "start it from systemd, free of what restricts this shell: sudo systemd-run --pty --uid={} --property=AmbientCapabilities=\"{names}\" {}",
+            credentials.uid,
+            quote(executable)
+        ),
+    }
+}
+
+fn short(capability: Capability) -> &'static str {
+    capability.as_str().trim_start_matches("CAP_")
+}
+
+fn join(capabilities: &[Capability], separator: &str) -> String {
+    capabilities.iter().map(|capability| capability.as_str()).collect::<Vec<_>>().join(separator)
+}
+
+/// For a shell, when it needs that.
+fn quote(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    if text.chars().all(|character| character.is_ascii_alphanumeric() || "/._-+".contains(character)) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+fn evaluate_processes(facts: &ProcessFacts, own: &Credentials, setting: &Setting) -> Vec<Finding> {
+    let root = facts.root.display();
+    let mount = match setting {
+        Setting::Container => Some("--volume=/proc:/host/proc:ro, and procRoot: /host/proc"),
+        Setting::Kubernetes => {
+            Some("a hostPath volume of /proc mounted at /host/proc, and procRoot: /host/proc")
+        }
+        Setting::Service(_) | Setting::Plain => Some("procRoot: /proc"),
+    };
+    match &facts.is_procfs {
+        Err(refusal) => {
+            let what = format!("{root} cannot be read: {}", refusal.text);
+            return vec![lack(Area::Processes, Level::Fail, what, mount.map(str::to_owned))];
+        }
+        Ok(false) => {
+            let what = format!("{root} is no procfs: no process will be found there");
+            return vec![lack(Area::Processes, Level::Fail, what, mount.map(str::to_owned))];
+        }
+        Ok(true) => {}
+    }
+    let mut findings = Vec::new();
+    let share = match setting {
+        Setting::Kubernetes => "hostPID: true (all of the host) or shareProcessNamespace: true (this pod)",
+        Setting::Container => "--pid=host (all of the host) or --pid=container:NAME (one container)",
+        Setting::Service(_) | Setting::Plain => "start it in the PID namespace of the processes to watch",
+    };
+    findings.push(match facts.view {
+        PidView::OwnNamespace if facts.others == 0 => lack(
+            Area::Processes,
+            Level::Fail,
+            format!("{root} shows no process but this one: it has a PID namespace of its own"),
+            share.to_owned(),
+        ),
+        PidView::OwnNamespace => ok(
+            Area::Processes,
+            format!(
+                "{} processes in {root}, those of this PID namespace only: right for a sidecar; for more, {share}",
+                facts.visible
+            ),
+        ),
+        PidView::Host => ok(Area::Processes, format!("{} processes in {root}, the host's", facts.visible)),
+        PidView::Outer => {
+            ok(Area::Processes, format!("{} processes in {root}, from outside of this container", facts.visible))
+        }
+        PidView::Unknown => ok(Area::Processes, format!("{} processes in {root}", facts.visible)),
+    });
+    findings.extend(facts.hidepid.as_ref().and_then(|hidepid| evaluate_hidepid(hidepid, own, setting)));
+    findings
+}
+
+fn evaluate_hidepid(hidepid: &HidePid, own: &Credentials, setting: &Setting) -> Option<Finding> {
+    let (hides, by_group) = match hidepid.mode.as_str() {
+        "0" | "off" => return None,
+        "1" | "noaccess" => ("keeps other users' processes from being read", true),
+        "4" | "ptraceable" => ("hides processes that may not be traced", false),
+        _ => ("hides other users' processes", true),
+    };
+    let mode = &hidepid.mode;
+    // `has_pid_permissions()` in fs/proc/base.c: a member of the group, or who may trace the process.
+    if own.effective.allows(Capability::SysPtrace) {
+        return Some(ok(Area::Processes, format!("hidepid={mode} {hides}, but not from CAP_SYS_PTRACE")));
+    }
+    let group = hidepid.gid.filter(|_| by_group);
+    if let Some(gid) = group.filter(|gid| own.groups.contains(gid)) {
+        return Some(ok(Area::Processes, format!("hidepid={mode} {hides}, but not from group {gid}")));
+    }
+    let fix = match (setting, group) {
+        (Setting::Service(unit), Some(gid)) => {
+            format!("sudo systemctl edit {unit}, under [Service]: SupplementaryGroups={gid}")
+        }
+        (Setting::Service(unit), None) => {
+            format!(
+                "sudo systemctl edit {unit}, under [Service]: AmbientCapabilities=CAP_SYS_PTRACE and ProtectProc=default"
+            )
+        }
+        (_, Some(gid)) => format!("start it with group {gid}, or grant CAP_SYS_PTRACE"),
+        (_, None) => "grant CAP_SYS_PTRACE, which sees through it".to_owned(),
+    };
+    let what = format!("hidepid={mode} {hides}: probes for them will say process_absent or not_permitted");
+    Some(lack(Area::Processes, Level::Warn, what, fix))
+}
+
+fn evaluate_network(
+    facts: &NetworkFacts,
+    processes: &ProcessFacts,
+    setting: &Setting,
+    executable: &Path,
+) -> Finding {
+    let Some(own) = &facts.own else {
+        return ok(Area::Network, "the network namespace of this process cannot be read");
+    };
+    match &facts.first {
+        Some(first) if first == own => ok(Area::Network, "this process sees the sockets that PID 1 sees"),
+        None if own == FIRST_NETWORK_NAMESPACE => {
+            ok(Area::Network, "this process sees the sockets of the host")
+        }
+        None if setting.is_contained() && processes.view != PidView::OwnNamespace => lack(
+            Area::Network,
+            Level::Warn,
+            "whether this process sees the host's sockets or only its container's cannot be told without CAP_SYS_PTRACE",
+            share_network(setting, executable),
+        ),
+        None => ok(
+            Area::Network,
+            "this process sees the sockets of its network namespace; comparing that with PID 1's takes CAP_SYS_PTRACE",
+        ),
+        // The processes are somebody else's, the sockets are not: nothing will ever fit.
+        Some(_) if processes.view == PidView::Outer || setting.is_contained() => lack(
+            Area::Network,
+            Level::Fail,
+            format!(
+                "the processes in {} are the host's, but the sockets that are seen are this container's own",
+                processes.root.display()
+            ),
+            share_network(setting, executable),
+        ),
+        Some(_) => lack(
+            Area::Network,
+            Level::Warn,
+            "this process is in another network namespace than PID 1: it sees that one's sockets only",
+            share_network(setting, executable),
+        ),
+    }
+}
+
+fn share_network(setting: &Setting, executable: &Path) -> String {
+    match setting {
+        Setting::Kubernetes => "hostNetwork: true".to_owned(),
+        Setting::Container => "--network=host".to_owned(),
+        Setting::Service(unit) => {
+            format!("sudo systemctl edit {unit}, under [Service]: PrivateNetwork=no")
+        }
+        Setting::Plain => format!("sudo nsenter --net=/proc/1/ns/net {} run", quote(executable)),
+    }
+}
+
+/// Linux 4.12 has all that the agent builds on: sockets with cookies (4.1), filters on dumps, ambient
+/// capabilities (4.3).
+const OLDEST_KERNEL: (u32, u32) = (4, 12);
+
+fn evaluate_kernel(facts: &Facts) -> Vec<Finding> {
+    let release = &facts.kernel_release;
+    let mut findings = Vec::new();
+    if parse_release(release).is_some_and(|version| version < OLDEST_KERNEL) {
+        let (major, minor) = OLDEST_KERNEL;
+        findings.push(lack(
+            Area::Kernel,
+            Level::Warn,
+            format!("Linux {release} is older than {major}.{minor}, the oldest that the agent is meant for"),
+            Some(format!("update the kernel to {major}.{minor} or later")),
+        ));
+    }
+    findings.push(match &facts.sockets {
+        Ok(()) => ok(Area::Kernel, format!("Linux {release} tells its TCP sockets (sock_diag)")),
+        Err(refusal) => lack(
+            Area::Kernel,
+            Level::Fail,
+            format!("Linux {release} does not tell its TCP sockets: {}", refusal.text),
+            fix_sockets(refusal, &facts.own, &facts.setting),
+        ),
+    });
+    findings
+}
+
+/// `MAJOR.MINOR`, whatever follows.
+fn parse_release(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn fix_sockets(refusal: &Refusal, own: &Credentials, setting: &Setting) -> Option<String> {
+    use rustix::io::Errno;
+
+    let errno = Errno::from_raw_os_error(refusal.errno?);
+    match errno {
+        Errno::NOENT | Errno::PROTONOSUPPORT | Errno::OPNOTSUPP if setting.is_contained() => {
+            Some("on the host: sudo modprobe -a inet_diag tcp_diag".to_owned())
+        }
+        Errno::NOENT | Errno::PROTONOSUPPORT | Errno::OPNOTSUPP => {
+            Some("sudo modprobe -a inet_diag tcp_diag".to_owned())
+        }
+        Errno::AFNOSUPPORT | Errno::PERM | Errno::ACCESS => Some(match setting {
+            Setting::Service(unit) => format!(
+                "sudo systemctl edit {unit}, under [Service]: RestrictAddressFamilies=AF_NETLINK AF_INET AF_INET6 AF_UNIX"
+            ),
+            Setting::Container => {
+                "--security-opt=seccomp=unconfined, or a profile that allows AF_NETLINK sockets".to_owned()
+            }
+            Setting::Kubernetes => {
+                "securityContext.seccompProfile.type: Unconfined, or a profile that allows AF_NETLINK sockets"
+                    .to_owned()
+            }
+            Setting::Plain if own.seccomp_filter => {
+                "start it without the seccomp filter, or allow AF_NETLINK sockets in it".to_owned()
+            }
+            Setting::Plain => "allow netlink_tcpdiag_socket in the policy of the security module".to_owned(),
+        }),
+        _ => None,
+    }
+}
+
+fn evaluate_collector(facts: &Facts) -> Option<Finding> {
+    Some(match facts.collector.as_ref()? {
+        Ok(endpoint) => ok(Area::Collector, format!("{endpoint} takes metrics")),
+        Err(problem) => {
+            let endpoint = &problem.endpoint;
+            let fix = match problem.stage {
+                Stage::NameResolution => {
+                    Some("correct the host name in export.endpoint, or make it known to this host's resolver")
+                }
+                Stage::Refused => Some(
+                    "start the collector, or correct the port in export.endpoint: usually 4317 for gRPC, 4318 for HTTP",
+                ),
+                Stage::Unreachable => {
+                    Some("open the way to that port in routes and firewalls, or correct export.endpoint")
+                }
+                Stage::Tls => Some(
+                    "name the CA that signed the collector's certificate: OTEL_EXPORTER_OTLP_CERTIFICATE=/path/ca.pem (http:// in export.endpoint if the collector has no TLS)",
+                ),
+                Stage::Protocol => Some(
+                    "make OTEL_EXPORTER_OTLP_PROTOCOL fit the port: usually grpc on 4317, http/protobuf on 4318",
+                ),
+                Stage::NotFound => Some(
+                    "point export.endpoint to a receiver of OTLP metrics; over HTTP its path is usually /v1/metrics",
+                ),
+                Stage::Unauthenticated => Some(
+                    "send what the collector asks for: OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20TOKEN",
+                ),
+                Stage::Other => None,
+            };
+            lack(
+                Area::Collector,
+                Level::Fail,
+                format!("{endpoint} does not take metrics: {}", problem.text),
+                fix.map(str::to_owned),
+            )
+        }
+    })
+}
+
+fn evaluate_probe(probe: &ProbeFacts) -> Vec<Finding> {
+    let ProbeFacts { name, service, .. } = probe;
+    let expectation = if is_loopback(probe.service_ip) {
+        format!("{name}: {service} is loopback; expects forward and reverse here")
+    } else if probe.is_local {
+        format!(
+            "{name}: {service} is this host; expects reverse here (and forward from processes of this host)"
+        )
+    } else {
+        format!("{name}: {service} is another host; expects forward here")
+    };
+    let mut findings = vec![ok(Area::Probes, expectation)];
+    for executable in &probe.executables {
+        let (key, path) = (executable.key, executable.path.display());
+        match &executable.resolved {
+            Known::Is(resolved) if *resolved != executable.path => findings.push(lack(
+                Area::Probes,
+                Level::Warn,
+                format!(
+                    "{name}: {key} {path} is a symbolic link or leads over one; the kernel names the resolved path, so no process will fit"
+                ),
+                Some(format!("{key}: {}", resolved.display())),
+            )),
+            Known::Is(_) | Known::Denied => {}
+            Known::Absent => findings.push(ok(
+                Area::Probes,
+                format!("{name}: {key} {path} is not on this host: right where only the other end runs it"),
+            )),
+        }
+    }
+    findings
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}

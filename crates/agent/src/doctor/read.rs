@@ -1,0 +1,389 @@
+//! The looking: every fact from a file, below roots that are passed in.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use vms_core::address::{ServiceIp, Zone};
+use vms_core::probe::ConnectionProbe;
+use vms_core::process::{Known, Pid};
+
+use super::collector::CollectorProblem;
+use super::facts::{
+    CapabilitySet, Credentials, ExecutableFacts, Facts, ForeignLook, HidePid, NetworkFacts, PidView,
+    ProbeFacts, ProcessFacts, Refusal, RunningAgent, Setting,
+};
+
+/// Where to look.
+pub(crate) struct Sources<'a> {
+    /// `/`: where container engines leave their marks, and executables are looked up.
+    pub(crate) root: &'a Path,
+    /// The /proc in which this process is `self`: `/proc`.
+    pub(crate) own_proc: &'a Path,
+    /// The configured /proc, whose processes are watched; the same, or `/host/proc`.
+    pub(crate) proc_root: &'a Path,
+    /// The environment.
+    pub(crate) variable: &'a dyn Fn(&str) -> Option<String>,
+    /// This binary.
+    pub(crate) executable: PathBuf,
+    /// What is configured to be measured.
+    pub(crate) probes: &'a [ConnectionProbe],
+}
+
+/// Looks at everything. Nothing is changed, and no connection is opened here: whether the kernel tells its sockets
+/// (`sockets`) and whether the collector takes metrics (`collector`) is tried by the caller's means.
+pub(crate) fn read_facts(
+    sources: &Sources<'_>,
+    sockets: &mut dyn FnMut() -> Result<(), Refusal>,
+    collector: Option<Result<String, CollectorProblem>>,
+) -> Facts {
+    let own_dir = sources.own_proc.join("self");
+    let own_status = read_text(&own_dir.join("status"));
+    let own = parse_status(&own_status).credentials;
+    let processes = read_processes(sources.proc_root);
+    let setting = read_setting(sources, &own_dir);
+    Facts {
+        initial_user_namespace: read_link_text(&own_dir.join("ns/user"))
+            .map(|link| link == FIRST_USER_NAMESPACE),
+        executable: sources.executable.clone(),
+        agents: read_agents(sources, &processes),
+        network: NetworkFacts {
+            own: read_link_text(&own_dir.join("ns/net")),
+            first: read_link_text(&sources.proc_root.join("1/ns/net")),
+        },
+        kernel_release: read_text(&sources.own_proc.join("sys/kernel/osrelease")).trim().to_owned(),
+        sockets: sockets(),
+        collector,
+        probes: sources.probes.iter().map(|probe| read_probe(sources, &setting, probe)).collect(),
+        processes: read_process_facts(sources, &processes, &own),
+        setting,
+        own,
+    }
+}
+
+/// `user:[...]` and `pid:[...]` of the host: fixed inode numbers (`include/linux/proc_ns.h`, since 3.8; in
+/// `include/uapi/linux/nsfs.h` since 6.18).
+const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Processes of other users that are looked into at the most: enough to notice a rule, soon done on a large host.
+const FOREIGN_LOOKS: usize = 32;
+
+/// What `/proc/PID/status` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Status {
+    name: String,
+    parent: Option<Pid>,
+    /// How many PID namespaces, from the procfs's own inward, the process is in.
+    pid_namespaces: usize,
+    credentials: Credentials,
+}
+
+fn parse_status(text: &str) -> Status {
+    let mut status = Status::default();
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let value = value.trim();
+        let numbers = || value.split_whitespace().map_while(|number| number.parse::<u32>().ok());
+        let capabilities = || CapabilitySet(u64::from_str_radix(value, 16).unwrap_or(0));
+        match key {
+            "Name" => value.clone_into(&mut status.name),
+            "PPid" => status.parent = numbers().next().map(Pid),
+            "NSpid" => status.pid_namespaces = numbers().count(),
+            // Real, effective, saved, file system.
+            "Uid" => status.credentials.uid = numbers().nth(1).unwrap_or(0),
+            "Gid" => status.credentials.groups.extend(numbers().nth(3)),
+            "Groups" => status.credentials.groups.extend(numbers()),
+            "CapEff" => status.credentials.effective = capabilities(),
+            "CapPrm" => status.credentials.permitted = capabilities(),
+            "CapBnd" => status.credentials.bounding = capabilities(),
+            "NoNewPrivs" => status.credentials.no_new_privs = value == "1",
+            "Seccomp" => status.credentials.seccomp_filter = value == "2",
+            _ => {}
+        }
+    }
+    status
+}
+
+fn read_processes(proc_root: &Path) -> BTreeMap<u32, Status> {
+    let Ok(entries) = fs::read_dir(proc_root) else { return BTreeMap::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            // One that vanishes meanwhile is no process any more.
+            let text = fs::read(entry.path().join("status")).ok()?;
+            Some((pid, parse_status(&String::from_utf8_lossy(&text))))
+        })
+        .collect()
+}
+
+fn read_process_facts(
+    sources: &Sources<'_>,
+    processes: &BTreeMap<u32, Status>,
+    own: &Credentials,
+) -> ProcessFacts {
+    let root = sources.proc_root;
+    let own_family = read_own_family(sources, processes);
+    // The status of this process as that procfs numbers it; absent when it does not list this process.
+    let seen_there = parse_status(&read_text(&root.join("self/status"))).pid_namespaces;
+    let in_first =
+        read_link_text(&sources.own_proc.join("self/ns/pid")).map(|link| link == FIRST_PID_NAMESPACE);
+    ProcessFacts {
+        root: root.to_owned(),
+        is_procfs: rustix::fs::statfs(root)
+            .map(|filesystem| filesystem.f_type == rustix::fs::PROC_SUPER_MAGIC)
+            .map_err(|errno| Refusal::new(&errno)),
+        visible: processes.len(),
+        others: processes.keys().filter(|pid| !own_family.contains(pid)).count(),
+        view: match (in_first, seen_there) {
+            (Some(true), 1..) => PidView::Host,
+            (_, 2..) => PidView::Outer,
+            (Some(false), 1) => PidView::OwnNamespace,
+            _ => PidView::Unknown,
+        },
+        hidepid: parse_hidepid(&read_text(&sources.own_proc.join("self/mountinfo")), root),
+        foreign: read_foreign(root, processes, own),
+    }
+}
+
+/// This process and its ancestors, as the configured /proc numbers them.
+fn read_own_family(sources: &Sources<'_>, processes: &BTreeMap<u32, Status>) -> Vec<u32> {
+    let mut family = Vec::new();
+    let mut next = read_link_text(&sources.proc_root.join("self")).and_then(|pid| pid.parse().ok());
+    while let Some(pid) = next.filter(|pid| !family.contains(pid)) {
+        family.push(pid);
+        next = processes.get(&pid).and_then(|status| status.parent).map(|Pid(parent)| parent);
+    }
+    family
+}
+
+/// Tries to learn the open files of other users' processes: opening the directory takes one capability, reading a
+/// link in it the other.
+fn read_foreign(proc_root: &Path, processes: &BTreeMap<u32, Status>, own: &Credentials) -> ForeignLook {
+    let mut look = ForeignLook::default();
+    for pid in processes.iter().filter(|(_, status)| status.credentials.uid != own.uid).map(|(pid, _)| pid) {
+        if look.tried == FOREIGN_LOOKS {
+            break;
+        }
+        let first_link = fs::read_dir(proc_root.join(pid.to_string()).join("fd"))
+            .and_then(|mut entries| entries.next().map(|entry| fs::read_link(entry?.path())).transpose());
+        match first_link {
+            Ok(Some(_)) => look.tried += 1,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                look.tried += 1;
+                look.refused += 1;
+            }
+            // No open files, or gone.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    look
+}
+
+fn read_agents(sources: &Sources<'_>, processes: &BTreeMap<u32, Status>) -> Vec<RunningAgent> {
+    let own = read_link_text(&sources.proc_root.join("self"));
+    processes
+        .iter()
+        .filter(|(pid, status)| status.name == "vms-agent" && own != Some(pid.to_string()))
+        .map(|(pid, status)| {
+            let directory = sources.proc_root.join(pid.to_string());
+            RunningAgent {
+                pid: Pid(*pid),
+                credentials: status.credentials.clone(),
+                setting: match_cgroup(&read_text(&directory.join("cgroup"))).unwrap_or(Setting::Plain),
+            }
+        })
+        .collect()
+}
+
+fn read_setting(sources: &Sources<'_>, own_dir: &Path) -> Setting {
+    if (sources.variable)("KUBERNETES_SERVICE_HOST").is_some() {
+        return Setting::Kubernetes;
+    }
+    let marked = ["/.dockerenv", "/run/.containerenv"]
+        .iter()
+        .any(|mark| sources.root.join(mark.trim_start_matches('/')).exists());
+    // Set by podman, systemd-nspawn and LXC (systemd's "Container Interface").
+    if marked || (sources.variable)("container").is_some_and(|value| !value.is_empty()) {
+        return Setting::Container;
+    }
+    let by_cgroup = match_cgroup(&read_text(&own_dir.join("cgroup")));
+    by_cgroup.unwrap_or_else(|| match (sources.variable)("INVOCATION_ID") {
+        Some(_) => Setting::Service("vms-agent".to_owned()),
+        None => Setting::Plain,
+    })
+}
+
+/// What `/proc/PID/cgroup` gives away, as `HIERARCHY:CONTROLLERS:PATH` (cgroups(7)).
+fn match_cgroup(text: &str) -> Option<Setting> {
+    let paths = || text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    if paths().any(|path| path.contains("kubepods")) {
+        return Some(Setting::Kubernetes);
+    }
+    if paths().any(|path| {
+        ["docker", "libpod", "containerd", "crio", "lxc"].iter().any(|engine| path.contains(engine))
+    }) {
+        return Some(Setting::Container);
+    }
+    // A shell's session is a scope; below user@.service are the user's own services, which have no capabilities
+    // to give away.
+    paths().find_map(|path| {
+        let unit = path.rsplit('/').next().filter(|unit| unit.ends_with(".service"))?;
+        if path.contains("user@") {
+            None
+        } else {
+            Some(Setting::Service(unit.trim_end_matches(".service").to_owned()))
+        }
+    })
+}
+
+/// The options of the procfs mounted at `root`, from `/proc/PID/mountinfo` (proc(5)); the uppermost mount counts.
+fn parse_hidepid(mountinfo: &str, root: &Path) -> Option<HidePid> {
+    let (mut mode, mut gid) = (None, None);
+    for line in mountinfo.lines() {
+        let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
+        let is_here = mount.split(' ').nth(4).is_some_and(|point| unescape_octal(point) == root);
+        let mut fields = filesystem.split(' ');
+        if !is_here || fields.next() != Some("proc") {
+            continue;
+        }
+        let options = fields.nth(1).unwrap_or_default();
+        let option =
+            |name: &str| options.split(',').find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
+        mode = option("hidepid").map(str::to_owned);
+        gid = option("gid").and_then(|gid| gid.parse().ok());
+    }
+    mode.map(|mode| HidePid { mode, gid })
+}
+
+/// A path in which the kernel wrote blanks, tabs, line feeds and backslashes as `\040` and so on.
+fn unescape_octal(text: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let escaped = after
+            .get(..3)
+            .filter(|_| *byte == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(escaped.unwrap_or(*byte));
+        rest = after.get(if escaped.is_some() { 3 } else { 0 }..).unwrap_or_default();
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+fn read_probe(sources: &Sources<'_>, setting: &Setting, probe: &ConnectionProbe) -> ProbeFacts {
+    let mut executables = Vec::new();
+    let configured = [
+        ("executablePath", &probe.source_process.executable),
+        ("destExecutablePath", &probe.dest_process.executable),
+    ];
+    for (key, path) in configured {
+        let Some(path) = path else { continue };
+        // Where the dest end has none of its own, it is the source's.
+        if !executables.iter().any(|known: &ExecutableFacts| known.path == *path) {
+            let resolved = read_executable(sources, setting, path);
+            executables.push(ExecutableFacts { key, path: path.clone(), resolved });
+        }
+    }
+    ProbeFacts {
+        name: probe.name.to_string(),
+        service: probe.service().to_string(),
+        service_ip: probe.dest_ip.ip(),
+        is_local: read_is_local(sources, &probe.dest_ip),
+        executables,
+    }
+}
+
+/// Looks an executable up in the file system of the processes that are watched.
+fn read_executable(sources: &Sources<'_>, setting: &Setting, path: &Path) -> Known<PathBuf> {
+    let is_shared_proc = sources.proc_root == sources.own_proc;
+    let resolved = if is_shared_proc {
+        read_resolved(sources.root, path)
+    } else {
+        read_resolved(&sources.proc_root.join("1/root"), path)
+    };
+    match resolved {
+        Ok(resolved) => Known::Is(resolved),
+        // A container's own files say nothing about those of its neighbors.
+        Err(_) if is_shared_proc && setting.is_contained() => Known::Denied,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Known::Absent
+        }
+        Err(_) => Known::Denied,
+    }
+}
+
+/// Symbolic links that are followed in one path: the kernel's own limit (`path_resolution(7)`).
+const LINKS: usize = 40;
+
+/// Where a path leads with every symbolic link followed, as seen from `root`.
+///
+/// By hand, because an absolute link below `/host/proc/1/root` has to stay below it.
+fn read_resolved(root: &Path, path: &Path) -> io::Result<PathBuf> {
+    let mut links = 0;
+    let mut resolved = PathBuf::from("/");
+    let mut todo: Vec<_> = components(path);
+    while let Some(component) = todo.pop() {
+        if component == ".." {
+            resolved.pop();
+            continue;
+        }
+        let next = resolved.join(&component);
+        let on_host = root.join(next.strip_prefix("/").unwrap_or(&next));
+        if !fs::symlink_metadata(&on_host)?.is_symlink() {
+            resolved = next;
+            continue;
+        }
+        links += 1;
+        if links > LINKS {
+            return Err(io::Error::from(rustix::io::Errno::LOOP));
+        }
+        let target = fs::read_link(&on_host)?;
+        if target.is_absolute() {
+            resolved = PathBuf::from("/");
+        }
+        todo.extend(components(&target));
+    }
+    Ok(resolved)
+}
+
+/// The names on the way, the last one first.
+fn components(path: &Path) -> Vec<std::ffi::OsString> {
+    let names = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    names.rev().map(|part| part.as_os_str().to_owned()).collect()
+}
+
+/// Whether an address is one of this network namespace's: only then a socket can be bound to it.
+fn read_is_local(sources: &Sources<'_>, address: &ServiceIp) -> bool {
+    let to_bind = match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::from((ip, 0)),
+        IpAddr::V6(ip) => {
+            let scope = match address.zone() {
+                None => Some(0),
+                Some(Zone::Index(index)) => Some(*index),
+                Some(Zone::Name(name)) => {
+                    let file = sources.root.join("sys/class/net").join(&**name).join("ifindex");
+                    read_text(&file).trim().parse().ok()
+                }
+            };
+            SocketAddrV6::new(ip, 0, 0, scope.unwrap_or(0)).into()
+        }
+    };
+    UdpSocket::bind(to_bind).is_ok()
+}
+
+/// Empty when it cannot be read: each fact has its own way to be unknown.
+fn read_text(path: &Path) -> String {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+fn read_link_text(path: &Path) -> Option<String> {
+    fs::read_link(path).ok()?.into_os_string().into_string().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,524 @@
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use vms_core::process::{Capability, Known, Pid};
+
+use super::collector::{CollectorProblem, Stage};
+use super::evaluate::evaluate;
+use super::facts::{
+    CapabilitySet, Credentials, ExecutableFacts, Facts, ForeignLook, HidePid, NetworkFacts, PidView,
+    ProbeFacts, ProcessFacts, Refusal, RunningAgent, Setting,
+};
+use super::*;
+
+const SYS_PTRACE: u64 = 1 << 19;
+const DAC_READ_SEARCH: u64 = 1 << 2;
+const DAC_OVERRIDE: u64 = 1 << 1;
+const BOTH: u64 = SYS_PTRACE | DAC_READ_SEARCH;
+
+fn credentials(uid: u32, effective: u64) -> Credentials {
+    Credentials {
+        uid,
+        groups: vec![uid],
+        effective: CapabilitySet(effective),
+        permitted: CapabilitySet(effective),
+        bounding: CapabilitySet(u64::MAX),
+        no_new_privs: false,
+        seccomp_filter: false,
+    }
+}
+
+/// A host on which all is well.
+fn sound() -> Facts {
+    Facts {
+        own: credentials(998, BOTH),
+        initial_user_namespace: Some(true),
+        setting: Setting::Plain,
+        executable: "/usr/bin/vms-agent".into(),
+        processes: ProcessFacts {
+            root: "/proc".into(),
+            is_procfs: Ok(true),
+            visible: 300,
+            others: 295,
+            view: PidView::Host,
+            hidepid: None,
+            foreign: ForeignLook { tried: 32, refused: 0 },
+        },
+        agents: Vec::new(),
+        network: NetworkFacts { own: Some("net:[1]".to_owned()), first: Some("net:[1]".to_owned()) },
+        kernel_release: "6.1.0-18-amd64".to_owned(),
+        sockets: Ok(()),
+        collector: Some(Ok("http://localhost:4317".to_owned())),
+        probes: vec![ProbeFacts {
+            name: "orders-db".to_owned(),
+            service: "192.0.2.1:5432".to_owned(),
+            service_ip: "192.0.2.1".parse().unwrap(),
+            is_local: false,
+            executables: Vec::new(),
+        }],
+    }
+}
+
+/// What is found on a host that differs from a sound one in this.
+fn found(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
+    let mut facts = sound();
+    change(&mut facts);
+    evaluate(&facts)
+}
+
+/// The one finding that is not ok.
+fn lack(change: impl FnOnce(&mut Facts)) -> (Area, Level, String, String) {
+    let mut lacks: Vec<_> = found(change).into_iter().filter(|finding| finding.level != Level::Ok).collect();
+    assert_eq!(lacks.len(), 1, "{lacks:#?}");
+    let Finding { area, level, what, fix } = lacks.remove(0);
+    (area, level, what, fix.unwrap_or_default())
+}
+
+#[test]
+fn a_sound_host_has_nothing_to_fix_in_any_area() {
+    let findings = evaluate(&sound());
+    assert!(
+        findings.iter().all(|finding| finding.level == Level::Ok && finding.fix.is_none()),
+        "{findings:#?}"
+    );
+    for area in
+        [Area::Privileges, Area::Processes, Area::Network, Area::Kernel, Area::Collector, Area::Probes]
+    {
+        assert!(findings.iter().any(|finding| finding.area == area), "{area:?}");
+    }
+}
+
+#[test]
+fn a_missing_capability_is_fixed_in_the_way_of_the_setting() {
+    let fix = |uid, setting: Setting, effective| {
+        let (area, level, what, fix) = lack(|facts| {
+            facts.own = credentials(uid, effective);
+            facts.setting = setting;
+        });
+        assert_eq!((area, level), (Area::Privileges, Level::Warn));
+        assert!(what.contains("up is 0 while unattributed is above 0"), "{what}");
+        fix
+    };
+    let service = || Setting::Service("links".to_owned());
+    assert_eq!(
+        fix(1000, Setting::Plain, 0),
+        "sudo setcap cap_sys_ptrace,cap_dac_read_search=ep /usr/bin/vms-agent"
+    );
+    assert_eq!(
+        fix(1000, Setting::Plain, SYS_PTRACE),
+        "sudo setcap cap_dac_read_search=ep /usr/bin/vms-agent"
+    );
+    assert_eq!(
+        fix(998, service(), 0),
+        "sudo systemctl edit links, under [Service]: AmbientCapabilities=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"
+    );
+    assert_eq!(fix(0, Setting::Container, 0), "--cap-add=SYS_PTRACE --cap-add=DAC_READ_SEARCH");
+    assert_eq!(fix(0, Setting::Container, DAC_OVERRIDE), "--cap-add=SYS_PTRACE");
+    assert_eq!(fix(7, Setting::Container, DAC_READ_SEARCH), "--cap-add=SYS_PTRACE --user=0");
+    assert_eq!(
+        fix(0, Setting::Kubernetes, 0),
+        "securityContext.capabilities.add: [SYS_PTRACE, DAC_READ_SEARCH]"
+    );
+}
+
+#[test]
+fn setcap_is_not_advised_where_it_would_have_no_effect() {
+    let (_, _, what, fix) = lack(|facts| {
+        facts.own = Credentials { no_new_privs: true, ..credentials(1000, 0) };
+    });
+    assert!(what.contains("no_new_privs"), "{what}");
+    assert!(fix.contains("systemd-run") && !fix.contains("setcap "), "{fix}");
+
+    let (_, _, what, fix) = lack(|facts| {
+        facts.own = Credentials { bounding: CapabilitySet(0), ..credentials(1000, 0) };
+    });
+    assert!(what.contains("bounding set"), "{what}");
+    assert!(fix.contains("systemd-run") && !fix.contains("setcap "), "{fix}");
+
+    let (_, _, what, _) = lack(|facts| {
+        facts.own = Credentials { permitted: CapabilitySet(BOTH), ..credentials(1000, 0) };
+    });
+    assert!(what.contains("permitted, but not effective"), "{what}");
+
+    let (_, _, _, fix) = lack(|facts| {
+        facts.own = Credentials { bounding: CapabilitySet(0), ..credentials(998, 0) };
+        facts.setting = Setting::Service("vms-agent".to_owned());
+    });
+    assert!(fix.contains("CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"), "{fix}");
+}
+
+#[test]
+fn a_path_that_a_shell_would_take_apart_is_quoted() {
+    let (_, _, _, fix) = lack(|facts| {
+        facts.own = credentials(1000, 0);
+        facts.executable = "/opt/my tools/it's/vms-agent".into();
+    });
+    assert!(fix.ends_with(r"=ep '/opt/my tools/it'\''s/vms-agent'"), "{fix}");
+}
+
+#[test]
+fn dac_override_does_what_dac_read_search_does() {
+    let findings = found(|facts| facts.own = credentials(0, SYS_PTRACE | DAC_OVERRIDE));
+    assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+}
+
+#[test]
+fn the_running_agent_is_judged_rather_than_the_shell_that_asks() {
+    let agent = |effective| RunningAgent {
+        pid: Pid(812),
+        credentials: credentials(998, effective),
+        setting: Setting::Service("links".to_owned()),
+    };
+    let findings = found(|facts| {
+        facts.own = credentials(1000, 0);
+        facts.agents = vec![agent(BOTH)];
+    });
+    assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+
+    let (_, level, what, fix) = lack(|facts| facts.agents = vec![agent(SYS_PTRACE)]);
+    assert_eq!(level, Level::Warn);
+    assert!(what.contains("PID 812, uid 998") && what.contains("lacks CAP_DAC_READ_SEARCH"), "{what}");
+    assert!(fix.starts_with("sudo systemctl edit links"), "the agent's own setting counts: {fix}");
+}
+
+#[test]
+fn capabilities_inside_a_user_namespace_are_not_mistaken_for_real_ones() {
+    let (area, level, what, fix) = lack(|facts| {
+        facts.initial_user_namespace = Some(false);
+        facts.setting = Setting::Container;
+    });
+    assert_eq!((area, level), (Area::Privileges, Level::Warn));
+    assert!(what.contains("user namespace"), "{what}");
+    assert!(fix.contains("--userns=host"), "{fix}");
+    assert!(
+        found(|facts| facts.initial_user_namespace = None).iter().all(|finding| finding.level == Level::Ok),
+        "what could not be read is no complaint"
+    );
+}
+
+#[test]
+fn what_a_security_module_forbids_in_spite_of_capabilities_is_noticed() {
+    let (area, _, what, fix) = lack(|facts| {
+        facts.processes.foreign = ForeignLook { tried: 9, refused: 7 };
+        facts.setting = Setting::Container;
+    });
+    assert_eq!(area, Area::Privileges);
+    assert!(what.starts_with("7 of 9"), "{what}");
+    assert!(fix.contains("apparmor=unconfined"), "{fix}");
+    let (_, _, what, _) = lack(|facts| {
+        facts.processes.foreign = ForeignLook { tried: 9, refused: 9 };
+        facts.own = credentials(1000, 0);
+    });
+    assert!(what.contains("lacks"), "without capabilities the lack of them is the reason: {what}");
+}
+
+#[test]
+fn a_proc_root_without_a_procfs_fails() {
+    for is_procfs in [Ok(false), Err(Refusal::new(&Errno::NOENT))] {
+        let (area, level, what, fix) = lack(|facts| {
+            facts.processes.root = "/host/proc".into();
+            facts.processes.is_procfs = is_procfs;
+            facts.setting = Setting::Container;
+        });
+        assert_eq!((area, level), (Area::Processes, Level::Fail));
+        assert!(what.starts_with("/host/proc"), "{what}");
+        assert_eq!(fix, "--volume=/proc:/host/proc:ro, and procRoot: /host/proc");
+    }
+}
+
+#[test]
+fn a_container_that_sees_only_itself_fails_and_a_sidecar_does_not() {
+    let own_namespace = |others| {
+        move |facts: &mut Facts| {
+            facts.setting = Setting::Container;
+            facts.processes.view = PidView::OwnNamespace;
+            facts.processes.others = others;
+        }
+    };
+    let (area, level, _, fix) = lack(own_namespace(0));
+    assert_eq!((area, level), (Area::Processes, Level::Fail));
+    assert!(fix.contains("--pid=host"), "{fix}");
+    let findings = found(own_namespace(3));
+    assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+    assert!(findings.iter().any(|finding| finding.what.contains("--pid=host")), "{findings:#?}");
+}
+
+#[test]
+fn hidepid_matters_only_to_those_from_whom_it_hides() {
+    let hidden = |mode: &str, gid, own: Credentials| {
+        let hidepid = Some(HidePid { mode: mode.to_owned(), gid });
+        found(|facts| {
+            facts.processes.hidepid = hidepid;
+            facts.own = own;
+        })
+        .into_iter()
+        .filter(|finding| finding.area == Area::Processes)
+        .find(|finding| finding.what.contains("hidepid"))
+    };
+    let level = |finding: Option<Finding>| finding.map(|finding| finding.level);
+    assert_eq!(level(hidden("2", None, credentials(998, 0))), Some(Level::Warn));
+    assert_eq!(level(hidden("invisible", None, credentials(998, 0))), Some(Level::Warn));
+    assert_eq!(level(hidden("2", None, credentials(998, SYS_PTRACE))), Some(Level::Ok));
+    assert_eq!(level(hidden("2", Some(998), credentials(998, 0))), Some(Level::Ok));
+    assert_eq!(level(hidden("2", Some(30), credentials(998, 0))), Some(Level::Warn));
+    assert_eq!(level(hidden("ptraceable", Some(998), credentials(998, 0))), Some(Level::Warn));
+    assert_eq!(level(hidden("0", None, credentials(998, 0))), None);
+    assert_eq!(level(hidden("off", None, credentials(998, 0))), None);
+    assert!(hidden("2", Some(30), credentials(998, 0)).unwrap().fix.unwrap().contains("group 30"));
+}
+
+#[test]
+fn the_hosts_processes_with_a_containers_sockets_fail() {
+    for (setting, expected) in
+        [(Setting::Container, "--network=host"), (Setting::Kubernetes, "hostNetwork: true")]
+    {
+        let (area, level, what, fix) = lack(|facts| {
+            facts.setting = setting;
+            facts.processes.view = PidView::Outer;
+            facts.network.own = Some("net:[2]".to_owned());
+        });
+        assert_eq!((area, level), (Area::Network, Level::Fail));
+        assert!(what.contains("this container's own"), "{what}");
+        assert_eq!(fix, expected);
+    }
+}
+
+#[test]
+fn another_network_namespace_than_that_of_pid_1_is_told_outside_of_containers_too() {
+    let (area, level, _, fix) = lack(|facts| facts.network.own = Some("net:[2]".to_owned()));
+    assert_eq!((area, level), (Area::Network, Level::Warn));
+    assert_eq!(fix, "sudo nsenter --net=/proc/1/ns/net /usr/bin/vms-agent run");
+    let (_, _, _, fix) = lack(|facts| {
+        facts.network.own = Some("net:[2]".to_owned());
+        facts.setting = Setting::Service("links".to_owned());
+    });
+    assert!(fix.ends_with("PrivateNetwork=no"), "{fix}");
+}
+
+#[test]
+fn an_unknown_network_namespace_worries_only_where_it_may_be_a_containers() {
+    let (_, level, what, _) = lack(|facts| {
+        facts.network.first = None;
+        facts.setting = Setting::Container;
+        facts.processes.view = PidView::Outer;
+    });
+    assert_eq!(level, Level::Warn);
+    assert!(what.contains("cannot be told"), "{what}");
+    let changes: [fn(&mut Facts); 3] = [
+        |facts| facts.network.first = None,
+        |facts| facts.network = NetworkFacts { own: None, first: None },
+        |facts| {
+            // The host's own, by its number.
+            facts.network = NetworkFacts { own: Some("net:[4026531833]".to_owned()), first: None };
+            facts.setting = Setting::Container;
+        },
+    ];
+    for change in changes {
+        let findings = found(change);
+        assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+    }
+}
+
+#[test]
+fn sockets_that_the_kernel_keeps_to_itself_fail_with_a_fix_for_the_reason() {
+    let fix = |errno: Errno, setting: Setting| {
+        let (area, level, what, fix) = lack(|facts| {
+            facts.sockets = Err(Refusal::new(&errno));
+            facts.setting = setting;
+        });
+        assert_eq!((area, level), (Area::Kernel, Level::Fail));
+        assert!(what.contains("6.1.0-18-amd64"), "{what}");
+        fix
+    };
+    assert_eq!(fix(Errno::NOENT, Setting::Plain), "sudo modprobe -a inet_diag tcp_diag");
+    assert!(fix(Errno::NOENT, Setting::Container).starts_with("on the host: sudo modprobe"));
+    assert!(
+        fix(Errno::AFNOSUPPORT, Setting::Service("links".to_owned()))
+            .contains("RestrictAddressFamilies=AF_NETLINK")
+    );
+    assert!(fix(Errno::PERM, Setting::Container).contains("seccomp"));
+    assert!(fix(Errno::PERM, Setting::Kubernetes).contains("seccompProfile"));
+    assert_eq!(fix(Errno::NOBUFS, Setting::Plain), "");
+}
+
+#[test]
+fn a_kernel_that_is_too_old_is_named_and_an_unreadable_version_is_not() {
+    let (area, level, what, _) = lack(|facts| facts.kernel_release = "3.10.0-1160.el7.x86_64".to_owned());
+    assert_eq!((area, level), (Area::Kernel, Level::Warn));
+    assert!(what.contains("4.12"), "{what}");
+    for fine in ["4.12", "4.19.0-1", "5.4.0", "10.0.0", "", "weird"] {
+        let findings = found(|facts| facts.kernel_release = fine.to_owned());
+        assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{fine}");
+    }
+    lack(|facts| facts.kernel_release = "4.9.337".to_owned());
+}
+
+#[test]
+fn each_stage_at_which_the_collector_is_not_reached_has_its_fix() {
+    let fix = |stage| {
+        let (area, level, what, fix) = lack(|facts| {
+            facts.collector = Some(Err(CollectorProblem {
+                endpoint: "http://collector:4317".to_owned(),
+                stage,
+                text: "it is so".to_owned(),
+            }));
+        });
+        assert_eq!((area, level), (Area::Collector, Level::Fail));
+        assert_eq!(what, "http://collector:4317 does not take metrics: it is so");
+        fix
+    };
+    assert!(fix(Stage::NameResolution).contains("host name"));
+    assert!(fix(Stage::Refused).contains("4317 for gRPC, 4318 for HTTP"));
+    assert!(fix(Stage::Unreachable).contains("firewall"));
+    assert!(fix(Stage::Tls).contains("OTEL_EXPORTER_OTLP_CERTIFICATE"));
+    assert!(fix(Stage::Protocol).contains("OTEL_EXPORTER_OTLP_PROTOCOL"));
+    assert!(fix(Stage::NotFound).contains("/v1/metrics"));
+    assert!(fix(Stage::Unauthenticated).contains("OTEL_EXPORTER_OTLP_HEADERS"));
+    assert_eq!(fix(Stage::Other), "");
+    let findings = found(|facts| facts.collector = None);
+    assert!(!findings.iter().any(|finding| finding.area == Area::Collector), "nothing is exported");
+}
+
+/// An error made of layers, as transports make them.
+#[derive(Debug)]
+struct Layer(&'static str, Box<dyn Error + Send + Sync>);
+
+impl fmt::Display for Layer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0)
+    }
+}
+
+impl Error for Layer {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.1.as_ref())
+    }
+}
+
+#[test]
+fn the_stage_is_found_in_the_causes_of_an_error() {
+    let stage = |error: Box<dyn Error + Send + Sync>| {
+        CollectorProblem::new("http://collector:4317", &Layer("transport error", error)).stage
+    };
+    let io = |kind: io::ErrorKind| Box::new(io::Error::from(kind));
+    assert_eq!(stage(io(io::ErrorKind::ConnectionRefused)), Stage::Refused);
+    assert_eq!(stage(io(io::ErrorKind::TimedOut)), Stage::Unreachable);
+    assert_eq!(stage(io(io::ErrorKind::HostUnreachable)), Stage::Unreachable);
+    let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    assert_eq!(stage(Box::new(io::Error::new(io::ErrorKind::InvalidData, tls))), Stage::Tls);
+    assert_eq!(
+        stage("failed to lookup address information: Name or service not known".into()),
+        Stage::NameResolution
+    );
+    assert_eq!(stage(Box::new(tonic::Status::unauthenticated("who are you"))), Stage::Unauthenticated);
+    assert_eq!(stage(Box::new(tonic::Status::unimplemented("no metrics"))), Stage::NotFound);
+    assert_eq!(stage("HTTP status 404 Not Found".into()), Stage::NotFound);
+    assert_eq!(stage("something new".into()), Stage::Other);
+    let problem = CollectorProblem::new("x", &Layer("outer", "inner".into()));
+    assert_eq!(problem.text, "outer: inner");
+}
+
+#[tokio::test]
+async fn the_stage_is_found_in_real_failures_of_a_grpc_channel() {
+    async fn failure(uri: &'static str) -> CollectorProblem {
+        let endpoint =
+            tonic::transport::Endpoint::from_static(uri).connect_timeout(std::time::Duration::from_secs(5));
+        let error = endpoint.connect().await.map(drop).unwrap_err();
+        CollectorProblem::new(uri, &error)
+    }
+    // Nothing listens on the discard port here, and no such name can exist (RFC 6761).
+    let refused = failure("http://127.0.0.1:9").await;
+    assert_eq!(refused.stage, Stage::Refused, "{refused:?}");
+    let unknown = failure("http://no-such-host.invalid:4317").await;
+    assert_eq!(unknown.stage, Stage::NameResolution, "{unknown:?}");
+}
+
+#[test]
+fn the_error_number_is_found_below_other_errors() {
+    let direct = Refusal::new(&Errno::PERM);
+    assert_eq!(direct.errno, Some(Errno::PERM.raw_os_error()));
+    let nested = Layer("dump", Box::new(io::Error::from_raw_os_error(Errno::NOENT.raw_os_error())));
+    let nested = Refusal::new(&nested);
+    assert_eq!(nested.errno, Some(Errno::NOENT.raw_os_error()));
+    assert!(nested.text.starts_with("dump: "), "{}", nested.text);
+}
+
+#[test]
+fn a_symbolic_link_as_an_executable_is_replaced_by_what_the_kernel_will_name() {
+    let executable =
+        |resolved| ExecutableFacts { key: "executablePath", path: "/usr/bin/java".into(), resolved };
+    let (area, level, what, fix) = lack(|facts| {
+        let jvm = PathBuf::from("/usr/lib/jvm/17/bin/java");
+        facts.probes[0].executables = vec![executable(Known::Is(jvm))];
+    });
+    assert_eq!((area, level), (Area::Probes, Level::Warn));
+    assert!(what.contains("orders-db") && what.contains("symbolic link"), "{what}");
+    assert_eq!(fix, "executablePath: /usr/lib/jvm/17/bin/java");
+    for resolved in [Known::Is("/usr/bin/java".into()), Known::Absent, Known::Denied] {
+        let findings = found(|facts| facts.probes[0].executables = vec![executable(resolved)]);
+        assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+    }
+}
+
+#[test]
+fn the_direction_to_expect_follows_from_where_the_service_is() {
+    let expected = |ip: &str, is_local| {
+        let findings = found(|facts| {
+            facts.probes[0].service_ip = ip.parse().unwrap();
+            facts.probes[0].is_local = is_local;
+        });
+        findings.last().unwrap().what.clone()
+    };
+    assert!(expected("192.0.2.1", false).ends_with("expects forward here"));
+    assert!(expected("192.0.2.1", true).contains("expects reverse here"));
+    assert!(expected("127.0.0.1", true).ends_with("expects forward and reverse here"));
+}
+
+#[test]
+fn the_exit_code_is_0_only_when_all_is_well() {
+    let code = |findings: &[Finding]| format!("{:?}", exit_code(findings));
+    assert_eq!(code(&evaluate(&sound())), format!("{:?}", ExitCode::SUCCESS));
+    for level in [Level::Warn, Level::Fail] {
+        let finding = Finding { area: Area::Kernel, level, what: String::new(), fix: None };
+        assert_eq!(code(&[finding]), format!("{:?}", ExitCode::from(1)));
+    }
+}
+
+#[test]
+fn the_fix_stands_below_its_complaint_and_plain_output_has_no_styles() {
+    let findings = [
+        Finding { area: Area::Kernel, level: Level::Ok, what: "fine".to_owned(), fix: None },
+        Finding {
+            area: Area::Privileges,
+            level: Level::Warn,
+            what: "lacks".to_owned(),
+            fix: Some("sudo it".to_owned()),
+        },
+    ];
+    let mut plain = anstream::StripStream::new(Vec::new());
+    render_text(&findings, &mut plain).unwrap();
+    assert_eq!(
+        String::from_utf8(plain.into_inner()).unwrap(),
+        "ok    kernel      fine\n\
+         warn  privileges  lacks\n                  fix: sudo it\n\
+         1 ok, 1 to improve, 0 to repair\n"
+    );
+    let mut styled = Vec::new();
+    render_text(&findings, &mut styled).unwrap();
+    assert!(String::from_utf8(styled).unwrap().contains("\x1b["));
+}
+
+#[test]
+fn json_is_an_array_of_findings() {
+    let mut output = Vec::new();
+    render_json(&found(|facts| facts.own = credentials(1000, 0)), &mut output).unwrap();
+    let findings: serde_json::Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!(findings[0]["area"], "privileges");
+    assert_eq!(findings[0]["level"], "warn");
+    assert!(findings[0]["what"].as_str().unwrap().contains(Capability::SysPtrace.as_str()));
+    assert!(findings[0]["fix"].as_str().unwrap().starts_with("sudo setcap"));
+    assert_eq!(findings[1]["fix"], serde_json::Value::Null);
+}
