@@ -320,7 +320,9 @@ impl Agent {
         let lines = self.log.lock().expect("no reader panics").clone();
         lines
             .iter()
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("log line: {error}: {line}")))
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("log line: {error}: {line}"))
+            })
             .collect()
     }
 
@@ -408,10 +410,7 @@ impl fmt::Debug for Agent {
     }
 }
 
-fn collect_lines(
-    from: impl std::io::Read + Send + 'static,
-    to: &Arc<Mutex<Vec<String>>>,
-) -> JoinHandle<()> {
+fn collect_lines(from: impl std::io::Read + Send + 'static, to: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     let to = Arc::clone(to);
     thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {

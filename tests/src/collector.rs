@@ -122,7 +122,9 @@ impl Collector {
     /// Waits until anything has arrived.
     #[track_caller]
     pub fn wait_for_anything(&self) {
-        eventually("anything to arrive", || (!self.received.blocking_read().metrics().is_empty()).then_some(()));
+        eventually("anything to arrive", || {
+            (!self.received.blocking_read().metrics().is_empty()).then_some(())
+        });
     }
 }
 

@@ -54,7 +54,20 @@ impl Namespace {
     #[track_caller]
     pub fn pair() -> (Self, Self) {
         let (one, other) = (Self::with_number(1), Self::with_number(2));
-        ip(&["-n", &one.name, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &other.name]);
+        ip(&[
+            "-n",
+            &one.name,
+            "link",
+            "add",
+            "eth0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            &other.name,
+        ]);
         for host in [&one, &other] {
             // Addresses are usable at once: duplicate address detection would take a second.
             let steps = [
@@ -181,9 +194,7 @@ impl Namespace {
     #[track_caller]
     pub fn has_socket(&self, state: &str, local: SocketAddr, remote: SocketAddr) -> bool {
         self.sockets().iter().any(|socket| {
-            socket.state == state
-                && socket.local_port == local.port()
-                && socket.remote_port == remote.port()
+            socket.state == state && socket.local_port == local.port() && socket.remote_port == remote.port()
         })
     }
 }

@@ -91,7 +91,13 @@ pub trait Points {
 
     /// Waits for more points of a series, all measured at that time or later.
     #[track_caller]
-    fn wait_for_points(&self, metric: &str, attributes: &[(&str, &str)], count: usize, since: u64) -> Vec<Point> {
+    fn wait_for_points(
+        &self,
+        metric: &str,
+        attributes: &[(&str, &str)],
+        count: usize,
+        since: u64,
+    ) -> Vec<Point> {
         crate::eventually(&format!("{count} points of {metric} {attributes:?}"), || {
             let points: Vec<Point> =
                 self.series(metric, attributes).into_iter().filter(|point| point.time >= since).collect();

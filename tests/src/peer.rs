@@ -85,7 +85,8 @@ impl Program {
         if let Some(uid) = self.user {
             command.uid(uid).gid(uid);
         }
-        let mut child = host.spawn(&mut command).unwrap_or_else(|error| panic!("{}: {error}", self.path.display()));
+        let mut child =
+            host.spawn(&mut command).unwrap_or_else(|error| panic!("{}: {error}", self.path.display()));
         let commands = child.stdin.take();
         let stdout = child.stdout.take().expect("stdout is piped");
         let (sender, answers) = channel();
@@ -178,7 +179,9 @@ impl Peer {
     /// Starts a child that inherits the socket, and returns its process id. It ends with this peer.
     #[track_caller]
     pub fn child(&mut self, stream: Stream, program: &Program) -> u32 {
-        self.order(format_args!("child {} {}", stream.id, program.path.display())).parse().expect("a process id")
+        self.order(format_args!("child {} {}", stream.id, program.path.display()))
+            .parse()
+            .expect("a process id")
     }
 
     /// Renames the process.
@@ -190,7 +193,8 @@ impl Peer {
     #[track_caller]
     fn order(&mut self, command: fmt::Arguments<'_>) -> String {
         let mut commands = self.commands.as_ref().expect("the peer was started with a stdin");
-        writeln!(commands, "{command}").unwrap_or_else(|error| panic!("{command}: the peer is gone: {error}"));
+        writeln!(commands, "{command}")
+            .unwrap_or_else(|error| panic!("{command}: the peer is gone: {error}"));
         match self.answers.recv_timeout(PATIENCE) {
             Ok(answer) => match answer.strip_prefix("ok ") {
                 Some(answer) => answer.to_owned(),

@@ -69,7 +69,8 @@ impl Responder {
     #[must_use]
     #[track_caller]
     pub fn start(host: &Namespace, protocol: Protocol, answers: &[Answer]) -> Self {
-        let state = Arc::new(Mutex::new(State { answers: answers.iter().copied().collect(), ..State::default() }));
+        let state =
+            Arc::new(Mutex::new(State { answers: answers.iter().copied().collect(), ..State::default() }));
         let entrance = host.entrance();
         let shared = Arc::clone(&state);
         let (stop, stopped) = oneshot::channel();

@@ -27,7 +27,8 @@ impl Rotel {
     #[must_use]
     #[track_caller]
     pub fn start(scene: &Scene, host: &Namespace) -> Self {
-        let program = environment::rotel_program().expect("tests that start rotel need it: needs!(Need::Rotel)");
+        let program =
+            environment::rotel_program().expect("tests that start rotel need it: needs!(Need::Rotel)");
         let mut command = program::command(program);
         command
             .arg("start")

@@ -67,7 +67,8 @@ impl Scene {
         if path.exists() {
             return path;
         }
-        let agent = environment::agent_program().expect("tests that start the agent need it: needs!(Need::Agent)");
+        let agent =
+            environment::agent_program().expect("tests that start the agent need it: needs!(Need::Agent)");
         self.install(&agent, "vms-agent")
     }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
-    Agent, AgentCommand, Collector, Link, Namespace, Number, Point, Points, Protocol, Scene, config, needs, probe,
+    Agent, AgentCommand, Collector, Link, Namespace, Number, Point, Points, Protocol, Scene, config, needs,
+    probe,
 };
 
 const UP: &str = "vms.connection_mon.up";
@@ -74,7 +75,9 @@ fn a_link_that_drops_and_comes_back_is_one_series_without_a_gap() {
         watched.collector.series("vms.connection_mon.status", &[FORWARD[0], FORWARD[1], ("state", state)])
     };
     for (one, other) in [(&series, pairs("up")), (&inverse(&series), pairs("down"))] {
-        let values = |points: &[Point]| points.iter().map(|point| (point.time, point.value.as_int())).collect::<Vec<_>>();
+        let values = |points: &[Point]| {
+            points.iter().map(|point| (point.time, point.value.as_int())).collect::<Vec<_>>()
+        };
         assert_eq!(values(one), values(&other));
     }
 
@@ -112,9 +115,16 @@ fn each_change_of_a_link_is_logged_once_with_reason_and_owner() {
     assert_eq!((up.len(), down.len()), (3, 2), "{said:#?}");
     let name = watched.scene.name("svc");
     for line in &said {
-        assert!(line.contains(&owner) && line.contains(&name), "the owner, of a lost link the last one: {line}");
+        assert!(
+            line.contains(&owner) && line.contains(&name),
+            "the owner, of a lost link the last one: {line}"
+        );
     }
-    assert_eq!(watched.agent.log_with(&["\"steady\"", "forward"]).len(), 1, "what does not change is not repeated");
+    assert_eq!(
+        watched.agent.log_with(&["\"steady\"", "forward"]).len(),
+        1,
+        "what does not change is not repeated"
+    );
 }
 
 #[test]

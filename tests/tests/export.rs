@@ -7,8 +7,8 @@ use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::tls::{Certificates, Gate};
 use vms_agent_tests::{
-    Agent, AgentCommand, Answer, Collector, Link, Namespace, Number, Points, Protocol, Responder, Rotel, Scene,
-    config, eventually, needs, probe,
+    Agent, AgentCommand, Answer, Collector, Link, Namespace, Number, Points, Protocol, Responder, Rotel,
+    Scene, config, eventually, needs, probe,
 };
 
 const UP: &str = "vms.connection_mon.up";
@@ -47,7 +47,10 @@ impl Watched {
             .agent(protocol, &protocol.endpoint())
             .variable("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
             .variable("OTEL_SERVICE_NAME", "link-agent")
-            .variable("OTEL_RESOURCE_ATTRIBUTES", format!("mark={mark},service.name=other,deployment=a%20b%2Cc"))
+            .variable(
+                "OTEL_RESOURCE_ATTRIBUTES",
+                format!("mark={mark},service.name=other,deployment=a%20b%2Cc"),
+            )
             .start();
         let quoted = format!("\"{mark}\"");
         let marked = |metric: &str, attributes: &[(&str, &str)]| {
@@ -176,7 +179,12 @@ fn requests_carry_the_configured_headers_and_say_how_they_are_compressed() {
             let request = eventually("a request", || responder.requests().get(before).cloned());
             agent.stop();
             let header = |name: &str| request.headers.get(name).map(String::as_str);
-            assert_eq!(header("authorization"), Some("Bearer secret"), "{protocol:?}: {:#?}", request.headers);
+            assert_eq!(
+                header("authorization"),
+                Some("Bearer secret"),
+                "{protocol:?}: {:#?}",
+                request.headers
+            );
             assert_eq!(header("x-tenant"), Some("shop"));
             let agent_name = header("user-agent").unwrap_or_default();
             assert!(agent_name.to_lowercase().contains("vms-agent"), "{agent_name}");
@@ -232,12 +240,19 @@ fn tls_and_mutual_tls_are_spoken_over_grpc_and_http() {
                         "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
                         certificates.client_certificate_file.to_string_lossy(),
                     )
-                    .variable("OTEL_EXPORTER_OTLP_CLIENT_KEY", certificates.client_key_file.to_string_lossy());
+                    .variable(
+                        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+                        certificates.client_key_file.to_string_lossy(),
+                    );
             }
             let mut agent = command.start();
             collector.wait_for_value(UP, FORWARD, 1, 0);
             agent.stop();
-            assert!(gate.clients().iter().all(|showed| *showed == mutual), "{protocol:?}: {:?}", gate.clients());
+            assert!(
+                gate.clients().iter().all(|showed| *showed == mutual),
+                "{protocol:?}: {:?}",
+                gate.clients()
+            );
             assert_eq!(gate.refused(), 0, "{protocol:?}");
         }
     }

@@ -101,7 +101,10 @@ fn one_configuration_shows_the_link_forward_at_the_client_and_reverse_at_the_ser
         assert_up(&check, direction);
         let row = check.row();
         assert_eq!((row.name.as_str(), row.connections), ("link", 1));
-        assert_eq!((row.dest_ip.as_str(), row.dest_port), (service.ip().to_string().as_str(), service.port()));
+        assert_eq!(
+            (row.dest_ip.as_str(), row.dest_port),
+            (service.ip().to_string().as_str(), service.port())
+        );
         assert_eq!((row.source_ip.as_deref(), row.source_port), (None, None), "none is configured");
         let [owner_found] = row.owners.as_slice() else { panic!("one owner: {row:#?}") };
         assert_eq!((owner_found.pid, &owner_found.name), (owner.pid(), &hosts.name));
@@ -378,8 +381,7 @@ fn an_ipv4_configuration_matches_the_ipv6_sockets_of_a_dual_stack_server_and_cli
     let program = scene.program("svc");
     let IpAddr::V4(address) = far.ipv4() else { panic!("the address is IPv4") };
     let everywhere = "[::]:0".parse().unwrap();
-    let mapped =
-        |listening: SocketAddr| SocketAddr::new(address.to_ipv6_mapped().into(), listening.port());
+    let mapped = |listening: SocketAddr| SocketAddr::new(address.to_ipv6_mapped().into(), listening.port());
     let link = Link::over(program.start(&near), program.start(&far), everywhere, mapped);
     assert!(link.client_end.local.is_ipv6() && link.server_end.local.is_ipv6(), "both are AF_INET6 sockets");
     let service = SocketAddr::new(far.ipv4(), link.service().port());
@@ -472,7 +474,11 @@ fn a_configured_source_filters_the_other_end_in_both_directions() {
         let config = config(&[probe_with("link", &hosts.name, service, &filter)]);
         for (host, direction) in [(&hosts.near, "forward"), (&hosts.far, "reverse")] {
             let check = AgentCommand::new(&hosts.scene, host).config(&config).check();
-            if up { assert_up(&check, direction) } else { assert_down(&check, "no_connection") }
+            if up {
+                assert_up(&check, direction);
+            } else {
+                assert_down(&check, "no_connection");
+            }
             let row = check.row();
             let configured = (filter.get("sourceServiceIp"), filter.get("sourceServicePort"));
             assert_eq!(row.source_ip.as_deref(), configured.0.and_then(|ip| ip.as_str()), "{row:#?}");
@@ -495,7 +501,10 @@ fn matched_sources_label_the_results_where_asked() {
     let near = hosts.near.ipv4().to_string();
 
     let none = check("none");
-    assert_eq!((none.row().source_ip.as_deref(), none.row().source_port, none.row().connections), (None, None, 2));
+    assert_eq!(
+        (none.row().source_ip.as_deref(), none.row().source_port, none.row().connections),
+        (None, None, 2)
+    );
 
     let ip = check("ip");
     assert_eq!((ip.row().source_ip.as_ref(), ip.row().source_port), (Some(&near), None));
@@ -577,7 +586,8 @@ fn a_process_name_is_a_glob_over_the_whole_name_in_any_case() {
             named.assert_fits(&fits);
         }
     }
-    for fits_not in [format!("aysvc{tag}"), format!("pay{tag}"), "paysvc".to_owned(), format!("paysvc?{tag}")] {
+    for fits_not in [format!("aysvc{tag}"), format!("pay{tag}"), "paysvc".to_owned(), format!("paysvc?{tag}")]
+    {
         named.assert_fits_not(&fits_not);
     }
 }

@@ -6,7 +6,8 @@ use vms_agent_tests::agent::BOTH;
 use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
-    AgentCommand, Check, Collector, Link, Namespace, Points, Privileges, Protocol, Scene, config, needs, probe,
+    AgentCommand, Check, Collector, Link, Namespace, Points, Privileges, Protocol, Scene, config, needs,
+    probe,
 };
 
 /// Who holds the connections.
@@ -231,6 +232,7 @@ fn permission_missing_is_never_told_where_nothing_was_refused() {
     agent.stop();
     let link: &[_] = &[("name", "link"), ("direction", "forward")];
     assert!(collector.series("vms.connection_mon.up", link).iter().all(|point| point.value.as_int() == 1));
-    let told: Vec<_> = collector.points().into_iter().filter(|point| point.name == PERMISSION_MISSING).collect();
+    let told: Vec<_> =
+        collector.points().into_iter().filter(|point| point.name == PERMISSION_MISSING).collect();
     assert_eq!(told, []);
 }

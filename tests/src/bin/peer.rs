@@ -164,7 +164,13 @@ impl Peer {
             return Err("no space for one descriptor".into());
         }
         let address = SocketAddrUnix::new(path)?;
-        rustix::net::sendmsg_addr(&sender, &address, &[IoSlice::new(b"fd")], &mut control, SendFlags::empty())?;
+        rustix::net::sendmsg_addr(
+            &sender,
+            &address,
+            &[IoSlice::new(b"fd")],
+            &mut control,
+            SendFlags::empty(),
+        )?;
         Ok(String::new())
     }
 
@@ -173,7 +179,12 @@ impl Peer {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0; 2];
-        rustix::net::recvmsg(mailbox, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        rustix::net::recvmsg(
+            mailbox,
+            &mut [IoSliceMut::new(&mut byte)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
         let taken = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,

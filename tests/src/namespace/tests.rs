@@ -59,17 +59,21 @@ fn two_hosts_reach_one_another_over_every_address() {
         let mut target = address;
         target.set_port(listener.local_addr().unwrap().port());
         let stream = one.inside(|| std::net::TcpStream::connect(target).unwrap());
-        assert!(one.has_socket("ESTAB", stream.local_addr().unwrap(), stream.peer_addr().unwrap()), "{target}");
+        assert!(
+            one.has_socket("ESTAB", stream.local_addr().unwrap(), stream.peer_addr().unwrap()),
+            "{target}"
+        );
     }
 }
 
 #[test]
 fn what_ss_prints_is_read_with_zones_and_listeners() {
-    let socket = |state: &str, local_port, remote_port| SocketState { state: state.to_owned(), local_port, remote_port };
-    assert_eq!(
-        parse_socket("LISTEN 0 4096 *:9000 *:*").unwrap(),
-        socket("LISTEN", 9000, 0)
-    );
+    let socket = |state: &str, local_port, remote_port| SocketState {
+        state: state.to_owned(),
+        local_port,
+        remote_port,
+    };
+    assert_eq!(parse_socket("LISTEN 0 4096 *:9000 *:*").unwrap(), socket("LISTEN", 9000, 0));
     assert_eq!(
         parse_socket("FIN-WAIT-2 0 0 [fe80::1]%eth0:40000 [fe80::2]%eth0:80 timer:(x)").unwrap(),
         socket("FIN-WAIT-2", 40000, 80)
