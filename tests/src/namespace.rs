@@ -170,7 +170,7 @@ impl Namespace {
     #[track_caller]
     pub fn drop_outgoing(&self, rule: &str) {
         let ruleset = format!(
-            "table inet vmst {{ chain outgoing {{ type filter hook output priority 0; {rule} drop; }} }}"
+            "table inet vmst {{\n chain outgoing {{\n type filter hook output priority 0\n {rule} drop\n }}\n}}\n"
         );
         self.run(program::command("nft").arg(ruleset));
     }
