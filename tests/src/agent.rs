@@ -197,7 +197,14 @@ impl<'a> AgentCommand<'a> {
     #[must_use]
     #[track_caller]
     pub fn start(&self) -> Agent {
-        let mut command = self.command(&["run"]);
+        self.start_as(&["run"])
+    }
+
+    /// Any command of the agent that goes on until it is told to end.
+    #[must_use]
+    #[track_caller]
+    pub fn start_as(&self, arguments: &[&str]) -> Agent {
+        let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.host.spawn(&mut command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (log, output) = (Arc::default(), Arc::default());

@@ -434,3 +434,31 @@ fn a_collector_that_never_answers_delays_no_probe() {
     let span = silence.last().unwrap() - silence.first().unwrap();
     assert!(span < 2_000_000_000, "seven looks, 200 ms apart: {silence:?}");
 }
+
+#[test]
+fn a_full_queue_drops_the_oldest_counts_it_and_says_so_once() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let process = watched.scene.name("svc");
+    let probes: Vec<_> =
+        (0..60).map(|n| probe(&format!("link{n}"), &process, watched.link.service())).collect();
+    // 60 links fill the smallest queue within a few looks.
+    let config = serde_json::json!({"interval": "200ms", "probes": probes, "export": {"queueBytes": 65_536}});
+    let mut agent = AgentCommand::new(&watched.scene, &watched.host).config(&config).start();
+    agent.wait_for_log(&["\"link0\"", "forward"]);
+    agent.wait_for_log(&["queue"]);
+    let full = unix_nanoseconds();
+    let waited = vms_agent_tests::deadline::now();
+    eventually("more to be dropped", || (waited.elapsed().as_millis() > 1000).then_some(()));
+    let collector = Collector::start(&watched.host, Protocol::Grpc);
+    let link: &[_] = &[("name", "link0"), ("direction", "forward")];
+    let kept = collector.wait_for_points(UP, link, 1, 0);
+    assert!(kept[0].time > full - 1_000_000_000, "the newest are kept");
+    let exported = "otel.sdk.exporter.metric_data_point.exported";
+    let dropped = eventually("the dropped points to be counted", || {
+        collector.series(exported, &[]).into_iter().find(|point| point.attribute("error.type").is_some())
+    });
+    assert!(dropped.value.as_int() >= 60 * 5, "at least a look's: {dropped:#?}");
+    agent.stop();
+    assert_eq!(agent.log_with(&["WARN", "queue"]).len(), 1, "once an outage");
+}
