@@ -11,7 +11,6 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
-use tokio_rustls::rustls;
 
 use crate::USER_AGENT;
 use crate::config::{ExportConfig, Protocol};
@@ -112,17 +111,17 @@ impl HttpClient {
 
     /// What a failure of hyper's is at bottom.
     fn classify(&self, error: &(dyn Error + 'static)) -> Failure {
-        for cause in chain(error) {
-            if let Some(failure) = cause.downcast_ref::<Failure>() {
-                return failure.clone();
-            }
-            if let Some(io_error) = cause.downcast_ref::<io::Error>() {
-                // With TLS 1.3 a server refuses the client's certificate after the handshake.
-                if io_error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
-                    return Failure::tls(io_error);
-                }
-                return Failure::exchange("connection", innermost(error), BROKEN_OFF);
-            }
+        if let Some(failure) = chain(error).find_map(|cause| cause.downcast_ref::<Failure>()) {
+            return failure.clone();
+        }
+        let text = innermost(error);
+        // With TLS 1.3 a server refuses the client's certificate after the handshake. Of that h2 keeps the text
+        // (rustls::Error::AlertReceived) and loses the type.
+        if text.contains("received fatal alert") {
+            return Failure::tls(text);
+        }
+        if chain(error).any(<dyn Error>::is::<io::Error>) {
+            return Failure::exchange("connection", text, BROKEN_OFF);
         }
         let hyper_error = chain(error).find_map(|cause| cause.downcast_ref::<hyper::Error>());
         let foreign = hyper_error.is_some_and(|error| error.is_parse() || error.is_parse_too_large())
@@ -136,7 +135,7 @@ impl HttpClient {
             }
             (false, _) => BROKEN_OFF,
         };
-        Failure::exchange("connection", innermost(error), advice)
+        Failure::exchange("connection", text, advice)
     }
 }
 

@@ -23,7 +23,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use crate::config::{ExportConfig, Protocol};
 use crate::endpoint::{check_endpoint, host_and_port, is_secure};
 use crate::error::ExportError;
-use crate::failure::{Failure, Stage};
+use crate::failure::{Failure, Stage, innermost};
 use crate::tls;
 
 /// How long one address may keep the next from being tried (RFC 8305, section 5).
@@ -102,9 +102,10 @@ impl Route<'_> {
         };
         let (host, _port) = host_and_port(self.endpoint);
         let name = ServerName::try_from(host.to_owned())
-            .map_err(|error| Failure::tls(&io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+            .map_err(|error| Failure::tls(format!("{host}: {error}")))?;
         let handshake = TlsConnector::from(Arc::clone(config)).connect(name, tcp);
-        let stream = self.bounded(Stage::Tls, handshake).await?.map_err(|error| Failure::tls(&error))?;
+        let stream =
+            self.bounded(Stage::Tls, handshake).await?.map_err(|error| Failure::tls(innermost(&error)))?;
         Ok(Stream::Tls(Box::new(stream)))
     }
 

@@ -75,12 +75,12 @@ impl Failure {
         Self { stage: Stage::Connect, error_type: kind.into(), message, advice: START_OR_POINT }
     }
 
-    pub(crate) fn tls(error: &io::Error) -> Self {
+    pub(crate) fn tls(message: String) -> Self {
         Self {
             stage: Stage::Tls,
             error_type: "tls".into(),
-            message: innermost(error),
-            advice: "check the CA, the certificates' dates and names, and that the endpoint speaks TLS",
+            message,
+            advice: "check the CA, the certificates of both sides (dates, names, whether one is missing), and that the endpoint speaks TLS",
         }
     }
 

@@ -242,12 +242,13 @@ impl Ledger {
         if text.is_empty() && rejected == 0 {
             return None;
         }
+        if self.remarks.contains(text) {
+            return None;
+        }
         if self.remarks.len() >= MAX_REMARKS {
             self.remarks.clear();
         }
-        if !self.remarks.insert(text.clone()) {
-            return None;
-        }
+        self.remarks.insert(text.clone());
         Some(match accepted.oddity {
             Some(failure) => Notice::Odd { failure },
             None if rejected > 0 => Notice::Rejected { points: rejected, message: accepted.message },

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
     Metric as ProtoMetric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource as ProtoResource;
-use prost::Message;
+use prost::{Message, length_delimiter_len};
 use vms_core::metric::{Attribute, AttributeValue, DataPoint, Kind, Metric, Value};
 
 use crate::queue::Batch;
@@ -80,9 +80,14 @@ impl Encoder {
     }
 }
 
-/// What a nested message adds to its own length: a tag of one byte (all fields on the way have numbers below
+/// The most that a nested message adds to its own length: a tag of one byte (all fields on the way have numbers below
 /// 16) and a length, a varint of at most five bytes for anything below 4 GiB.
 const FRAME: usize = 6;
+
+/// What a nested message of this length takes.
+fn framed(length: usize) -> usize {
+    1 + length_delimiter_len(length) + length
+}
 
 /// Requests in the making. `bytes` is never less than what the request will have when encoded.
 struct Assembly<'a> {
@@ -112,7 +117,7 @@ impl<'a> Assembly<'a> {
 
     fn add(&mut self, metric: &'static Metric, point: &DataPoint) {
         let converted = Converted::from_point(metric, point);
-        let point_bytes = FRAME + converted.encoded_len();
+        let point_bytes = framed(converted.encoded_len());
         let known = self.last.is_some_and(|last| std::ptr::eq(last, metric));
         let header_bytes = if known { 0 } else { metric_bytes(metric) };
         if self.points > 0 && self.bytes + header_bytes + point_bytes > self.encoder.limit {

@@ -13,7 +13,7 @@ fn waits_double_up_to_the_largest() {
 
 #[test]
 fn what_the_collector_asks_for_is_a_least_and_an_hour_the_most() {
-    let day = Duration::from_secs(86_400);
+    let day = Duration::from_hours(24);
     assert_eq!(wait(BACKOFF, 1, Some(Duration::from_secs(90)), 0), Duration::from_secs(90));
     assert_eq!(wait(BACKOFF, 6, Some(Duration::from_secs(1)), 0), Duration::from_secs(15));
     assert_eq!(wait(BACKOFF, 1, Some(day), 0), MAX_WAIT);

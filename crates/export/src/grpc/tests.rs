@@ -175,7 +175,7 @@ proptest! {
 
     #[test]
     fn percent_encoding_is_undone(text: String) {
-        let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded = text.bytes().fold(String::new(), |encoded, byte| format!("{encoded}%{byte:02X}"));
         prop_assert_eq!(decode_percent(encoded.as_bytes()), text);
     }
 }

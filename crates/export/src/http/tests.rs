@@ -57,7 +57,7 @@ fn a_redirect_tells_its_place_without_its_query() {
 fn retry_after_is_seconds_or_a_date() {
     let date = "Sun, 06 Nov 1994 08:49:37 GMT";
     let asked = |pairs: &[(&'static str, &str)]| parse_retry_after(&headers(pairs));
-    assert_eq!(asked(&[("retry-after", " 120 ")]), Some(Asked::After(Duration::from_secs(120))));
+    assert_eq!(asked(&[("retry-after", " 120 ")]), Some(Asked::After(Duration::from_mins(2))));
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
     assert_eq!(asked(&[("retry-after", date)]), Some(Asked::At(at)));
     let sent = ("date", "Sun, 06 Nov 1994 08:49:07 GMT");

@@ -27,7 +27,7 @@ fn an_outage_is_told_at_its_start_at_each_new_kind_of_failure_and_at_its_end() {
     ledger.take().unwrap();
     let later = Now { monotonic: Duration::from_secs(110), ..NOW };
     let told = ledger.accepted(Accepted::default(), later);
-    assert_eq!(told, [Notice::Recovered { lasted: Duration::from_secs(60), lost: 0, waiting: 4 }]);
+    assert_eq!(told, [Notice::Recovered { lasted: Duration::from_mins(1), lost: 0, waiting: 4 }]);
     ledger.take().unwrap();
     assert_eq!(ledger.accepted(Accepted::default(), later), []);
 }

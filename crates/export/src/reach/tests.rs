@@ -113,8 +113,8 @@ async fn a_collector_that_wants_a_client_certificate_gets_it_or_refuses() {
     let setup = over_tls(true).await;
     probe_collector(&setup.mutual()).await.unwrap();
     let refused = failure(&setup.config("localhost")).await;
-    assert_eq!((refused.stage, refused.error_type.as_ref()), (Stage::Tls, "tls"));
     assert!(refused.message.contains("CertificateRequired"), "{refused}");
+    assert_eq!((refused.stage, refused.error_type.as_ref()), (Stage::Tls, "tls"));
     assert_eq!(setup.collector.received().len(), 1);
 }
 

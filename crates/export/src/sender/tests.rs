@@ -179,7 +179,7 @@ async fn a_flush_cuts_a_wait_short() {
     let exporter = start(&http(&collector));
     exporter.enqueue(batch(3));
     until(|| exporter.stats().outage.is_some()).await;
-    assert_eq!(ends_soon(exporter.flush(Duration::from_secs(60))).await, 0);
+    assert_eq!(ends_soon(exporter.flush(Duration::from_mins(1))).await, 0);
     assert_eq!(exporter.stats().sent_points, 3);
 }
 
@@ -337,7 +337,7 @@ async fn over_grpc_each_status_is_retried_or_not_as_the_specification_says() {
     for number in 1..=16 {
         for retry_info in [false, true] {
             let code = Code::from_i32(number);
-            let status = if retry_info {
+            let reply = if retry_info {
                 with_retry_info(code, ProtoDuration { seconds: 0, nanos: 1_000_000 })
             } else {
                 Status::new(code, "try later")
@@ -352,7 +352,7 @@ async fn over_grpc_each_status_is_retried_or_not_as_the_specification_says() {
                 Code::ResourceExhausted => retry_info,
                 _ => false,
             };
-            let collector = GrpcCollector::start([Err(status)], None, None).await;
+            let collector = GrpcCollector::start([Err(reply)], None, None).await;
             let exporter = start(&grpc(&collector));
             exporter.enqueue(batch(3));
             exporter.enqueue(batch(4));
@@ -387,7 +387,7 @@ async fn over_grpc_the_delay_of_a_retry_info_is_waited() {
 
 #[tokio::test]
 async fn over_grpc_a_partial_success_is_counted_and_never_sent_again() {
-    let replies = [grpc_collector::partial(2, "points too old"), grpc_collector::partial(0, "")];
+    let replies = [Ok(grpc_collector::partial(2, "points too old")), Ok(grpc_collector::partial(0, ""))];
     let collector = GrpcCollector::start(replies, None, None).await;
     let exporter = start(&grpc(&collector));
     exporter.enqueue(batch(5));
@@ -404,7 +404,7 @@ async fn over_grpc_requests_and_answers_travel_in_every_compression() {
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
         for answer in [None, Some(CompressionEncoding::Gzip), Some(CompressionEncoding::Zstd)] {
             let collector =
-                GrpcCollector::start([grpc_collector::partial(1, "one odd point")], answer, None).await;
+                GrpcCollector::start([Ok(grpc_collector::partial(1, "one odd point"))], answer, None).await;
             let mut config = grpc(&collector);
             config.compression = compression;
             config.headers = vec![("Authorization".into(), Secret::new("Bearer hunter2"))];

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// A directory with PEM files, gone when dropped.
 pub(crate) struct Authority {
@@ -21,6 +21,8 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // Two authorities of one name would be told apart by a bad signature rather than as strangers.
+        params.distinguished_name.push(DnType::CommonName, key.public_key_pem());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca_pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), ca_pem, directory: tempfile::tempdir().unwrap() }
