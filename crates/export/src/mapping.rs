@@ -5,6 +5,7 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as ProtoAny;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
@@ -78,6 +79,25 @@ impl Encoder {
         }
         assembly.finish()
     }
+
+    fn request(&self, metrics: Vec<ProtoMetric>) -> ExportMetricsServiceRequest {
+        let scope_metrics =
+            ScopeMetrics { scope: Some(self.scope.clone()), metrics, schema_url: String::new() };
+        let resource_metrics = ResourceMetrics {
+            resource: Some(self.resource.clone()),
+            scope_metrics: vec![scope_metrics],
+            schema_url: String::new(),
+        };
+        ExportMetricsServiceRequest { resource_metrics: vec![resource_metrics] }
+    }
+}
+
+/// A request that holds no point: it proves that requests are understood and leaves nothing behind.
+///
+/// It is not empty all the same: an empty body is what servers and proxies refuse before they look further.
+pub(crate) fn encode_without_points() -> Bytes {
+    let encoder = Encoder::new(Resource::new([]), env!("CARGO_PKG_VERSION"));
+    encoder.request(Vec::new()).encode_to_vec().into()
 }
 
 /// The most that a nested message adds to its own length: a tag of one byte (all fields on the way have numbers below
@@ -137,17 +157,7 @@ impl<'a> Assembly<'a> {
 
     /// Ends the present request and begins the next.
     fn close(&mut self) {
-        let request = ExportMetricsServiceRequest {
-            resource_metrics: vec![ResourceMetrics {
-                resource: Some(self.encoder.resource.clone()),
-                scope_metrics: vec![ScopeMetrics {
-                    scope: Some(self.encoder.scope.clone()),
-                    metrics: std::mem::take(&mut self.metrics),
-                    schema_url: String::new(),
-                }],
-                schema_url: String::new(),
-            }],
-        };
+        let request = self.encoder.request(std::mem::take(&mut self.metrics));
         self.batches.push(Batch::new(request.encode_to_vec().into(), self.points));
         self.last = None;
         self.bytes = self.empty_bytes;

@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
-
 use crate::answer::{Accepted, Outcome};
 use crate::config::ExportConfig;
 use crate::endpoint::shown;
 use crate::error::ExportError;
 use crate::failure::Failure;
+use crate::mapping;
 use crate::transport::Transport;
 
 /// A collector that answered as one.
@@ -37,7 +36,7 @@ pub async fn probe_collector(config: &ExportConfig) -> Result<Reachability, Expo
     let tcp = route.connect(addresses.clone()).await.map_err(unreachable)?;
     let peer = tcp.peer_addr().map_err(|error| unreachable(Failure::connect(None, &error)))?;
     let tls = route.secure(tcp).await.map_err(unreachable)?.tls_version();
-    let empty = transport.encode(&Bytes::new()).map_err(|error| {
+    let empty = transport.encode(&mapping::encode_without_points()).map_err(|error| {
         unreachable(Failure::exchange("compression", error.to_string(), "set the compression to none"))
     })?;
     match transport.attempt(empty).await {
