@@ -1,17 +1,27 @@
 //! `vms-agent doctor`: what this host allows, and the exact fix for each lack.
 //!
-//! [`read::read_facts`] looks, [`evaluate::evaluate`] judges, [`render_text`] and [`render_json`] show.
+//! [`read`] looks, [`evaluate`] judges, and what is left here shows.
 
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::net::Ipv4Addr;
+use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use vms_core::ConnAdapter;
+use vms_core::address::Endpoint;
+use vms_core::connection::{ConnectionFilter, TcpState, TcpStates};
+use vms_sock_diag::SockDiag;
 
-pub(crate) mod collector;
-pub(crate) mod evaluate;
-pub(crate) mod facts;
-pub(crate) mod read;
+use self::facts::{CollectorProblem, Refusal};
+use crate::config::{Config, Exporter};
+use crate::environment::Environment;
+use crate::host;
+use crate::terminal::Format;
+
+mod evaluate;
+mod facts;
+mod read;
 
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,20 +101,60 @@ pub(crate) struct Finding {
     pub(crate) fix: Option<String>,
 }
 
-/// 0 when every finding is ok, 1 otherwise. (2 is for a configuration that cannot be loaded.)
-pub(crate) fn exit_code(findings: &[Finding]) -> ExitCode {
-    if findings.iter().all(|finding| finding.level == Level::Ok) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
+/// Looks at this host, judges, and prints; gives the exit status: 0 when every finding is ok, 1 otherwise.
+///
+/// # Errors
+/// When the output cannot be written.
+pub(crate) async fn run(
+    config: &Config,
+    environment: &Environment,
+    format: Format,
+    output: &mut dyn Write,
+) -> io::Result<u8> {
+    let collector = match &config.exporter {
+        Exporter::Otlp(export) => Some(match vms_export::probe_collector(export).await {
+            Ok(reached) => Ok(format!("{} ({})", export.endpoint, reached.peer)),
+            Err(error) => Err(CollectorProblem::from(&error)),
+        }),
+        Exporter::Console | Exporter::None => None,
+    };
+    let hidden = host::processes(config).ok().and_then(|processes| processes.hidden_processes().ok());
+    let sources = read::Sources {
+        root: Path::new("/"),
+        own_proc: Path::new("/proc"),
+        proc_root: &config.proc_root,
+        variable: &|name| environment.get(name).map(str::to_owned),
+        executable: std::env::current_exe().unwrap_or_else(|_unknown| "vms-agent".into()),
+        hidden,
+        probes: &config.probes,
+    };
+    let findings = evaluate::evaluate(&read::read_facts(&sources, &mut try_sockets, collector));
+    match format {
+        Format::Text => render_text(&findings, output)?,
+        Format::Json => render_json(&findings, output)?,
     }
+    Ok(exit_status(&findings))
+}
+
+fn exit_status(findings: &[Finding]) -> u8 {
+    u8::from(findings.iter().any(|finding| finding.level != Level::Ok))
+}
+
+/// Whether the kernel tells its sockets: asks for one that need not exist.
+fn try_sockets() -> Result<(), Refusal> {
+    let endpoint = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 1);
+    let filter = ConnectionFilter::new(TcpStates::of(&[TcpState::Established]), [endpoint]);
+    SockDiag::open()
+        .and_then(|mut sockets| sockets.dump(&filter))
+        .map(drop)
+        .map_err(|error| Refusal::new(&error))
 }
 
 /// Writes aligned lines, styled: `output` is expected to strip styles where they are not wanted (anstream).
 ///
 /// # Errors
 /// When `output` cannot be written.
-pub(crate) fn render_text(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
+fn render_text(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
     let indent = Level::WIDTH + Area::WIDTH + 4;
     let bold = Style::new().bold();
     for finding in findings {
@@ -130,7 +180,7 @@ pub(crate) fn render_text(findings: &[Finding], output: &mut dyn Write) -> io::R
 ///
 /// # Errors
 /// When `output` cannot be written.
-pub(crate) fn render_json(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
+fn render_json(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *output, findings)?;
     writeln!(output)
 }

@@ -8,7 +8,7 @@ mod cli;
 mod clock;
 mod config;
 mod console;
-// mod doctor;
+mod doctor;
 mod environment;
 mod host;
 mod journal;
@@ -17,9 +17,6 @@ mod resource;
 mod run;
 mod self_metrics;
 mod sink;
-#[cfg_attr(not(test), expect(dead_code, reason = "the command that uses it is not wired yet"))]
-mod doctor;
-#[expect(dead_code, reason = "the commands that use it are not wired yet")]
 mod telemetry;
 mod terminal;
 mod validate;
@@ -110,10 +107,7 @@ fn validate(global: &GlobalArgs, environment: &Environment, args: &ValidateArgs)
 
 fn doctor(global: &GlobalArgs, environment: &Environment, format: Format) -> anyhow::Result<u8> {
     let config = load(global, environment)?.config;
-    {
-        let _ = (config, format);
-        Ok(0)
-    }
+    block_on(async { Ok(doctor::run(&config, environment, format, &mut anstream::stdout()).await?) })
 }
 
 fn sink(args: sink::SinkArgs) -> anyhow::Result<u8> {

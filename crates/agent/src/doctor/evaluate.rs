@@ -4,11 +4,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use vms_core::process::{Capability, Known};
+use vms_process::{HiddenProcesses, HidePid};
 
-use super::collector::Stage;
-use super::facts::{
-    Credentials, Facts, HidePid, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting,
-};
+use super::facts::{Credentials, Facts, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting};
 use super::{Area, Finding, Level};
 
 /// The inode number of the first network namespace, fixed since Linux 6.18 (`include/uapi/linux/nsfs.h`).
@@ -237,27 +235,28 @@ fn evaluate_processes(facts: &ProcessFacts, own: &Credentials, setting: &Setting
         }
         PidView::Unknown => ok(Area::Processes, format!("{} processes in {root}", facts.visible)),
     });
-    findings.extend(facts.hidepid.as_ref().and_then(|hidepid| evaluate_hidepid(hidepid, own, setting)));
+    findings.extend(facts.hidden.as_ref().and_then(|hidden| evaluate_hidepid(*hidden, own, setting)));
     findings
 }
 
-fn evaluate_hidepid(hidepid: &HidePid, own: &Credentials, setting: &Setting) -> Option<Finding> {
-    let (hides, by_group) = match hidepid.mode.as_str() {
-        "0" | "off" => return None,
-        "1" | "noaccess" => ("keeps other users' processes from being read", true),
-        "4" | "ptraceable" => ("hides processes that may not be traced", false),
-        _ => ("hides other users' processes", true),
+fn evaluate_hidepid(hidden: HiddenProcesses, own: &Credentials, setting: &Setting) -> Option<Finding> {
+    let (hides, by_group) = match hidden.hide_pid {
+        HidePid::Off => return None,
+        HidePid::NoAccess => ("keeps other users' processes from being read", true),
+        HidePid::Ptraceable => ("hides processes that may not be traced", false),
+        HidePid::Invisible => ("hides other users' processes", true),
     };
-    let mode = &hidepid.mode;
+    let mode = hidden.hide_pid.as_str();
     // `has_pid_permissions()` in fs/proc/base.c: a member of the group, or who may trace the process.
     if own.effective.allows(Capability::SysPtrace) {
         return Some(ok(Area::Processes, format!("hidepid={mode} {hides}, but not from CAP_SYS_PTRACE")));
     }
-    let group = hidepid.gid.filter(|_| by_group);
+    let group = by_group.then_some(hidden.exempt_group);
     if let Some(gid) = group.filter(|gid| own.groups.contains(gid)) {
         return Some(ok(Area::Processes, format!("hidepid={mode} {hides}, but not from group {gid}")));
     }
-    let fix = match (setting, group) {
+    // Group 0 is the kernel's default: to join it is no fix.
+    let fix = match (setting, group.filter(|gid| *gid != 0)) {
         (Setting::Service(unit), Some(gid)) => {
             format!("sudo systemctl edit {unit}, under [Service]: SupplementaryGroups={gid}")
         }
@@ -395,39 +394,12 @@ fn fix_sockets(refusal: &Refusal, own: &Credentials, setting: &Setting) -> Optio
 fn evaluate_collector(facts: &Facts) -> Option<Finding> {
     Some(match facts.collector.as_ref()? {
         Ok(endpoint) => ok(Area::Collector, format!("{endpoint} takes metrics")),
-        Err(problem) => {
-            let endpoint = &problem.endpoint;
-            let fix = match problem.stage {
-                Stage::NameResolution => {
-                    Some("correct the host name in export.endpoint, or make it known to this host's resolver")
-                }
-                Stage::Refused => Some(
-                    "start the collector, or correct the port in export.endpoint: usually 4317 for gRPC, 4318 for HTTP",
-                ),
-                Stage::Unreachable => {
-                    Some("open the way to that port in routes and firewalls, or correct export.endpoint")
-                }
-                Stage::Tls => Some(
-                    "name the CA that signed the collector's certificate: OTEL_EXPORTER_OTLP_CERTIFICATE=/path/ca.pem (http:// in export.endpoint if the collector has no TLS)",
-                ),
-                Stage::Protocol => Some(
-                    "make OTEL_EXPORTER_OTLP_PROTOCOL fit the port: usually grpc on 4317, http/protobuf on 4318",
-                ),
-                Stage::NotFound => Some(
-                    "point export.endpoint to a receiver of OTLP metrics; over HTTP its path is usually /v1/metrics",
-                ),
-                Stage::Unauthenticated => Some(
-                    "send what the collector asks for: OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20TOKEN",
-                ),
-                Stage::Other => None,
-            };
-            lack(
-                Area::Collector,
-                Level::Fail,
-                format!("{endpoint} does not take metrics: {}", problem.text),
-                fix.map(str::to_owned),
-            )
-        }
+        Err(problem) => lack(
+            Area::Collector,
+            Level::Fail,
+            format!("the collector does not take metrics: {}", problem.text),
+            problem.fix.clone(),
+        ),
     })
 }
 

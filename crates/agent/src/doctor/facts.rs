@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use vms_core::process::{Capability, Known, Pid};
-
-use super::collector::CollectorProblem;
+use vms_export::ExportError;
+use vms_process::HiddenProcesses;
 
 /// Everything that was found out.
 #[derive(Debug, Clone)]
@@ -114,7 +114,7 @@ pub(crate) struct ProcessFacts {
     /// Whose processes it lists.
     pub(crate) view: PidView,
     /// How it was mounted, where that was found.
-    pub(crate) hidepid: Option<HidePid>,
+    pub(crate) hidden: Option<HiddenProcesses>,
     /// What came of looking into processes that are not this user's.
     pub(crate) foreign: ForeignLook,
 }
@@ -130,15 +130,6 @@ pub(crate) enum PidView {
     OwnNamespace,
     /// It could not be told.
     Unknown,
-}
-
-/// The mount options `hidepid` and `gid` (proc(5)).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HidePid {
-    /// `0`, `1`, `2`, `4`, or since Linux 5.8 also `off`, `noaccess`, `invisible`, `ptraceable`.
-    pub(crate) mode: String,
-    /// Its members see everything all the same, except with `ptraceable`.
-    pub(crate) gid: Option<u32>,
 }
 
 /// Attempts to learn the open files of processes of other users.
@@ -165,6 +156,25 @@ pub(crate) struct NetworkFacts {
     pub(crate) own: Option<String>,
     /// That of PID 1 in the configured /proc; `None` when it may not be read.
     pub(crate) first: Option<String>,
+}
+
+/// A collector that did not take a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CollectorProblem {
+    /// What happened, with its causes.
+    pub(crate) text: String,
+    /// What to do, where that is known.
+    pub(crate) fix: Option<String>,
+}
+
+impl From<&ExportError> for CollectorProblem {
+    fn from(error: &ExportError) -> Self {
+        let fix = match error {
+            ExportError::Unreachable { source, .. } => Some(source.advice.to_owned()),
+            _ => None,
+        };
+        Self { text: Refusal::new(error).text, fix }
+    }
 }
 
 /// A refusal of the operating system.

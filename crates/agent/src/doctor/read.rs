@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use vms_core::address::{ServiceIp, Zone};
 use vms_core::probe::ConnectionProbe;
 use vms_core::process::{Known, Pid};
+use vms_process::HiddenProcesses;
 
-use super::collector::CollectorProblem;
 use super::facts::{
-    CapabilitySet, Credentials, ExecutableFacts, Facts, ForeignLook, HidePid, NetworkFacts, PidView,
+    CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, NetworkFacts, PidView,
     ProbeFacts, ProcessFacts, Refusal, RunningAgent, Setting,
 };
 
@@ -29,6 +28,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) variable: &'a dyn Fn(&str) -> Option<String>,
     /// This binary.
     pub(crate) executable: PathBuf,
+    /// Which processes the configured /proc hides, where that could be read.
+    pub(crate) hidden: Option<HiddenProcesses>,
     /// What is configured to be measured.
     pub(crate) probes: &'a [ConnectionProbe],
 }
@@ -145,7 +146,7 @@ fn read_process_facts(
             (Some(false), 1) => PidView::OwnNamespace,
             _ => PidView::Unknown,
         },
-        hidepid: parse_hidepid(&read_text(&sources.own_proc.join("self/mountinfo")), root),
+        hidden: sources.hidden,
         foreign: read_foreign(root, processes, own),
     }
 }
@@ -239,40 +240,6 @@ fn match_cgroup(text: &str) -> Option<Setting> {
             Some(Setting::Service(unit.trim_end_matches(".service").to_owned()))
         }
     })
-}
-
-/// The options of the procfs mounted at `root`, from `/proc/PID/mountinfo` (proc(5)); the uppermost mount counts.
-fn parse_hidepid(mountinfo: &str, root: &Path) -> Option<HidePid> {
-    let (mut mode, mut gid) = (None, None);
-    for line in mountinfo.lines() {
-        let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
-        let is_here = mount.split(' ').nth(4).is_some_and(|point| unescape_octal(point) == root);
-        let mut fields = filesystem.split(' ');
-        if !is_here || fields.next() != Some("proc") {
-            continue;
-        }
-        let options = fields.nth(1).unwrap_or_default();
-        let option =
-            |name: &str| options.split(',').find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
-        mode = option("hidepid").map(str::to_owned);
-        gid = option("gid").and_then(|gid| gid.parse().ok());
-    }
-    mode.map(|mode| HidePid { mode, gid })
-}
-
-/// A path in which the kernel wrote blanks, tabs, line feeds and backslashes as `\040` and so on.
-fn unescape_octal(text: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((byte, after)) = rest.split_first() {
-        let escaped = after
-            .get(..3)
-            .filter(|_| *byte == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(escaped.unwrap_or(*byte));
-        rest = after.get(if escaped.is_some() { 3 } else { 0 }..).unwrap_or_default();
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 fn read_probe(sources: &Sources<'_>, setting: &Setting, probe: &ConnectionProbe) -> ProbeFacts {

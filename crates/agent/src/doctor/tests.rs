@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 use vms_core::process::{Capability, Known, Pid};
+use vms_process::{HiddenProcesses, HidePid};
 
-use super::collector::{CollectorProblem, Stage};
 use super::evaluate::evaluate;
 use super::facts::{
-    CapabilitySet, Credentials, ExecutableFacts, Facts, ForeignLook, HidePid, NetworkFacts, PidView,
+    CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, NetworkFacts, PidView,
     ProbeFacts, ProcessFacts, Refusal, RunningAgent, Setting,
 };
 use super::*;
@@ -44,7 +44,7 @@ fn sound() -> Facts {
             visible: 300,
             others: 295,
             view: PidView::Host,
-            hidepid: None,
+            hidden: None,
             foreign: ForeignLook { tried: 32, refused: 0 },
         },
         agents: Vec::new(),
@@ -248,10 +248,9 @@ fn a_container_that_sees_only_itself_fails_and_a_sidecar_does_not() {
 
 #[test]
 fn hidepid_matters_only_to_those_from_whom_it_hides() {
-    let hidden = |mode: &str, gid, own: Credentials| {
-        let hidepid = Some(HidePid { mode: mode.to_owned(), gid });
+    let hidden = |hide_pid, exempt_group, own: Credentials| {
         found(|facts| {
-            facts.processes.hidepid = hidepid;
+            facts.processes.hidden = Some(HiddenProcesses { hide_pid, exempt_group });
             facts.own = own;
         })
         .into_iter()
@@ -259,15 +258,14 @@ fn hidepid_matters_only_to_those_from_whom_it_hides() {
         .find(|finding| finding.what.contains("hidepid"))
     };
     let level = |finding: Option<Finding>| finding.map(|finding| finding.level);
-    assert_eq!(level(hidden("2", None, credentials(998, 0))), Some(Level::Warn));
-    assert_eq!(level(hidden("invisible", None, credentials(998, 0))), Some(Level::Warn));
-    assert_eq!(level(hidden("2", None, credentials(998, SYS_PTRACE))), Some(Level::Ok));
-    assert_eq!(level(hidden("2", Some(998), credentials(998, 0))), Some(Level::Ok));
-    assert_eq!(level(hidden("2", Some(30), credentials(998, 0))), Some(Level::Warn));
-    assert_eq!(level(hidden("ptraceable", Some(998), credentials(998, 0))), Some(Level::Warn));
-    assert_eq!(level(hidden("0", None, credentials(998, 0))), None);
-    assert_eq!(level(hidden("off", None, credentials(998, 0))), None);
-    assert!(hidden("2", Some(30), credentials(998, 0)).unwrap().fix.unwrap().contains("group 30"));
+    assert_eq!(level(hidden(HidePid::Invisible, 0, credentials(998, 0))), Some(Level::Warn));
+    assert_eq!(level(hidden(HidePid::NoAccess, 0, credentials(998, 0))), Some(Level::Warn));
+    assert_eq!(level(hidden(HidePid::Invisible, 0, credentials(998, SYS_PTRACE))), Some(Level::Ok));
+    assert_eq!(level(hidden(HidePid::Invisible, 998, credentials(998, 0))), Some(Level::Ok));
+    assert_eq!(level(hidden(HidePid::Invisible, 30, credentials(998, 0))), Some(Level::Warn));
+    assert_eq!(level(hidden(HidePid::Ptraceable, 998, credentials(998, 0))), Some(Level::Warn));
+    assert_eq!(level(hidden(HidePid::Off, 0, credentials(998, 0))), None);
+    assert!(hidden(HidePid::Invisible, 30, credentials(998, 0)).unwrap().fix.unwrap().contains("group 30"));
 }
 
 #[test]
@@ -357,27 +355,15 @@ fn a_kernel_that_is_too_old_is_named_and_an_unreadable_version_is_not() {
 }
 
 #[test]
-fn each_stage_at_which_the_collector_is_not_reached_has_its_fix() {
-    let fix = |stage| {
-        let (area, level, what, fix) = lack(|facts| {
-            facts.collector = Some(Err(CollectorProblem {
-                endpoint: "http://collector:4317".to_owned(),
-                stage,
-                text: "it is so".to_owned(),
-            }));
-        });
-        assert_eq!((area, level), (Area::Collector, Level::Fail));
-        assert_eq!(what, "http://collector:4317 does not take metrics: it is so");
-        fix
-    };
-    assert!(fix(Stage::NameResolution).contains("host name"));
-    assert!(fix(Stage::Refused).contains("4317 for gRPC, 4318 for HTTP"));
-    assert!(fix(Stage::Unreachable).contains("firewall"));
-    assert!(fix(Stage::Tls).contains("OTEL_EXPORTER_OTLP_CERTIFICATE"));
-    assert!(fix(Stage::Protocol).contains("OTEL_EXPORTER_OTLP_PROTOCOL"));
-    assert!(fix(Stage::NotFound).contains("/v1/metrics"));
-    assert!(fix(Stage::Unauthenticated).contains("OTEL_EXPORTER_OTLP_HEADERS"));
-    assert_eq!(fix(Stage::Other), "");
+fn a_collector_that_takes_nothing_is_told_with_what_to_do() {
+    let (area, level, what, fix) = lack(|facts| {
+        facts.collector = Some(Err(CollectorProblem {
+            text: "http://collector:4317: connection refused".to_owned(),
+            fix: Some("start the collector".to_owned()),
+        }));
+    });
+    assert_eq!((area, level, fix.as_str()), (Area::Collector, Level::Fail, "start the collector"));
+    assert_eq!(what, "the collector does not take metrics: http://collector:4317: connection refused");
     let findings = found(|facts| facts.collector = None);
     assert!(!findings.iter().any(|finding| finding.area == Area::Collector), "nothing is exported");
 }
@@ -396,44 +382,6 @@ impl Error for Layer {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(self.1.as_ref())
     }
-}
-
-#[test]
-fn the_stage_is_found_in_the_causes_of_an_error() {
-    let stage = |error: Box<dyn Error + Send + Sync>| {
-        CollectorProblem::new("http://collector:4317", &Layer("transport error", error)).stage
-    };
-    let io = |kind: io::ErrorKind| Box::new(io::Error::from(kind));
-    assert_eq!(stage(io(io::ErrorKind::ConnectionRefused)), Stage::Refused);
-    assert_eq!(stage(io(io::ErrorKind::TimedOut)), Stage::Unreachable);
-    assert_eq!(stage(io(io::ErrorKind::HostUnreachable)), Stage::Unreachable);
-    let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-    assert_eq!(stage(Box::new(io::Error::new(io::ErrorKind::InvalidData, tls))), Stage::Tls);
-    assert_eq!(
-        stage("failed to lookup address information: Name or service not known".into()),
-        Stage::NameResolution
-    );
-    assert_eq!(stage(Box::new(tonic::Status::unauthenticated("who are you"))), Stage::Unauthenticated);
-    assert_eq!(stage(Box::new(tonic::Status::unimplemented("no metrics"))), Stage::NotFound);
-    assert_eq!(stage("HTTP status 404 Not Found".into()), Stage::NotFound);
-    assert_eq!(stage("something new".into()), Stage::Other);
-    let problem = CollectorProblem::new("x", &Layer("outer", "inner".into()));
-    assert_eq!(problem.text, "outer: inner");
-}
-
-#[tokio::test]
-async fn the_stage_is_found_in_real_failures_of_a_grpc_channel() {
-    async fn failure(uri: &'static str) -> CollectorProblem {
-        let endpoint =
-            tonic::transport::Endpoint::from_static(uri).connect_timeout(std::time::Duration::from_secs(5));
-        let error = endpoint.connect().await.map(drop).unwrap_err();
-        CollectorProblem::new(uri, &error)
-    }
-    // Nothing listens on the discard port here, and no such name can exist (RFC 6761).
-    let refused = failure("http://127.0.0.1:9").await;
-    assert_eq!(refused.stage, Stage::Refused, "{refused:?}");
-    let unknown = failure("http://no-such-host.invalid:4317").await;
-    assert_eq!(unknown.stage, Stage::NameResolution, "{unknown:?}");
 }
 
 #[test]
@@ -478,12 +426,11 @@ fn the_direction_to_expect_follows_from_where_the_service_is() {
 }
 
 #[test]
-fn the_exit_code_is_0_only_when_all_is_well() {
-    let code = |findings: &[Finding]| format!("{:?}", exit_code(findings));
-    assert_eq!(code(&evaluate(&sound())), format!("{:?}", ExitCode::SUCCESS));
+fn the_exit_status_is_0_only_when_all_is_well() {
+    assert_eq!(exit_status(&evaluate(&sound())), 0);
     for level in [Level::Warn, Level::Fail] {
         let finding = Finding { area: Area::Kernel, level, what: String::new(), fix: None };
-        assert_eq!(code(&[finding]), format!("{:?}", ExitCode::from(1)));
+        assert_eq!(exit_status(&[finding]), 1);
     }
 }
 

@@ -63,6 +63,7 @@ impl Host {
             proc_root: &proc_root,
             variable: &|name| variables.contains(&name).then(|| "x".to_owned()),
             executable: "/usr/bin/vms-agent".into(),
+            hidden: None,
             probes,
         };
         read_facts(&sources, &mut || Ok(()), None)
@@ -182,22 +183,6 @@ fn the_setting_is_recognized_by_the_marks_it_leaves() {
 }
 
 #[test]
-fn the_uppermost_procfs_mounted_at_the_root_tells_hidepid() {
-    let mountinfo = "22 27 0:21 / /proc rw,relatime - proc proc rw,gid=30,hidepid=2\n\
-                     23 27 0:22 / /host\\040a/proc ro - proc proc rw,hidepid=invisible\n\
-                     24 27 0:23 / /proc/sys/fs/binfmt_misc rw - autofs systemd-1 rw,hidepid=1\n";
-    let found = |mountinfo: &str, root: &str| parse_hidepid(mountinfo, Path::new(root));
-    let expected = HidePid { mode: "2".to_owned(), gid: Some(30) };
-    assert_eq!(found(mountinfo, "/proc"), Some(expected));
-    let expected = HidePid { mode: "invisible".to_owned(), gid: None };
-    assert_eq!(found(mountinfo, "/host a/proc"), Some(expected));
-    assert_eq!(found(mountinfo, "/other"), None);
-    let covered = format!("{mountinfo}30 22 0:40 / /proc rw - proc proc rw\n");
-    assert_eq!(found(&covered, "/proc"), None, "a later mount covers an earlier one");
-    assert_eq!(found("nonsense\n - proc\n", "/proc"), None);
-}
-
-#[test]
 fn every_symbolic_link_on_the_way_to_an_executable_is_followed_below_the_root() {
     let host = Host::new();
     host.file("usr/lib/jvm/17/bin/java", "");
@@ -265,6 +250,7 @@ fn real_facts_with(keep: ThreadCapabilities) -> Facts {
             proc_root: Path::new("/proc"),
             variable: &|_| None,
             executable: "/usr/bin/vms-agent".into(),
+            hidden: None,
             probes: &[],
         };
         read_facts(&sources, &mut || Ok(()), None)
