@@ -61,18 +61,13 @@ fn evaluate_privileges(facts: &Facts) -> Vec<Finding> {
         findings.push(lack(
             Area::Privileges,
             Level::Warn,
-            format!(
-                "this process has its capabilities only inside its own user namespace: of processes outside of it, {UNATTRIBUTED}"
-            ),
+            "this process has its capabilities only inside its own user namespace: links held by processes outside of it cannot be attributed",
             fix.to_owned(),
         ));
     } else {
         findings.push(ok(
             Area::Privileges,
-            format!(
-                "this process (uid {uid}) may look into every process: {}",
-                join(&Capability::ALL, " and ")
-            ),
+            format!("this process (uid {uid}) has the capabilities to look into every process"),
         ));
         findings.extend(evaluate_foreign_look(facts));
     }
@@ -80,7 +75,7 @@ fn evaluate_privileges(facts: &Facts) -> Vec<Finding> {
         let missing = agent.credentials.effective.missing();
         let who = format!("the running agent (PID {}, uid {})", agent.pid, agent.credentials.uid);
         findings.push(if missing.is_empty() {
-            ok(Area::Privileges, format!("{who} may look into every process"))
+            ok(Area::Privileges, format!("{who} has the capabilities to look into every process"))
         } else {
             lack(
                 Area::Privileges,
@@ -130,11 +125,11 @@ fn evaluate_foreign_look(facts: &Facts) -> Option<Finding> {
 /// What stands in the way of a capability, beyond that nobody gave it.
 fn why_missing(credentials: &Credentials, missing: &[Capability]) -> &'static str {
     if missing.iter().all(|capability| credentials.permitted.allows(*capability)) {
-        "; it is permitted, but not effective"
+        "; what is missing is permitted, but not effective"
     } else if missing.iter().any(|capability| !credentials.bounding.allows(*capability)) {
-        "; its bounding set leaves it out"
+        "; the bounding set forbids it"
     } else if credentials.no_new_privs {
-        "; no_new_privs keeps it from gaining it by setcap"
+        "; no_new_privs is set, so setcap would not help"
     } else {
         ""
     }
@@ -210,6 +205,10 @@ fn evaluate_processes(facts: &ProcessFacts, own: &Credentials, setting: &Setting
         Ok(true) => {}
     }
     let mut findings = Vec::new();
+    let visible = match facts.visible {
+        1 => "1 process".to_owned(),
+        count => format!("{count} processes"),
+    };
     let share = match setting {
         Setting::Kubernetes => "hostPID: true (all of the host) or shareProcessNamespace: true (this pod)",
         Setting::Container => "--pid=host (all of the host) or --pid=container:NAME (one container)",
@@ -225,15 +224,14 @@ fn evaluate_processes(facts: &ProcessFacts, own: &Credentials, setting: &Setting
         PidView::OwnNamespace => ok(
             Area::Processes,
             format!(
-                "{} processes in {root}, those of this PID namespace only: right for a sidecar; for more, {share}",
-                facts.visible
+                "{visible} in {root}, those of this PID namespace only: right for a sidecar; for more, {share}"
             ),
         ),
-        PidView::Host => ok(Area::Processes, format!("{} processes in {root}, the host's", facts.visible)),
+        PidView::Host => ok(Area::Processes, format!("{visible} in {root}, the host's")),
         PidView::Outer => {
-            ok(Area::Processes, format!("{} processes in {root}, from outside of this container", facts.visible))
+            ok(Area::Processes, format!("{visible} in {root}, from outside of this container"))
         }
-        PidView::Unknown => ok(Area::Processes, format!("{} processes in {root}", facts.visible)),
+        PidView::Unknown => ok(Area::Processes, format!("{visible} in {root}")),
     });
     findings.extend(facts.hidden.as_ref().and_then(|hidden| evaluate_hidepid(*hidden, own, setting)));
     findings
@@ -289,12 +287,12 @@ fn evaluate_network(
         None if setting.is_contained() && processes.view != PidView::OwnNamespace => lack(
             Area::Network,
             Level::Warn,
-            "whether this process sees the host's sockets or only its container's cannot be told without CAP_SYS_PTRACE",
+            "whether this process sees the host's sockets or only its container's cannot be told: PID 1 may not be looked into",
             share_network(setting, executable),
         ),
         None => ok(
             Area::Network,
-            "this process sees the sockets of its network namespace; comparing that with PID 1's takes CAP_SYS_PTRACE",
+            "this process sees the sockets of its network namespace; it may not look whether that is PID 1's",
         ),
         // The processes are somebody else's, the sockets are not: nothing will ever fit.
         Some(_) if processes.view == PidView::Outer || setting.is_contained() => lack(

@@ -53,7 +53,7 @@ pub(crate) fn read_facts(
         agents: read_agents(sources, &processes),
         network: NetworkFacts {
             own: read_link_text(&own_dir.join("ns/net")),
-            first: read_link_text(&sources.proc_root.join("1/ns/net")),
+            first: read_first_network(sources.proc_root, &processes),
         },
         kernel_release: read_text(&sources.own_proc.join("sys/kernel/osrelease")).trim().to_owned(),
         sockets: sockets(),
@@ -183,6 +183,15 @@ fn read_foreign(proc_root: &Path, processes: &BTreeMap<u32, Status>, own: &Crede
         }
     }
     look
+}
+
+/// The network namespace of PID 1, or of the kernel's threads, which never leave the host's: some hosts let nobody
+/// look into PID 1.
+fn read_first_network(proc_root: &Path, processes: &BTreeMap<u32, Status>) -> Option<String> {
+    read_link_text(&proc_root.join("1/ns/net")).or_else(|| {
+        processes.get(&2).filter(|second| second.name == "kthreadd")?;
+        read_link_text(&proc_root.join("2/ns/net"))
+    })
 }
 
 fn read_agents(sources: &Sources<'_>, processes: &BTreeMap<u32, Status>) -> Vec<RunningAgent> {

@@ -135,7 +135,7 @@ fn setcap_is_not_advised_where_it_would_have_no_effect() {
     let (_, _, what, fix) = lack(|facts| {
         facts.own = Credentials { bounding: CapabilitySet(0), ..credentials(1000, 0) };
     });
-    assert!(what.contains("bounding set"), "{what}");
+    assert!(what.contains("bounding set forbids"), "{what}");
     assert!(fix.contains("systemd-run") && !fix.contains("setcap "), "{fix}");
 
     let (_, _, what, _) = lack(|facts| {

@@ -159,6 +159,20 @@ fn the_running_agent_is_found_with_its_rights_and_its_unit() {
 }
 
 #[test]
+fn the_kernels_threads_tell_the_hosts_network_namespace_when_pid_1_does_not() {
+    let host = Host::new();
+    assert_eq!(host.facts("proc", &[], &[]).network.first, None);
+    host.process("proc", 2, "Name:\tkthreadd\nPPid:\t0\n");
+    host.link("proc/2/ns/net", "net:[7]");
+    assert_eq!(host.facts("proc", &[], &[]).network.first.as_deref(), Some("net:[7]"));
+    host.link("proc/1/ns/net", "net:[8]");
+    assert_eq!(host.facts("proc", &[], &[]).network.first.as_deref(), Some("net:[8]"));
+    fs::remove_file(host.path("proc/1/ns/net")).unwrap();
+    host.process("proc", 2, "Name:\tjava\nPPid:\t1\n");
+    assert_eq!(host.facts("proc", &[], &[]).network.first, None, "in a container PID 2 is anybody");
+}
+
+#[test]
 fn the_setting_is_recognized_by_the_marks_it_leaves() {
     let host = Host::new();
     let setting = |variables: &[&str]| host.facts("proc", variables, &[]).setting;
