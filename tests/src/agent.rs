@@ -140,7 +140,7 @@ impl<'a> AgentCommand<'a> {
         self
     }
 
-    /// With a /proc of its own that is mounted with `hidepid`.
+    /// With a /proc that is mounted with `hidepid`.
     #[must_use]
     pub fn hidepid(mut self, hidepid: u8) -> Self {
         self.hidepid = Some(hidepid);
@@ -216,11 +216,10 @@ impl<'a> AgentCommand<'a> {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut words: Vec<String> = Vec::new();
-        if let Some(hidepid) = self.hidepid {
-            let script = format!("mount -t proc -o hidepid={hidepid} proc /proc && exec \"$@\"");
-            words.extend(["unshare", "-m", "--", "sh", "-c", &script, "sh"].map(str::to_owned));
-        }
+        // The host's own /proc, for this process alone.
+        let hidepid = self.hidepid.unwrap_or(0);
+        let script = format!("mount -t proc -o hidepid={hidepid} proc /proc && exec \"$@\"");
+        let mut words = ["unshare", "--mount", "--", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
         let list = |sign: &str, capabilities: &[&str]| {
             capabilities.iter().map(|name| format!("{sign}{name}")).collect::<Vec<_>>().join(",")
         };
@@ -314,12 +313,6 @@ impl Row {
 }
 
 impl Agent {
-    /// Its process id.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// What it has logged so far, one JSON object a line.
     #[must_use]
     #[track_caller]
@@ -413,7 +406,7 @@ impl Drop for Agent {
 
 impl fmt::Debug for Agent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Agent").field("pid", &self.pid()).finish_non_exhaustive()
+        formatter.debug_struct("Agent").field("process", &self.child.id()).finish_non_exhaustive()
     }
 }
 

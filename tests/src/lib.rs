@@ -1,8 +1,7 @@
 //! What the whole-agent tests stand on: hosts that are network namespaces, programs that hold sockets, the real
 //! agent binary, and collectors that read back what it sent.
 //!
-//! A [`Scene`] is what one test owns: a directory and names that no other test uses, since /proc shows the processes of
-//! every test. [`Namespace`] is a host, [`Peer`] a program on it, [`AgentCommand`] starts the agent there.
+//! A [`Scene`] is what one test owns: a directory, and names that no other test uses. [`Namespace`] is a host, [`Peer`] a program on it, [`AgentCommand`] starts the agent there.
 //! [`Collector`] and [`Rotel`] receive, [`Responder`] receives and answers as it is told.
 //!
 //! Everything here panics when it fails: what the harness cannot do, the test did not prove.

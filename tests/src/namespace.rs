@@ -1,17 +1,21 @@
-//! Hosts: network namespaces, alone or joined by a cable.
+//! Hosts: a network namespace and a PID namespace each, alone or joined by a cable.
+//!
+//! The PID namespace keeps apart what runs on the machine and what runs in a test: another test's process of the
+//! same name, and those that even root may not look into. And whatever runs in it ends with it.
 
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::program;
+use crate::deadline::eventually;
+use crate::{environment, program};
 
 /// Where iproute2 keeps named namespaces.
 const DIRECTORY: &str = "/run/netns";
@@ -22,11 +26,14 @@ static SERIAL: AtomicU32 = AtomicU32::new(0);
 static ALIVE: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
 
-/// A network namespace with its loopback up; gone when dropped.
+/// A network namespace with its loopback up, and a PID namespace; gone when dropped, with all that runs there.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
-    entrance: File,
+    network: File,
+    processes: File,
+    /// The parent of the PID namespace's first process, whose end is the end of all the others.
+    init: Option<Child>,
     number: u8,
 }
 
@@ -92,8 +99,9 @@ impl Namespace {
         let name = format!("vmst-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::SeqCst));
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "set", "lo", "up"]);
-        let entrance = File::open(format!("{DIRECTORY}/{name}")).expect("the namespace was just made");
-        Self { name, entrance, number }
+        let network = File::open(format!("{DIRECTORY}/{name}")).expect("the namespace was just made");
+        let (init, processes) = start_init();
+        Self { name, network, processes, init: Some(init), number }
     }
 
     /// The name under which `ip netns` knows the namespace.
@@ -127,13 +135,14 @@ impl Namespace {
         shown.split(':').next().and_then(|index| index.parse().ok()).expect("ip shows the index first")
     }
 
-    /// Runs the work on a thread of its own inside the namespace; sockets made there and programs started there
-    /// belong to it.
+    /// Runs the work on a thread of its own inside the namespaces; sockets made there and programs started there
+    /// belong to them. It cannot start threads: those of one process share a PID namespace.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let entrance = &self.entrance;
         let result = thread::scope(|scope| {
             let worker = scope.spawn(move || {
-                enter(entrance);
+                enter(&self.network);
+                move_into_link_name_space(self.processes.as_fd(), Some(LinkNameSpaceType::ProcessID))
+                    .expect("root may enter a PID namespace");
                 work()
             });
             worker.join()
@@ -141,10 +150,10 @@ impl Namespace {
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// A handle by which another thread enters the namespace for good.
+    /// A handle by which another thread enters the network namespace for good.
     #[must_use]
     pub fn entrance(&self) -> File {
-        self.entrance.try_clone().expect("a descriptor is to be had")
+        self.network.try_clone().expect("a descriptor is to be had")
     }
 
     /// Starts a program inside.
@@ -207,10 +216,32 @@ impl Default for Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        if let Some(mut init) = self.init.take() {
+            drop(init.stdin.take());
+            // It ends when all others in the namespace have ended and been waited for, which may be after this.
+            thread::spawn(move || init.wait());
+        }
         // Not `run`: a panic in a drop during a panic would abort the test program and leave every namespace behind.
         let _deleted_or_swept_later = program::command("ip").args(["netns", "delete", &self.name]).output();
         ALIVE.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// Starts the first process of a PID namespace, and returns it with the namespace.
+#[track_caller]
+fn start_init() -> (Child, File) {
+    let mut command = program::command("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--"]).arg(environment::peer_program()).arg("hold");
+    let init = command.env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let init = init.expect("unshare starts");
+    let path = format!("/proc/{}/ns/pid_for_children", init.id());
+    let ours = fs::read_link("/proc/self/ns/pid").expect("/proc is mounted");
+    let processes = eventually("the PID namespace", || {
+        // Until its first process is there, it cannot be entered.
+        let theirs = fs::read_link(&path).ok()?;
+        (theirs != ours).then(|| File::open(&path).ok())?
+    });
+    (init, processes)
 }
 
 /// Moves this thread, and only this thread, into a namespace.

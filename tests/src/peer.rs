@@ -1,6 +1,7 @@
 //! Programs that hold sockets, under any name and as any user.
 
 use std::fmt;
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -102,10 +103,25 @@ impl Program {
 }
 
 impl Peer {
-    /// Its process id.
+    /// Its process id, as its own host numbers it.
     #[must_use]
+    #[track_caller]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).expect("the peer runs");
+        // One number for each PID namespace, the innermost last (proc_pid_status(5)).
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        numbers
+            .and_then(|numbers| numbers.split_whitespace().last())
+            .and_then(|number| number.parse().ok())
+            .expect("a process has a number")
+    }
+
+    /// Where the kernel says that its executable is.
+    #[must_use]
+    #[track_caller]
+    pub fn executable(&self) -> PathBuf {
+        fs::read_link(format!("/proc/{}/exe", self.child.id())).expect("the peer runs")
     }
 
     /// Listens; port 0 takes a free one. `[::]:0` serves both families.
@@ -216,7 +232,7 @@ impl Drop for Peer {
 
 impl fmt::Debug for Peer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Peer").field("pid", &self.pid()).finish_non_exhaustive()
+        formatter.debug_struct("Peer").field("process", &self.child.id()).finish_non_exhaustive()
     }
 }
 

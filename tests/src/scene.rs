@@ -38,8 +38,7 @@ impl Scene {
         self.directory.path()
     }
 
-    /// The name with the scene's tag at its end: a process name that is nobody else's. All processes of the machine
-    /// show in /proc, those of other tests too.
+    /// The name with the scene's tag at its end: a process name that is nobody else's.
     #[must_use]
     pub fn name(&self, stem: &str) -> String {
         format!("{stem}{}", self.tag)
@@ -94,6 +93,9 @@ impl Scene {
     /// A hard link where the file systems allow: a name of its own is all that makes a program another one.
     fn install(&self, from: &Path, path: &str) -> PathBuf {
         let to = self.path().join(path);
+        if to.exists() {
+            return to;
+        }
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent).expect("the scene's directory can be written");
         }
