@@ -55,7 +55,7 @@ if listens; then
     say "Port $port of $host is taken. This shows who listens there: ss -tlnp 'sport = :$port'"
     exit 1
 fi
-say "Points of the link agent-to-sink arrive below, up at first. Ctrl-C ends. Elsewhere: ss -tnp 'dport = :$port'"
+say "Points of the link agent-to-sink arrive below: down before the agent has connected, then up. Ctrl-C ends. Elsewhere: ss -tnp 'dport = :$port'"
 start_sink
 start "$agent" run --config config/quickstart.yaml
 run=$!
