@@ -14,6 +14,8 @@ use vms_agent_tests::{
 const UP: &str = "vms.connection_mon.up";
 const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
 const COMPRESSIONS: [&str; 3] = ["none", "gzip", "zstd"];
+/// rotel has no zstd.
+const COMPRESSIONS_OF_ROTEL: [&str; 2] = ["none", "gzip"];
 
 /// A link that is up, and an agent to watch it.
 struct Watched {
@@ -148,7 +150,7 @@ fn everything_arrives_at_rotel_over_grpc() {
     needs!(Need::Agent, Need::Rotel);
     let watched = Watched::new();
     let collector = Rotel::start(&watched.scene, &watched.host);
-    for compression in COMPRESSIONS {
+    for compression in COMPRESSIONS_OF_ROTEL {
         watched.assert_everything_arrives(&collector, Protocol::Grpc, compression);
     }
 }
@@ -158,7 +160,7 @@ fn everything_arrives_at_rotel_over_http() {
     needs!(Need::Agent, Need::Rotel);
     let watched = Watched::new();
     let collector = Rotel::start(&watched.scene, &watched.host);
-    for compression in COMPRESSIONS {
+    for compression in COMPRESSIONS_OF_ROTEL {
         watched.assert_everything_arrives(&collector, Protocol::Http, compression);
     }
 }
@@ -460,5 +462,5 @@ fn a_full_queue_drops_the_oldest_counts_it_and_says_so_once() {
     });
     assert!(dropped.value.as_int() >= 60 * 5, "at least a look's: {dropped:#?}");
     agent.stop();
-    assert_eq!(agent.log_with(&["WARN", "queue"]).len(), 1, "once an outage");
+    assert_eq!(agent.log_with(&["WARN", "queue is full"]).len(), 1, "once an outage");
 }

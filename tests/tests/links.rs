@@ -696,6 +696,7 @@ fn connections_of_another_network_namespace_are_not_this_hosts() {
     let (scene, (host, other)) = (Scene::new(), (Namespace::new(), Namespace::new()));
     let program = scene.program("svc");
     let link = Link::new((&program, &other), (&program, &other));
+    let _present = program.start(&host);
     let config = config(&[probe("link", &scene.name("svc"), link.service())]);
     assert_eq!(AgentCommand::new(&scene, &other).config(&config).check().code, 0);
     assert_down(&AgentCommand::new(&scene, &host).config(&config).check(), "no_connection");
