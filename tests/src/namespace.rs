@@ -100,7 +100,7 @@ impl Namespace {
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "set", "lo", "up"]);
         let network = File::open(format!("{DIRECTORY}/{name}")).expect("the namespace was just made");
-        let (init, processes) = start_init();
+        let (init, processes) = start_init(&network);
         Self { name, network, processes, init: Some(init), number }
     }
 
@@ -227,13 +227,21 @@ impl Drop for Namespace {
     }
 }
 
-/// Starts the first process of a PID namespace, and returns it with the namespace.
+/// Starts the first process of a PID namespace, and returns it with the namespace. It is in the network namespace, as
+/// the first process of a host is.
 #[track_caller]
-fn start_init() -> (Child, File) {
+fn start_init(network: &File) -> (Child, File) {
     let mut command = program::command("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--"]).arg(environment::peer_program()).arg("hold");
-    let init = command.env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
-    let init = init.expect("unshare starts");
+    command.env_clear().stdin(Stdio::piped()).stdout(Stdio::null());
+    let started = thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            enter(network);
+            command.spawn()
+        });
+        worker.join()
+    });
+    let init = started.expect("the thread does not panic").expect("unshare starts");
     let path = format!("/proc/{}/ns/pid_for_children", init.id());
     let ours = fs::read_link("/proc/self/ns/pid").expect("/proc is mounted");
     let processes = eventually("the PID namespace", || {

@@ -1,12 +1,14 @@
 //! `vms-agent check`: one look at each link, as a table or as JSON.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
-use vms_core::connection::Direction;
-use vms_core::look::{DirectionLook, ProbeLook};
+use vms_core::connection::{Connection, Direction};
+use vms_core::link::MatchedSource;
+use vms_core::look::{DownReason, MatchedConnection, ProbeLook};
 use vms_core::probe::ConnectionProbe;
 
 use crate::advice;
@@ -48,30 +50,51 @@ impl Row {
         self.up == 1
     }
 
-    fn new(probe: &ConnectionProbe, direction: Option<Direction>, look: &DirectionLook) -> Self {
+    /// A link that is up in a direction, with the connections of one source.
+    fn up(
+        probe: &ConnectionProbe,
+        direction: Direction,
+        source: MatchedSource,
+        matched: &[&MatchedConnection],
+        unattributed: usize,
+    ) -> Self {
         let mut owners: Vec<Owner> = Vec::new();
-        for process in look.matched.iter().flat_map(|matched| &matched.owners) {
+        for process in matched.iter().flat_map(|matched| &matched.owners) {
             if owners.iter().all(|owner| owner.pid != process.pid.0) {
                 let (name, executable) = (process.name.clone(), process.executable.clone());
                 owners.push(Owner { pid: process.pid.0, name, executable });
             }
         }
         owners.sort_unstable_by_key(|owner| owner.pid);
-        let reason = look.down_reason();
+        let configured_ip = probe.source_ip.as_ref().map(ToString::to_string);
+        Self {
+            direction: Some(direction.as_str()),
+            up: 1,
+            status: "up",
+            connections: matched.len(),
+            owners,
+            source_ip: configured_ip.or_else(|| source.ip.map(|ip| ip.to_string())),
+            source_port: probe.source_port.or(source.port),
+            ..Self::down(probe, None, unattributed)
+        }
+    }
+
+    /// A link that is up in no direction.
+    fn down(probe: &ConnectionProbe, reason: Option<DownReason>, unattributed: usize) -> Self {
         Self {
             name: probe.name.to_string(),
-            direction: direction.map(Direction::as_str),
-            up: look.is_up().into(),
-            status: if look.is_up() { "up" } else { "down" },
-            reason: reason.map(vms_core::look::DownReason::as_str),
-            connections: look.matched.len(),
-            unattributed: look.unattributed.len(),
-            owners,
+            direction: None,
+            up: 0,
+            status: "down",
+            reason: reason.map(DownReason::as_str),
+            connections: 0,
+            unattributed,
+            owners: Vec::new(),
             dest_ip: probe.dest_ip.to_string(),
             dest_port: probe.dest_port,
             source_ip: probe.source_ip.as_ref().map(ToString::to_string),
             source_port: probe.source_port,
-            advice: reason.map(|reason| advice::for_down(probe, direction, reason)),
+            advice: reason.map(|reason| advice::for_down(probe, None, reason)),
         }
     }
 }
@@ -101,15 +124,28 @@ pub(crate) fn select(mut config: Config, names: &[String]) -> Result<Config, Unk
     Ok(config)
 }
 
-/// The rows of what was found: one for each direction that matched, one without direction where none did.
+/// The rows of what was found: one for each direction and, where asked for, source that matched; one without
+/// direction where none did.
 pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)]) -> Vec<Row> {
     let mut rows = Vec::new();
     for (probe, look) in looks {
-        let up = Direction::ALL.into_iter().filter(|direction| look.direction(*direction).is_up());
         let before = rows.len();
-        rows.extend(up.map(|direction| Row::new(probe, Some(direction), look.direction(direction))));
+        for direction in Direction::ALL {
+            let look = look.direction(direction);
+            let mut matched: BTreeMap<MatchedSource, Vec<&MatchedConnection>> = BTreeMap::new();
+            for connection in &look.matched {
+                let source = MatchedSource::of(probe, &connection.connection, direction);
+                matched.entry(source).or_default().push(connection);
+            }
+            for (source, connections) in matched {
+                let same = |other: &&Connection| MatchedSource::of(probe, other, direction) == source;
+                let unattributed = look.unattributed.iter().filter(same).count();
+                rows.push(Row::up(probe, direction, source, &connections, unattributed));
+            }
+        }
         if rows.len() == before {
-            rows.push(Row::new(probe, None, &look.undirected()));
+            let look = look.undirected();
+            rows.push(Row::down(probe, look.down_reason(), look.unattributed.len()));
         }
     }
     rows

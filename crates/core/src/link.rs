@@ -106,7 +106,7 @@ impl Link {
                     .direction(*direction)
                     .matched
                     .iter()
-                    .any(|matched| self.source_of(&matched.connection, *direction) == *source)
+                    .any(|matched| MatchedSource::of(&self.probe, &matched.connection, *direction) == *source)
         })
     }
 
@@ -120,7 +120,7 @@ impl Link {
     ) {
         for direction in Direction::ALL {
             for matched in &look.direction(direction).matched {
-                self.admit(direction, self.source_of(&matched.connection, direction));
+                self.admit(direction, MatchedSource::of(&self.probe, &matched.connection, direction));
             }
         }
         if self.series.is_empty() {
@@ -167,11 +167,14 @@ impl Link {
     ) {
         let mut matched: BTreeMap<MatchedSource, Vec<&MatchedConnection>> = BTreeMap::new();
         for connection in &look.matched {
-            matched.entry(self.source_of(&connection.connection, direction)).or_default().push(connection);
+            matched
+                .entry(MatchedSource::of(&self.probe, &connection.connection, direction))
+                .or_default()
+                .push(connection);
         }
         let mut unattributed: BTreeMap<MatchedSource, u64> = BTreeMap::new();
         for connection in &look.unattributed {
-            *unattributed.entry(self.source_of(connection, direction)).or_default() += 1;
+            *unattributed.entry(MatchedSource::of(&self.probe, connection, direction)).or_default() += 1;
         }
         let labels_sources = self.probe.matched_source_labels != MatchedSourceLabels::None;
         for ((_, source), series) in self.series.iter_mut().filter(|((known, _), _)| *known == direction) {
@@ -231,17 +234,21 @@ impl Link {
         let attributes = link_attributes(&self.probe, Some(direction), source);
         self.series.insert((direction, source), Series::new(attributes));
     }
+}
 
-    fn source_of(&self, connection: &Connection, direction: Direction) -> MatchedSource {
+impl MatchedSource {
+    /// The source of a connection that fits the probe in that direction, as far as the probe asks to tell it.
+    #[must_use]
+    pub fn of(probe: &ConnectionProbe, connection: &Connection, direction: Direction) -> Self {
         let end = connection.source_end(direction);
-        let (ip, port) = match self.probe.matched_source_labels {
+        let (ip, port) = match probe.matched_source_labels {
             MatchedSourceLabels::None => (false, false),
             MatchedSourceLabels::Ip => (true, false),
             MatchedSourceLabels::IpPort => (true, true),
         };
-        MatchedSource {
-            ip: (ip && self.probe.source_ip.is_none()).then(|| end.ip()),
-            port: (port && self.probe.source_port.is_none()).then(|| end.port()),
+        Self {
+            ip: (ip && probe.source_ip.is_none()).then(|| end.ip()),
+            port: (port && probe.source_port.is_none()).then(|| end.port()),
         }
     }
 }

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use vms_core::address::Endpoint;
-use vms_core::connection::{Connection, Cookie, Inode, TcpState};
-use vms_core::look::{MatchedConnection, Presence};
+use vms_core::connection::{Cookie, Inode, TcpState};
+use vms_core::look::{DirectionLook, Presence};
 use vms_core::probe::MatchedSourceLabels;
 use vms_core::process::{Pid, Process, ProcessPattern};
 
