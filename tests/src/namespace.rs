@@ -227,21 +227,20 @@ impl Drop for Namespace {
     }
 }
 
-/// Starts the first process of a PID namespace, and returns it with the namespace. It is in the network namespace, as
-/// the first process of a host is.
+/// Starts the first process of a PID namespace, in that network namespace, and returns it with the PID namespace.
 #[track_caller]
 fn start_init(network: &File) -> (Child, File) {
     let mut command = program::command("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--"]).arg(environment::peer_program()).arg("hold");
     command.env_clear().stdin(Stdio::piped()).stdout(Stdio::null());
-    let started = thread::scope(|scope| {
+    let spawned = thread::scope(|scope| {
         let worker = scope.spawn(|| {
             enter(network);
             command.spawn()
         });
         worker.join()
     });
-    let init = started.expect("the thread does not panic").expect("unshare starts");
+    let init = spawned.expect("root may enter a network namespace").expect("unshare starts");
     let path = format!("/proc/{}/ns/pid_for_children", init.id());
     let ours = fs::read_link("/proc/self/ns/pid").expect("/proc is mounted");
     let processes = eventually("the PID namespace", || {

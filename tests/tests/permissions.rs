@@ -209,10 +209,12 @@ fn permission_missing_goes_to_0_when_the_socket_comes_to_a_process_that_may_be_s
         1,
         since,
     );
-    let zero = collector.wait_for_value(PERMISSION_MISSING, SYS_PTRACE, 0, since);
-    let goes_on = collector.wait_for_points(PERMISSION_MISSING, SYS_PTRACE, 2, zero.time);
-    assert!(goes_on.iter().all(|point| point.value.as_int() == 0), "the series goes on at 0");
+    let zeros = collector.wait_for_points(PERMISSION_MISSING, SYS_PTRACE, 4, since);
     agent.stop();
+    assert!(
+        zeros.iter().filter(|point| point.value.as_int() == 0).count() > 1,
+        "it goes on at 0: {zeros:#?}"
+    );
 }
 
 #[test]
