@@ -119,6 +119,20 @@ impl Collector {
         thread.join().expect("the collector ends");
     }
 
+    /// The names of the spans received so far.
+    #[must_use]
+    pub fn spans(&self) -> Vec<String> {
+        let received = self.received.blocking_read();
+        received.spans().iter().map(|span| span.span().name.clone()).collect()
+    }
+
+    /// The texts of the log records received so far.
+    #[must_use]
+    pub fn logs(&self) -> Vec<String> {
+        let received = self.received.blocking_read();
+        received.logs().iter().map(|log| format!("{:?}", log.log_record().body)).collect()
+    }
+
     /// Waits until anything has arrived.
     #[track_caller]
     pub fn wait_for_anything(&self) {

@@ -185,21 +185,6 @@ fn churn_beside_a_steady_connection_never_looks_like_a_loss() {
 }
 
 #[test]
-fn a_connection_replaced_by_the_next_before_it_closes_never_looks_like_a_loss() {
-    needs!(Need::Agent);
-    let mut watched = Watched::new();
-    watched.collector.wait_for_value(UP, FORWARD, 1, 0);
-    while watched.collector.series(UP, FORWARD).len() < 25 {
-        let (client_end, server_end) = watched.link.connect_again();
-        watched.link.close();
-        (watched.link.client_end, watched.link.server_end) = (client_end, server_end);
-    }
-    watched.agent.stop();
-    let series = watched.collector.series(UP, FORWARD);
-    assert!(series.iter().all(|point| point.value == Number::Int(1)), "{series:#?}");
-}
-
-#[test]
 fn a_process_that_restarts_is_followed_to_its_new_pid() {
     needs!(Need::Agent);
     let mut watched = Watched::new();

@@ -414,6 +414,32 @@ fn points_that_a_collector_rejects_are_counted_and_not_sent_again() {
 }
 
 #[test]
+fn traces_and_logs_of_the_agent_itself_are_sent_where_asked_for() {
+    needs!(Need::Agent);
+    for protocol in Protocol::ALL {
+        let watched = Watched::new();
+        let collector = Collector::start(&watched.host, protocol);
+        let mut agent = watched.agent(protocol, &protocol.endpoint()).start();
+        collector.wait_for_points(UP, FORWARD, 3, 0);
+        agent.stop();
+        assert_eq!((collector.spans(), collector.logs()), (vec![], vec![]), "off unless asked for");
+
+        let command = watched
+            .agent(protocol, &protocol.endpoint())
+            .variable("OTEL_TRACES_EXPORTER", "otlp")
+            .variable("OTEL_LOGS_EXPORTER", "otlp");
+        let since = unix_nanoseconds();
+        let mut agent = command.start();
+        collector.wait_for_points(UP, FORWARD, 3, since);
+        agent.stop();
+        let looks = collector.series(UP, FORWARD).iter().filter(|point| point.time >= since).count();
+        let (spans, logs) = (collector.spans(), collector.logs());
+        assert!(spans.len() >= looks, "{protocol:?}: a span for each cycle: {spans:?}");
+        assert!(logs.iter().any(|log| log.contains("link is up")), "{protocol:?}: {logs:?}");
+    }
+}
+
+#[test]
 fn a_collector_that_never_answers_delays_no_probe() {
     needs!(Need::Agent);
     let watched = Watched::new();
