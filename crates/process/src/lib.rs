@@ -25,4 +25,5 @@ mod test_proc;
 pub use error::ProcessError;
 pub use parse::{HiddenProcesses, HidePid};
 pub use privileges::Privileges;
-pub use reader::{Effort, ProcReader};
+pub use reader::ProcReader;
+pub use scan::Effort;

@@ -10,7 +10,7 @@ use crate::hints::Hints;
 use crate::parse::HiddenProcesses;
 use crate::privileges::Privileges;
 use crate::procfs::{Procfs, scratch};
-use crate::scan::Scan;
+use crate::scan::{Effort, Scan};
 
 /// Finds the holders of sockets in a /proc.
 ///
@@ -23,17 +23,6 @@ pub struct ProcReader {
     hints: Hints,
     scratch: Vec<u8>,
     effort: Effort,
-}
-
-/// What one call of [`ProcReader::find_holders`] took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Effort {
-    /// How often all processes were listed.
-    pub listings: usize,
-    /// How many processes were looked at; one that was looked at twice counts twice.
-    pub processes: usize,
-    /// How many sockets were found among descriptors, wanted or not.
-    pub sockets: usize,
 }
 
 impl ProcReader {

@@ -16,10 +16,20 @@ use crate::hints::{Hint, Hints};
 use crate::parse::{TaskKind, display_name};
 use crate::privileges::{Privileges, Refusal};
 use crate::procfs::{Names, Obstacle, ProcessDir, Procfs};
-use crate::reader::Effort;
 
 /// How often /proc is listed again when something is still open after all processes were looked at.
 const EXTRA_PASSES: usize = 2;
+
+/// What one call of `find_holders` took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Effort {
+    /// How often all processes were listed.
+    pub listings: usize,
+    /// How many processes were looked at; one that was looked at twice counts twice.
+    pub processes: usize,
+    /// How many sockets were found among descriptors, wanted or not.
+    pub sockets: usize,
+}
 
 /// A search under way.
 pub(crate) struct Scan<'a> {
