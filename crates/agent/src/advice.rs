@@ -14,8 +14,8 @@ pub(crate) fn for_down(probe: &ConnectionProbe, direction: Option<Direction>, re
                 .into()
         }
         DownReason::HeldByOther => format!(
-            "a connection is there, and no process matching {process} holds it: see `ss -tnp` and correct \
-             processName or executablePath"
+            "a connection is there, and no process matching {process} holds it: see `ss -tnp`; correct processName or \
+             executablePath, or see why the service does not accept it"
         ),
         DownReason::ProcessAbsent => {
             format!("no process matches {process}: start it, or correct processName or executablePath")

@@ -17,7 +17,7 @@ use self::facts::{CollectorProblem, Refusal};
 use crate::config::{Config, Exporter};
 use crate::environment::Environment;
 use crate::host;
-use crate::terminal::Format;
+use crate::terminal::{Format, escape};
 
 mod evaluate;
 mod facts;
@@ -101,16 +101,8 @@ pub(crate) struct Finding {
     pub(crate) fix: Option<String>,
 }
 
-/// Looks at this host, judges, and prints; gives the exit status: 0 when every finding is ok, 1 otherwise.
-///
-/// # Errors
-/// When the output cannot be written.
-pub(crate) async fn run(
-    config: &Config,
-    environment: &Environment,
-    format: Format,
-    output: &mut dyn Write,
-) -> io::Result<u8> {
+/// Looks at this host, and judges.
+pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<Finding> {
     let collector = match &config.exporter {
         Exporter::Otlp(export) => Some(match vms_export::probe_collector(export).await {
             Ok(reached) => Ok(format!("{} ({})", export.endpoint, reached.peer)),
@@ -128,15 +120,22 @@ pub(crate) async fn run(
         hidden,
         probes: &config.probes,
     };
-    let findings = evaluate::evaluate(&read::read_facts(&sources, &mut try_sockets, collector));
-    match format {
-        Format::Text => render_text(&findings, output)?,
-        Format::Json => render_json(&findings, output)?,
-    }
-    Ok(exit_status(&findings))
+    evaluate::evaluate(&read::read_facts(&sources, &mut try_sockets, collector))
 }
 
-fn exit_status(findings: &[Finding]) -> u8 {
+/// Prints what was found.
+///
+/// # Errors
+/// When `output` cannot be written.
+pub(crate) fn print(findings: &[Finding], format: Format, output: &mut dyn Write) -> io::Result<()> {
+    match format {
+        Format::Text => render_text(findings, output),
+        Format::Json => render_json(findings, output),
+    }
+}
+
+/// 0 when every finding is ok, 1 otherwise.
+pub(crate) fn exit_status(findings: &[Finding]) -> u8 {
     u8::from(findings.iter().any(|finding| finding.level != Level::Ok))
 }
 
@@ -165,10 +164,10 @@ fn render_text(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
             "{style}{level:<0$}{style:#}  {area:<1$}  {2}",
             Level::WIDTH,
             Area::WIDTH,
-            finding.what
+            escape(&finding.what)
         )?;
         if let Some(fix) = &finding.fix {
-            writeln!(output, "{:indent$}{bold}fix:{bold:#} {fix}", "")?;
+            writeln!(output, "{:indent$}{bold}fix:{bold:#} {}", "", escape(fix))?;
         }
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();

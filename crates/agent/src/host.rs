@@ -1,24 +1,28 @@
 //! The edges of this host, put together as the configuration says.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use uuid::Uuid;
+use vms_core::connection::Direction;
 use vms_core::monitor::Monitor;
+use vms_core::process::SelectorBuilder;
 use vms_process::{Privileges, ProcReader};
 use vms_sock_diag::SockDiag;
 
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, Exporter};
 use crate::environment::Environment;
 use crate::resource;
 
 /// The monitor over this host's kernel.
 pub(crate) type HostMonitor = Monitor<SockDiag, ProcReader, SystemClock>;
 
-/// The longest cycle over which hosts are spread. A day: no interval is longer.
-const SPREAD: Duration = Duration::from_hours(24);
+/// The time over which hosts are spread. Longer intervals are not spread further: a first look that is an hour away
+/// would be an hour without an answer.
+const SPREAD: Duration = Duration::from_secs(30);
 
 /// A monitor of the configured probes.
 ///
@@ -39,17 +43,51 @@ pub(crate) fn processes(config: &Config) -> anyhow::Result<ProcReader> {
 }
 
 /// The resource on whose behalf is measured.
-pub(crate) fn read_resource(config: &Config, environment: &Environment) -> Vec<(String, String)> {
-    resource::detect(&resource::Sources {
+///
+/// A running agent stays the instance that it was: where the id cannot be derived from the host, it is drawn, and a
+/// reload must not draw another.
+pub(crate) fn read_resource(
+    config: &Config,
+    environment: &Environment,
+    before: Option<&[(String, String)]>,
+) -> Vec<(String, String)> {
+    const INSTANCE: &str = "service.instance.id";
+    let mut found = resource::detect(&resource::Sources {
         service_name: Some(&config.resource.service_name),
         attributes: &config.resource.attributes,
         environment: &|name| environment.get(name).map(str::to_owned),
         root: Path::new("/"),
         proc_root: &config.proc_root,
-    })
+    });
+    let was = before.and_then(|before| before.iter().find(|(key, _)| key == INSTANCE));
+    if let (Some((_, was)), false) = (was, config.resource.attributes.contains_key(INSTANCE)) {
+        for (_, id) in found.iter_mut().filter(|(key, _)| key == INSTANCE) {
+            id.clone_from(was);
+        }
+    }
+    found
 }
 
-/// Where on the grid of due times this host stands: the same after each restart, different from host to host.
+/// Tries what the configuration alone cannot tell: whether the process patterns fit the matcher together, and whether
+/// certificates and keys can be used.
+///
+/// # Errors
+/// What cannot work, whatever the network does.
+pub(crate) fn try_out(config: &Config) -> anyhow::Result<()> {
+    let mut patterns = SelectorBuilder::default();
+    for probe in &config.probes {
+        for direction in Direction::ALL {
+            patterns.add(probe.process(direction));
+        }
+    }
+    patterns.build().context("`processName`")?;
+    if let Exporter::Otlp(export) = &config.exporter {
+        vms_export::Exporter::new(export, Arc::new(SystemClock::start())).context("`export`")?;
+    }
+    Ok(())
+}
+
+/// How long after its start this host's grid of due times begins: the same at each start, different from host to host.
 pub(crate) fn phase(resource: &[(String, String)]) -> Duration {
     let instance = resource.iter().find(|(key, _)| key == "service.instance.id");
     let instance = instance.map(|(_, id)| id.as_str()).unwrap_or_default();

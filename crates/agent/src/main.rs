@@ -21,7 +21,7 @@ mod telemetry;
 mod terminal;
 mod validate;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -50,8 +50,6 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(status) => ExitCode::from(status),
-        // Whoever read the output has gone, as `| head` does.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => complain(&error),
     }
 }
@@ -61,7 +59,7 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
     let config = loaded.config;
     let clock = SystemClock::start();
     block_on(async {
-        let resource = host::read_resource(&config, environment);
+        let resource = host::read_resource(&config, environment, None);
         let telemetry = telemetry::init(&telemetry::Settings::new(&config, &resource)?)?;
         if let Some(file) = &loaded.file {
             tracing::info!(file = %file.display(), "configuration loaded");
@@ -69,8 +67,8 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let reload = || load(global, environment).map(|loaded| loaded.config);
-        let ended = run::run(config, reload, environment, &telemetry, clock).await;
+        let reload = || load(global, environment);
+        let ended = run::run(config, resource, reload, environment, &telemetry, clock).await;
         telemetry.shutdown(run::STOP_TELEMETRY).await;
         ended.map(|()| 0)
     })
@@ -88,26 +86,31 @@ fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> an
         }
     };
     let rows = check::rows(&looks);
+    let status = u8::from(!rows.iter().all(check::Row::is_up));
     let mut out = anstream::stdout();
-    match args.format {
-        Format::Text => check::write_table(&rows, &mut out)?,
-        Format::Json => check::write_json(&rows, &mut out)?,
-    }
-    Ok(u8::from(!rows.iter().all(check::Row::is_up)))
+    let printed = match args.format {
+        Format::Text => check::write_table(&rows, &mut out),
+        Format::Json => check::write_json(&rows, &mut out),
+    };
+    Ok(if is_printed(&printed) { status } else { COULD_NOT_MEASURE })
 }
 
 fn validate(global: &GlobalArgs, environment: &Environment, args: &ValidateArgs) -> anyhow::Result<u8> {
-    let (mut out, mut errors) = (anstream::stdout(), anstream::stderr());
     if args.schema {
-        validate::print_schema(&mut out)?;
+        validate::print_schema(&mut anstream::stdout())?;
         return Ok(0);
     }
-    Ok(validate::validate(&sources(global, environment), &mut out, &mut errors)?)
+    let loaded = load(global, environment)?;
+    let (mut out, mut notices) = (anstream::stdout(), anstream::stderr());
+    validate::print_effective(&loaded, &mut out, &mut notices).or_else(ignore_broken_pipe)?;
+    Ok(0)
 }
 
 fn doctor(global: &GlobalArgs, environment: &Environment, format: Format) -> anyhow::Result<u8> {
     let config = load(global, environment)?.config;
-    block_on(async { Ok(doctor::run(&config, environment, format, &mut anstream::stdout()).await?) })
+    let findings = block_on(async { Ok(doctor::examine(&config, environment).await) })?;
+    doctor::print(&findings, format, &mut anstream::stdout()).or_else(ignore_broken_pipe)?;
+    Ok(doctor::exit_status(&findings))
 }
 
 fn sink(args: sink::SinkArgs) -> anyhow::Result<u8> {
@@ -126,9 +129,17 @@ fn sources<'a>(global: &'a GlobalArgs, environment: &'a Environment) -> Sources<
     Sources { file: global.config.as_deref(), environment, flags }
 }
 
-fn load(global: &GlobalArgs, environment: &Environment) -> Result<Loaded, ConfigErrors> {
-    config::load(&sources(global, environment))
+/// Loads the configuration, and tries what only trying can tell.
+fn load(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<Loaded> {
+    let loaded = config::load(&sources(global, environment))?;
+    host::try_out(&loaded.config).map_err(UnusableConfig)?;
+    Ok(loaded)
 }
+
+/// A configuration whose values are each allowed, and that cannot work.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration cannot work: {0:#}")]
+struct UnusableConfig(anyhow::Error);
 
 /// Runs a future on a runtime of one thread: the agent waits more than it works. What blocks has threads of its own.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -144,7 +155,8 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
 
 /// Tells of an error and its causes, without a backtrace, and what the exit status is.
 fn complain(error: &anyhow::Error) -> ExitCode {
-    let configuration = error.is::<ConfigErrors>() || error.is::<check::UnknownName>();
+    let configuration =
+        error.is::<ConfigErrors>() || error.is::<UnusableConfig>() || error.is::<check::UnknownName>();
     let text = if error.is::<ConfigErrors>() { error.to_string() } else { format!("vms-agent: {error:#}") };
     if writeln!(anstream::stderr(), "{text}").is_err() {
         return ExitCode::from(FAILED);
@@ -152,7 +164,14 @@ fn complain(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if configuration { CONFIGURATION_ERROR } else { FAILED })
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+/// Whether an answer got out. Whoever closes the pipe early, as `| grep -q` does, has read enough of it.
+fn is_printed(printed: &io::Result<()>) -> bool {
+    match printed {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::BrokenPipe,
+    }
+}
+
+fn ignore_broken_pipe(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }

@@ -114,29 +114,30 @@ impl Pipeline {
         }
     }
 
-    /// Delivers what waits, within a bound.
-    pub(crate) async fn stop(self, within: Duration) {
-        let current = match self.output {
+    /// The exporters that may have something to deliver.
+    pub(crate) fn exporters(&self) -> Vec<ExporterHandle> {
+        let current = match &self.output {
             Output::Otlp { exporter, .. } => Some(exporter),
             Output::Console { .. } | Output::Discard => None,
         };
-        let flushes = self
-            .retiring
-            .into_iter()
-            .chain(current)
-            .map(|exporter| tokio::spawn(async move { exporter.flush(within).await }));
-        let mut left = 0;
-        for flush in flushes.collect::<Vec<_>>() {
-            left += flush.await.unwrap_or_default();
-        }
-        if left > 0 {
-            warn!(
-                points = left,
-                "the collector did not take everything before the end; these points are lost"
-            );
-        } else {
-            info!("stopped");
-        }
+        self.retiring.iter().chain(current).cloned().collect()
+    }
+}
+
+/// Delivers what waits, within a bound.
+pub(crate) async fn flush(exporters: Vec<ExporterHandle>, within: Duration) {
+    let flushes: Vec<_> = exporters
+        .into_iter()
+        .map(|exporter| tokio::spawn(async move { exporter.flush(within).await }))
+        .collect();
+    let mut left = 0;
+    for flush in flushes {
+        left += flush.await.unwrap_or_default();
+    }
+    if left > 0 {
+        warn!(points = left, "the collector did not take everything before the end; these points are lost");
+    } else {
+        info!("stopped");
     }
 }
 

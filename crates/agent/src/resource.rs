@@ -66,7 +66,9 @@ pub(crate) fn detect(sources: &Sources<'_>) -> Vec<(String, String)> {
     set("os.type", Some("linux".to_owned()));
     let os_release = read_first(sources.root, &OS_RELEASE_FILES).unwrap_or_default();
     set("os.name", parse_os_release(&os_release, "NAME"));
-    set("os.version", parse_os_release(&os_release, "VERSION_ID"));
+    // An image from scratch has no release of its own: then the kernel's is what is known of the system.
+    let kernel = || uname.release().to_str().ok().map(str::to_owned);
+    set("os.version", parse_os_release(&os_release, "VERSION_ID").or_else(kernel));
     set("os.description", parse_os_release(&os_release, "PRETTY_NAME"));
 
     let surroundings = Surroundings::read(sources);

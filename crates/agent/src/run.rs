@@ -14,11 +14,11 @@ use vms_core::Clock;
 use vms_core::schedule::{Due, Schedule};
 
 use crate::clock::SystemClock;
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, Loaded};
 use crate::environment::Environment;
 use crate::host::{self, HostMonitor};
 use crate::journal::Journal;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{self, Pipeline};
 use crate::self_metrics::{self, SelfMetrics};
 use crate::telemetry::Telemetry;
 
@@ -36,6 +36,7 @@ struct Worker {
     journal: Journal,
     metrics: SelfMetrics,
     clock: SystemClock,
+    resource: Vec<(String, String)>,
     probes: usize,
 }
 
@@ -45,7 +46,8 @@ struct Worker {
 /// When the agent cannot start: the message says what is missing.
 pub(crate) async fn run(
     mut config: Config,
-    reload: impl Fn() -> Result<Config, ConfigErrors>,
+    resource: Vec<(String, String)>,
+    reload: impl Fn() -> anyhow::Result<Loaded>,
     environment: &Environment,
     telemetry: &Telemetry,
     clock: SystemClock,
@@ -55,12 +57,15 @@ pub(crate) async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be awaited")?;
 
-    let resource = host::read_resource(&config, environment);
     let phase = host::phase(&resource);
     let mut schedule = schedule(&config, clock, phase);
+    let pipeline = Pipeline::start(&config, resource.clone(), clock)?;
+    // Beside the worker, so that what waits is delivered even if a cycle does not end.
+    let mut exporters = pipeline.exporters();
     let mut idle = Some(Worker {
         monitor: host::monitor(&config, clock)?,
-        pipeline: Pipeline::start(&config, resource, clock)?,
+        pipeline,
+        resource,
         journal: Journal::default(),
         metrics: SelfMetrics::new(clock.wall()),
         clock,
@@ -73,19 +78,23 @@ pub(crate) async fn run(
     loop {
         if reload_wanted && let Some(worker) = &mut idle {
             reload_wanted = false;
-            match reload()
-                .map_err(anyhow::Error::from)
-                .and_then(|new| worker.apply(&config, &new, environment).map(|()| new))
-            {
+            let outcome = reload().and_then(|new| {
+                worker.apply(&config, &new.config, environment)?;
+                Ok(new)
+            });
+            worker.metrics.count_reload(outcome.is_ok());
+            match outcome {
                 Ok(new) => {
-                    schedule = self::schedule(&new, clock, phase);
-                    apply_log_level(telemetry, &config, &new);
-                    config = new;
-                    worker.metrics.count_reload(true);
+                    for warning in &new.warnings {
+                        warn!("{warning}");
+                    }
+                    schedule = self::schedule(&new.config, clock, phase);
+                    exporters = worker.pipeline.exporters();
+                    apply_log_level(telemetry, &config, &new.config);
+                    config = new.config;
                     info!(probes = config.probes.len(), "configuration reloaded");
                 }
                 Err(refused) => {
-                    worker.metrics.count_reload(false);
                     error!("the new configuration is refused, the old one stays in force: {refused:#}");
                 }
             }
@@ -110,16 +119,12 @@ pub(crate) async fn run(
     }
 
     info!("stopping");
-    if let Some(cycle) = busy {
-        if let Ok(Ok(worker)) = tokio::time::timeout(STOP_CYCLE, cycle).await {
-            idle = Some(worker);
-        } else {
-            warn!("the cycle under way did not end in time; its points are lost");
-        }
+    if let Some(cycle) = busy
+        && !matches!(tokio::time::timeout(STOP_CYCLE, cycle).await, Ok(Ok(_)))
+    {
+        warn!("the cycle under way did not end in time; its points are lost");
     }
-    if let Some(worker) = idle {
-        worker.pipeline.stop(STOP_FLUSH).await;
-    }
+    pipeline::flush(exporters, STOP_FLUSH).await;
     Ok(())
 }
 
@@ -153,7 +158,8 @@ impl Worker {
         let pipeline = if (&old.exporter, &old.resource) == (&new.exporter, &new.resource) {
             None
         } else {
-            Some(Pipeline::start(new, host::read_resource(new, environment), self.clock)?)
+            let resource = host::read_resource(new, environment, Some(&self.resource));
+            Some((Pipeline::start(new, resource.clone(), self.clock)?, resource))
         };
         if old.proc_root == new.proc_root {
             self.monitor.replace_probes(new.probes.clone())?;
@@ -162,8 +168,9 @@ impl Worker {
             self.monitor.replace_probes(new.probes.clone())?;
             self.monitor.replace_processes(processes);
         }
-        if let Some(pipeline) = pipeline {
+        if let Some((pipeline, resource)) = pipeline {
             self.pipeline.replace_with(pipeline);
+            self.resource = resource;
         }
         self.probes = new.probes.len();
         Ok(())

@@ -93,15 +93,7 @@ impl SelfMetrics {
         for (outcome, count) in [("applied", self.reloads_applied), ("refused", self.reloads_refused)] {
             points.push(&metric::CONFIG_RELOADS, [Attribute::new("outcome", outcome)], int(count));
         }
-        let component = || Attribute::new("otel.component.type", export.component);
-        points.push(&metric::POINTS_EXPORTED, [component()], int(export.sent));
-        for (reason, count) in &export.dropped {
-            let reason = Attribute::new("error.type", reason.as_str());
-            points.push(&metric::POINTS_EXPORTED, [component(), reason], int(*count));
-        }
-        points.push(&metric::POINTS_RETRIED, [], int(export.retried));
-        points.push(&metric::QUEUE_POINTS, [], int(export.waiting_points));
-        points.push(&metric::QUEUE_BYTES, [], int(export.waiting_bytes));
+        push_export(export, &mut points);
         if let Some(usage) = usage {
             for (mode, time) in [("user", usage.user), ("system", usage.system)] {
                 let mode = Attribute::new("cpu.mode", mode);
@@ -111,6 +103,22 @@ impl SelfMetrics {
         }
         points.list
     }
+}
+
+/// Only of an exporter: without one there is nothing to count.
+fn push_export(export: &ExportCounts, points: &mut Points) {
+    if export.component.is_empty() {
+        return;
+    }
+    let component = || Attribute::new("otel.component.type", export.component);
+    points.push(&metric::POINTS_EXPORTED, [component()], int(export.sent));
+    for (reason, count) in &export.dropped {
+        let reason = Attribute::new("error.type", reason.as_str());
+        points.push(&metric::POINTS_EXPORTED, [component(), reason], int(*count));
+    }
+    points.push(&metric::POINTS_RETRIED, [], int(export.retried));
+    points.push(&metric::QUEUE_POINTS, [], int(export.waiting_points));
+    points.push(&metric::QUEUE_BYTES, [], int(export.waiting_bytes));
 }
 
 /// Reads what this process has used, or `None` where /proc does not tell.

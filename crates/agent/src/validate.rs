@@ -1,38 +1,22 @@
-//! `vms-agent validate`: what would be in force, or everything that is wrong.
+//! `vms-agent validate`: what would be in force, and the schema for editors.
 
 use std::io::{self, Write};
 
-use crate::config::{self, Sources};
+use crate::config::{self, Loaded};
 
-/// The exit status for a configuration that can be used.
-pub(crate) const VALID: u8 = 0;
-
-/// The exit status for one that cannot.
-pub(crate) const INVALID: u8 = 2;
-
-/// Loads the configuration, prints the effective one, and its warnings or every error to `errors`; returns the exit
-/// status.
+/// Prints the effective configuration, and its warnings to `notices`.
 ///
 /// # Errors
-/// When nothing can be printed.
-pub(crate) fn validate(
-    sources: &Sources<'_>,
+/// When they cannot be printed.
+pub(crate) fn print_effective(
+    loaded: &Loaded,
     output: &mut dyn Write,
-    errors: &mut dyn Write,
-) -> io::Result<u8> {
-    match config::load(sources) {
-        Ok(loaded) => {
-            for warning in &loaded.warnings {
-                writeln!(errors, "warning: {warning}")?;
-            }
-            write!(output, "{}", loaded.effective)?;
-            Ok(VALID)
-        }
-        Err(faults) => {
-            writeln!(errors, "{faults}")?;
-            Ok(INVALID)
-        }
+    notices: &mut dyn Write,
+) -> io::Result<()> {
+    for warning in &loaded.warnings {
+        writeln!(notices, "warning: {warning}")?;
     }
+    write!(output, "{}", loaded.effective)
 }
 
 /// Prints the JSON Schema of a configuration file, for editors.

@@ -3,7 +3,7 @@
 //! A probe that never matched has one series, without a direction. Once it has matched in a direction, that
 //! series goes on, at 0 while the link is down: a series that ends would leave an alert nothing to fire on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -51,8 +51,13 @@ pub struct LinkChange {
 pub struct Link {
     probe: Arc<ConnectionProbe>,
     undirected: Option<Series>,
-    series: BTreeMap<(Direction, MatchedSource), Series>,
+    series: BTreeMap<SeriesKey, Series>,
+    /// Series that have not matched and were flagged as unattributed: told to be 0 when they no longer are.
+    flagged: BTreeMap<SeriesKey, Arc<[Attribute]>>,
 }
+
+/// What tells the series of one probe apart.
+type SeriesKey = (Direction, MatchedSource);
 
 #[derive(Debug)]
 struct Series {
@@ -75,7 +80,7 @@ impl Link {
     /// A link of which nothing is known yet.
     #[must_use]
     pub fn new(probe: Arc<ConnectionProbe>) -> Self {
-        Self { probe, undirected: None, series: BTreeMap::new() }
+        Self { probe, undirected: None, series: BTreeMap::new(), flagged: BTreeMap::new() }
     }
 
     /// The probe.
@@ -118,10 +123,13 @@ impl Link {
         points: &mut Vec<DataPoint>,
         changes: &mut Vec<LinkChange>,
     ) {
-        for direction in Direction::ALL {
-            for matched in &look.direction(direction).matched {
-                self.admit(direction, MatchedSource::of(&self.probe, &matched.connection, direction));
-            }
+        let matching: BTreeSet<SeriesKey> = Direction::ALL
+            .into_iter()
+            .flat_map(|way| look.direction(way).matched.iter().map(move |matched| (way, &matched.connection)))
+            .map(|(way, connection)| (way, MatchedSource::of(&self.probe, connection, way)))
+            .collect();
+        for key in &matching {
+            self.admit(*key, &matching);
         }
         if self.series.is_empty() {
             self.update_undirected(&look.undirected(), time, points, changes);
@@ -203,36 +211,59 @@ impl Link {
                 series.owners = last_owners;
             }
         }
-        // What fits by address and may not be attributed is told even where nothing has matched yet.
-        for (source, connections) in unattributed {
+        self.flag(direction, unattributed, time, points);
+    }
+
+    /// What fits by address and may not be attributed is told even where nothing has matched yet, and then that it is
+    /// over.
+    fn flag(
+        &mut self,
+        direction: Direction,
+        mut unattributed: BTreeMap<MatchedSource, u64>,
+        time: SystemTime,
+        points: &mut Vec<DataPoint>,
+    ) {
+        for source in unattributed.keys() {
+            if self.flagged.len() < MAX_SOURCES {
+                self.flagged
+                    .entry((direction, *source))
+                    .or_insert_with(|| link_attributes(&self.probe, Some(direction), *source));
+            }
+        }
+        // Once a series has matched, its own points tell.
+        let series = &self.series;
+        self.flagged.retain(|key, _| !series.contains_key(key));
+        for ((_, source), attributes) in self.flagged.iter().filter(|((known, _), _)| *known == direction) {
             points.push(DataPoint {
                 metric: &metric::UNATTRIBUTED,
-                attributes: link_attributes(&self.probe, Some(direction), source),
+                attributes: Arc::clone(attributes),
                 extra: None,
                 time,
                 start: None,
-                value: int(connections),
+                value: int(unattributed.remove(source).unwrap_or(0)),
             });
         }
     }
 
-    fn admit(&mut self, direction: Direction, source: MatchedSource) {
-        if self.series.contains_key(&(direction, source)) {
+    /// Gives what matches a series. Room is made by the one that has been down for longest and does not match now.
+    fn admit(&mut self, key: SeriesKey, matching: &BTreeSet<SeriesKey>) {
+        if self.series.contains_key(&key) {
             return;
         }
         if self.series.len() >= MAX_SOURCES {
             let longest_down = self
                 .series
                 .iter()
-                .filter_map(|(key, series)| series.down_since.map(|since| (since, *key)))
+                .filter(|(known, _)| !matching.contains(known))
+                .filter_map(|(known, series)| series.down_since.map(|since| (since, *known)))
                 .min();
             match longest_down {
-                Some((_, key)) => self.series.remove(&key),
+                Some((_, known)) => self.series.remove(&known),
                 None => return,
             };
         }
-        let attributes = link_attributes(&self.probe, Some(direction), source);
-        self.series.insert((direction, source), Series::new(attributes));
+        let attributes = link_attributes(&self.probe, Some(key.0), key.1);
+        self.series.insert(key, Series::new(attributes));
     }
 }
 

@@ -153,7 +153,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             Ok(looks) => self.take_in(due, looks, time, &mut cycle),
             Err(error) => self.fail(due, error, &mut cycle),
         }
-        self.tell_permissions(time, &mut cycle);
+        // Where nothing was measured, nothing is known of permissions either.
+        if !cycle.points.is_empty() {
+            self.tell_permissions(time, &mut cycle);
+        }
         cycle.took = self.clock.monotonic().saturating_sub(began);
         cycle
     }
@@ -164,7 +167,18 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// When the connections or the processes could not be read.
     pub fn check(&mut self) -> Result<Vec<(Arc<ConnectionProbe>, ProbeLook)>, LookError> {
         let all: Vec<usize> = (0..self.links.len()).collect();
-        let looks = self.look(&all, true)?;
+        let mut looks = self.look(&all, true)?;
+        // As before a "down" is reported: a connection that is replaced meanwhile can be missed by one walk.
+        let is_down = |look: &ProbeLook| !Direction::ALL.iter().any(|way| look.direction(*way).is_up());
+        let doubted: Vec<usize> =
+            all.into_iter().zip(&looks).filter(|(_, look)| is_down(look)).map(|(index, _)| index).collect();
+        if !doubted.is_empty() {
+            for (index, again) in doubted.iter().zip(self.look(&doubted, true)?) {
+                if let Some(look) = looks.get_mut(*index) {
+                    *look = again;
+                }
+            }
+        }
         Ok(self.links.iter().map(|link| Arc::clone(link.probe())).zip(looks).collect())
     }
 

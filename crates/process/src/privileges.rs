@@ -40,28 +40,22 @@ impl Privileges {
 
     /// The capabilities whose absence explains a refusal.
     ///
-    /// The one that guards the refused step is always named, even if the agent holds it: it does not count
-    /// against a process of another user namespace, or the kernel's security module decided otherwise.
+    /// None where the agent holds what guards the step: of a process in another user namespace it does not count, and
+    /// a security module may forbid what a capability allows. To name one then would send its reader to grant what is
+    /// granted.
     pub(crate) fn missing(&self, refusal: Refusal) -> BTreeSet<Capability> {
-        let mut missing = BTreeSet::new();
-        match refusal {
-            Refusal::ReadDescriptor => {
-                missing.insert(Capability::SysPtrace);
-            }
-            Refusal::ListDescriptors => {
-                missing.insert(Capability::DacReadSearch);
-                if !self.sys_ptrace {
-                    missing.insert(Capability::SysPtrace);
-                }
-            }
-            Refusal::Enter => {
-                missing.insert(Capability::SysPtrace);
-                if !self.dac_read_search {
-                    missing.insert(Capability::DacReadSearch);
-                }
-            }
+        let needed: &[Capability] = match refusal {
+            Refusal::ReadDescriptor => &[Capability::SysPtrace],
+            Refusal::ListDescriptors | Refusal::Enter => &Capability::ALL,
+        };
+        needed.iter().copied().filter(|capability| !self.holds(*capability)).collect()
+    }
+
+    fn holds(&self, capability: Capability) -> bool {
+        match capability {
+            Capability::SysPtrace => self.sys_ptrace,
+            Capability::DacReadSearch => self.dac_read_search,
         }
-        missing
     }
 }
 

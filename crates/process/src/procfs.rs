@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    AtFlags, Mode, OFlags, RawDir, SeekFrom, fstat, major, minor, openat, readlinkat_raw, seek, statat,
+    AtFlags, Dir, Mode, OFlags, RawDir, SeekFrom, fstat, major, minor, openat, readlinkat_raw, seek, statat,
 };
 use rustix::io::Errno;
 use vms_core::connection::Inode;
@@ -102,6 +102,21 @@ impl Procfs {
         }
     }
 
+    /// Opens a process and reads its names. Where its first thread has exited and others live on, those of one that
+    /// lives: the kernel shows the first as a zombie without executable and descriptors, and the sockets are held.
+    pub(crate) fn enter(&self, pid: Pid) -> Result<(ProcessDir, Names), Obstacle> {
+        let dir = self.open_process(pid)?;
+        let names = dir.read_names()?;
+        if names.executable == Known::Absent
+            && dir.read_task_kind() == Ok(TaskKind::Dead)
+            && let Some(thread) = dir.open_living_thread()?
+        {
+            let names = thread.read_names()?;
+            return Ok((thread, names));
+        }
+        Ok((dir, names))
+    }
+
     /// Which processes this /proc hides.
     pub(crate) fn read_hidden_processes(&self) -> Result<HiddenProcesses, ProcessError> {
         let path = self.path.join("self/mountinfo");
@@ -144,6 +159,26 @@ impl ProcessDir {
     pub(crate) fn read_task_kind(&self) -> Result<TaskKind, Obstacle> {
         let stat = self.read_text(c"stat", STAT_BYTES, b'\n')?;
         Ok(parse_task_kind(&stat).unwrap_or(TaskKind::User))
+    }
+
+    /// The directory of a thread that lives, of a process whose first thread has exited: names and descriptors are
+    /// then shown there only. `None` where no other thread is left.
+    fn open_living_thread(&self) -> Result<Option<Self>, Obstacle> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let tasks = openat(&self.0, c"task", flags, Mode::empty())
+            .map_err(|errno| self.obstacle(errno, Refusal::Enter))?;
+        for entry in Dir::read_from(&tasks).map_err(|errno| self.obstacle(errno, Refusal::Enter))? {
+            let entry = entry.map_err(|errno| self.obstacle(errno, Refusal::Enter))?;
+            if parse_pid(entry.file_name().to_bytes()).is_none() {
+                continue;
+            }
+            let Ok(thread) = openat(&tasks, entry.file_name(), flags, Mode::empty()) else { continue };
+            let thread = Self(thread);
+            if thread.read_task_kind() == Ok(TaskKind::User) {
+                return Ok(Some(thread));
+            }
+        }
+        Ok(None)
     }
 
     /// Shows each socket among the descriptors to `visit`, with the descriptor's number, until it breaks off.

@@ -109,8 +109,7 @@ impl<'a> Scan<'a> {
 
     fn check_hint(&mut self, pid: Pid, places: &[(Inode, u32)]) -> Result<(), Obstacle> {
         self.effort.processes += 1;
-        let dir = self.procfs.open_process(pid)?;
-        let names = dir.read_names()?;
+        let (dir, names) = self.procfs.enter(pid)?;
         let mut holder = Holder::new(pid, &names, self.ledger.query.selector.fits(&names.known()));
         for (inode, descriptor) in places {
             if dir.holds(*descriptor, *inode)? {
@@ -162,9 +161,7 @@ impl<'a> Scan<'a> {
 
     fn look(&mut self, pid: Pid) -> Result<Seen, ProcessError> {
         self.effort.processes += 1;
-        let entered =
-            self.procfs.open_process(pid).and_then(|dir| dir.read_names().map(|names| (dir, names)));
-        let (dir, names) = match entered {
+        let (dir, names) = match self.procfs.enter(pid) {
             Ok((dir, names)) => (Some(dir), names),
             Err(Obstacle::Refused(_)) => (None, Names::DENIED),
             Err(Obstacle::Vanished) => return Ok(Seen::Vanished),

@@ -162,11 +162,13 @@ fn read_own_family(sources: &Sources<'_>, processes: &BTreeMap<u32, Status>) -> 
     family
 }
 
-/// Tries to learn the open files of other users' processes: opening the directory takes one capability, reading a
-/// link in it the other.
+/// Tries to learn the open files of processes, other users' first: opening the directory takes one capability, reading
+/// a link in it the other. A process of the agent's own user can be out of reach as well, by what it may do itself.
 fn read_foreign(proc_root: &Path, processes: &BTreeMap<u32, Status>, own: &Credentials) -> ForeignLook {
     let mut look = ForeignLook::default();
-    for pid in processes.iter().filter(|(_, status)| status.credentials.uid != own.uid).map(|(pid, _)| pid) {
+    let foreign = |status: &Status| status.credentials.uid != own.uid;
+    let (others, own_users): (Vec<_>, Vec<_>) = processes.iter().partition(|(_, status)| foreign(status));
+    for (pid, _) in others.into_iter().chain(own_users) {
         if look.tried == FOREIGN_LOOKS {
             break;
         }

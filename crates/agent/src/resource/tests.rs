@@ -97,7 +97,15 @@ fn what_cannot_be_known_is_left_out() {
     let keys: Vec<&str> = found.keys().map(String::as_str).collect();
     assert_eq!(
         keys,
-        ["host.arch", "host.name", "os.type", "service.instance.id", "service.name", "service.version"]
+        [
+            "host.arch",
+            "host.name",
+            "os.type",
+            "os.version",
+            "service.instance.id",
+            "service.name",
+            "service.version"
+        ]
     );
 }
 

@@ -5,7 +5,11 @@ fn every_self_metric_has_points_and_only_its_own_attributes() {
     let mut metrics = SelfMetrics::new(SystemTime::UNIX_EPOCH);
     metrics.count_cycle(Duration::from_millis(3), true, 2);
     metrics.count_reload(false);
-    let export = ExportCounts { dropped: [("queue_full".to_owned(), 7)].into(), ..ExportCounts::default() };
+    let export = ExportCounts {
+        component: "otlp_grpc_metric_exporter",
+        dropped: [("queue_full".to_owned(), 7)].into(),
+        ..ExportCounts::default()
+    };
     let outcomes = Outcomes { ok: 1, permission_missing: 2, failed: 3 };
     let points = metrics.points(SystemTime::UNIX_EPOCH, outcomes, &export, read_usage());
     for metric in metric::ALL.iter().filter(|metric| {

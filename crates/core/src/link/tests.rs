@@ -166,6 +166,19 @@ fn sources_are_bounded_and_the_longest_down_makes_room() {
 }
 
 #[test]
+fn a_source_that_comes_back_keeps_its_series_when_another_needs_room() {
+    let mut link = Link::new(probe(MatchedSourceLabels::IpPort));
+    let port = |index: usize| u16::try_from(index + 1).unwrap();
+    let all: Vec<Connection> = (0..MAX_SOURCES).map(|index| connection("10.0.0.9", port(index))).collect();
+    tell(&mut link, &up(&all), 1);
+    tell(&mut link, &up(&all[1..]), 2);
+    let mut back = all.clone();
+    back.push(connection("10.0.0.8", 1));
+    let (points, _) = tell(&mut link, &up(&back), 3);
+    assert!(points.contains(&"up{10.0.0.9,1,forward} 1".to_owned()), "it is up and has a series");
+}
+
+#[test]
 fn what_may_not_be_attributed_is_flagged_beside_a_down_and_beside_an_up() {
     let mut link = Link::new(probe(MatchedSourceLabels::None));
     let hidden = DirectionLook { unattributed: vec![connection("10.0.0.9", 5)], ..DirectionLook::default() };
@@ -177,4 +190,6 @@ fn what_may_not_be_attributed_is_flagged_beside_a_down_and_beside_an_up() {
     let (points, _) = tell(&mut link, &seen, 2);
     assert_eq!(points.last().unwrap(), "unattributed{reverse} 1");
     assert!(!points.iter().any(|point| point.starts_with("up{reverse}")), "it has not matched");
+    let (points, _) = tell(&mut link, &up(&[connection("10.0.0.9", 6)]), 3);
+    assert_eq!(points.last().unwrap(), "unattributed{reverse} 0", "a flag that was raised is taken back");
 }

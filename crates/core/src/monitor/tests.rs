@@ -137,6 +137,10 @@ fn a_missing_permission_is_told_while_it_lasts_and_then_that_it_is_over() {
     assert_eq!(values(&cycle, PERMISSION), [1], "another probe's turn does not clear it");
     assert_eq!(cycle.permissions, []);
 
+    monitor.connections.break_dumps(1);
+    let cycle = monitor.measure(&[0]);
+    assert!(cycle.points.is_empty(), "a failed measurement says nothing of permissions either");
+
     monitor.processes.permit_all();
     let cycle = monitor.measure(&[0]);
     assert_eq!((values(&cycle, PERMISSION), values(&cycle, UP)), (vec![0], vec![1]));
@@ -161,4 +165,14 @@ fn a_reload_keeps_what_is_known_of_unchanged_probes_and_forgets_the_others() {
     assert_eq!(directed, [false, false, true], "only a, with another interval, is the same link");
     let told: Vec<&str> = cycle.changes.iter().map(|change| change.probe.name.as_ref()).collect();
     assert_eq!(told, ["b", "c", "a"], "b and c are new; a went down");
+}
+
+#[test]
+fn a_check_looks_twice_too() {
+    let mut host = host();
+    let late = host.disconnect_all();
+    let mut monitor = monitor(&host, vec![probe("a", 5432, 1)]);
+    monitor.connections.late = late;
+    let found = monitor.check().unwrap();
+    assert!(found[0].1.forward.is_up(), "the second look found it");
 }

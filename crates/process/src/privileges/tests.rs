@@ -16,9 +16,10 @@ fn a_refusal_names_what_guards_the_step_and_what_the_next_one_would_need() {
 }
 
 #[test]
-fn a_refusal_in_spite_of_both_capabilities_names_the_guard_of_its_step() {
-    assert_eq!(missing(true, true, Refusal::ListDescriptors), [Capability::DacReadSearch]);
-    assert_eq!(missing(true, true, Refusal::ReadDescriptor), [Capability::SysPtrace]);
+fn a_refusal_in_spite_of_both_capabilities_is_for_want_of_none() {
+    for refusal in [Refusal::Enter, Refusal::ListDescriptors, Refusal::ReadDescriptor] {
+        assert!(missing(true, true, refusal).is_empty());
+    }
 }
 
 #[test]

@@ -391,6 +391,21 @@ fn the_dead_are_not_present_and_parts_of_the_kernel_are() {
 }
 
 #[test]
+fn a_process_whose_first_thread_has_exited_lives_on_in_the_others() {
+    let proc = TestProc::new();
+    drop(proc.process(10, "nginx").bare(b'Z', 0x0040_0140));
+    drop(proc.process(12, "nginx").stat(b'S', 0x0040_0140).socket(3, 77));
+    fs::create_dir(proc.path().join("10/task")).unwrap();
+    fs::rename(proc.path().join("12"), proc.path().join("10/task/12")).unwrap();
+    let question = Question::new(&["nginx"]).wants(77, &[0]);
+    let mut reader = proc.reader();
+    for _search_then_hint in 0..2 {
+        let scan = reader.find_holders(&question.query()).unwrap();
+        assert_eq!(fitting(&scan, 77, question.id(0)), [10]);
+    }
+}
+
+#[test]
 fn a_process_that_cannot_be_listed_obscures_what_it_fits() {
     without_overriding_modes(|| {
         let proc = TestProc::new();
