@@ -16,6 +16,9 @@ const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 /// How often a dump is tried that the kernel breaks off.
 const ATTEMPTS: u32 = 4;
 
+/// Sets of endpoints whose programs are kept beside the present ones. Each holds up to 128 KiB.
+const EARLIER_PROGRAMS: usize = 7;
+
 /// The TCP connections of one network namespace: that of the thread that opened it.
 ///
 /// Needs no capability. The socket is kept from one dump to the next; after a failure it is opened anew, by the
@@ -60,6 +63,8 @@ struct Client<T> {
     idle_port_id: Option<u32>,
     sequence: u32,
     programs: Programs,
+    /// Those used before, the latest first.
+    earlier: Vec<Programs>,
     request: Vec<u8>,
     buffer: Box<[u8]>,
 }
@@ -82,6 +87,7 @@ impl<T: Transport> Client<T> {
             idle_port_id,
             sequence: 0,
             programs: Programs::default(),
+            earlier: Vec::new(),
             request: Vec::new(),
             buffer: vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice(),
         }
@@ -92,7 +98,7 @@ impl<T: Transport> Client<T> {
         if filter.endpoints().is_empty() || filter.states().bits() == 0 {
             return Ok(found);
         }
-        self.programs.prepare(filter.endpoints());
+        self.choose_programs(filter.endpoints());
         if filter.endpoints().iter().any(|endpoint| endpoint.ip().is_ipv4()) {
             self.dump_family(Family::Inet, filter, &mut found)?;
         }
@@ -101,6 +107,21 @@ impl<T: Transport> Client<T> {
         found.sort_unstable_by_key(|connection| connection.cookie);
         found.dedup_by_key(|connection| connection.cookie);
         Ok(found)
+    }
+
+    /// Compiles, unless these endpoints were asked for before: probes with different intervals take turns.
+    fn choose_programs(&mut self, endpoints: &[Endpoint]) {
+        if self.programs.endpoints == endpoints {
+            return;
+        }
+        let known = self.earlier.iter().position(|programs| programs.endpoints == endpoints);
+        let next = match known {
+            Some(index) => self.earlier.remove(index),
+            None => Programs::compile(endpoints),
+        };
+        let last = std::mem::replace(&mut self.programs, next);
+        self.earlier.insert(0, last);
+        self.earlier.truncate(EARLIER_PROGRAMS);
     }
 
     fn dump_family(
@@ -201,18 +222,11 @@ struct Programs {
 }
 
 impl Programs {
-    /// Compiles, unless these are the endpoints of last time.
-    fn prepare(&mut self, endpoints: &[Endpoint]) {
-        if self.endpoints == endpoints {
-            return;
-        }
+    fn compile(endpoints: &[Endpoint]) -> Self {
         // An AF_INET socket has IPv4 addresses only; an AF_INET6 socket may have mapped ones.
         let ipv4: Vec<Endpoint> =
             endpoints.iter().copied().filter(|endpoint| endpoint.ip().is_ipv4()).collect();
-        self.inet = compile(&ipv4);
-        self.inet6 = compile(endpoints);
-        self.endpoints.clear();
-        self.endpoints.extend_from_slice(endpoints);
+        Self { endpoints: endpoints.to_vec(), inet: compile(&ipv4), inet6: compile(endpoints) }
     }
 
     /// The bytes of the program for that family; none to ask without one.
