@@ -258,7 +258,7 @@ pub fn enter(entrance: &File) {
         .expect("root may enter a network namespace");
 }
 
-/// Removes what runs that died left behind: their namespaces, and the programs in them.
+/// Removes the names that runs that died left behind. Their programs ended with them.
 fn sweep() {
     let Ok(entries) = fs::read_dir(DIRECTORY) else { return };
     for entry in entries.filter_map(Result::ok) {
@@ -266,12 +266,6 @@ fn sweep() {
         if let Some(maker) = parse_maker(&name) {
             if fs::exists(format!("/proc/{maker}")).unwrap_or(true) {
                 continue;
-            }
-            let inside = program::output(program::command("ip").args(["netns", "pids", &name])).stdout;
-            for pid in String::from_utf8_lossy(&inside).lines().filter_map(|line| line.trim().parse().ok()) {
-                if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                    let _gone_by_itself = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                }
             }
             program::output(program::command("ip").args(["netns", "delete", &name]));
         }
