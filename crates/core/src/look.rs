@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::adapter::{ConnAdapter, ProcessAdapter};
 use crate::address::Endpoint;
-use crate::connection::{Connection, ConnectionFilter, Direction, Inode, TcpState, TcpStates};
+use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
 use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
@@ -81,6 +81,9 @@ pub struct DirectionLook {
     pub unattributed: Vec<Connection>,
     /// ESTABLISHED connections that fit by address, and that no process that fits holds.
     pub held_by_other: usize,
+    /// Of the connections that do not match, those that nobody was seen to hold: in a listener's backlog no longer, so
+    /// closed since they were dumped, or handed on meanwhile, or out of sight.
+    pub unheld: BTreeSet<Cookie>,
     /// Connections that fit by address and wait for the peer's first answer.
     pub connecting: usize,
     /// Whether a process fits.
@@ -156,6 +159,7 @@ impl ProbeLook {
             matched: both.iter().flat_map(|look| look.matched.iter().cloned()).collect(),
             unattributed: both.iter().flat_map(|look| look.unattributed.iter().copied()).collect(),
             held_by_other: both.iter().map(|look| look.held_by_other).sum(),
+            unheld: both.iter().flat_map(|look| look.unheld.iter().copied()).collect(),
             connecting: both.iter().map(|look| look.connecting).sum(),
             process,
             missing: both.iter().flat_map(|look| look.missing.iter().copied()).collect(),
@@ -169,6 +173,9 @@ pub enum LookError {
     /// The kernel did not tell which connections there are.
     #[error("connections could not be read")]
     Connections(#[source] Box<dyn Error + Send + Sync>),
+    /// Connections that fit came and went, look after look, before it was known who holds them.
+    #[error("connections are replaced faster than their holders can be found")]
+    Unsettled,
     /// The processes could not be listed.
     #[error("processes could not be read")]
     Processes(#[source] Box<dyn Error + Send + Sync>),
@@ -325,16 +332,21 @@ impl LookPlan {
             let Some(look) = looks.get_mut(candidate.probe) else { continue };
             let look = look.direction_mut(candidate.direction);
             match connection.state {
-                TcpState::Established => match match_holders(connection, candidate.pattern, scan) {
-                    Holding::Fits(owners) => {
-                        look.matched.push(MatchedConnection { connection: *connection, owners });
+                TcpState::Established => {
+                    if connection.inode.is_some_and(|inode| !scan.holders.contains_key(&inode)) {
+                        look.unheld.insert(connection.cookie);
                     }
-                    Holding::Other => look.held_by_other += 1,
-                    Holding::Unknown(missing) => {
-                        look.unattributed.push(*connection);
-                        look.missing.extend(missing);
+                    match match_holders(connection, candidate.pattern, scan) {
+                        Holding::Fits(owners) => {
+                            look.matched.push(MatchedConnection { connection: *connection, owners });
+                        }
+                        Holding::Other => look.held_by_other += 1,
+                        Holding::Unknown(missing) => {
+                            look.unattributed.push(*connection);
+                            look.missing.extend(missing);
+                        }
                     }
-                },
+                }
                 TcpState::SynSent => look.connecting += 1,
                 // The filter lets nothing else through; if it did, no other state counts.
                 _ => {}
@@ -377,9 +389,10 @@ fn match_holders(connection: &Connection, pattern: PatternId, scan: &HolderScan)
     if !owners.is_empty() {
         return Holding::Fits(owners);
     }
-    // A socket can have several holders: that somebody else is known to hold it does not rule out one who fits.
     match scan.obscured.get(&pattern) {
         None => Holding::Other,
+        // Somebody else is known to hold it, and whoever is out of sight is not known to fit.
+        Some(obscured) if !obscured.certain && !holders.is_empty() => Holding::Other,
         Some(obscured) => Holding::Unknown(obscured.missing.clone()),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::adapter::{Clock, ConnAdapter, ProcessAdapter};
-use crate::connection::Direction;
+use crate::connection::{Cookie, Direction};
 use crate::link::{Link, LinkChange};
 use crate::look::{LookError, LookPlan, PlannedProbe, ProbeLook};
 use crate::metric::{self, Attribute, DataPoint, Value};
@@ -14,6 +14,10 @@ use crate::process::{Capability, ProcessSelector, SelectorBuilder, SelectorError
 
 /// Plans kept for sets of probes that fall due together; more sets than that are planned anew each time.
 const MAX_PLANS: usize = 64;
+
+/// How often a link that seems to have gone down is looked for again. Twice is enough unless its connections are
+/// being replaced all the while.
+const SECOND_LOOKS: usize = 4;
 
 /// How the measurements of probes ended, counted since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -143,8 +147,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
 
     /// Measures the probes that are due, given by their places.
     ///
-    /// A link that was up and is not found is looked for once more before it is reported down: a connection that
-    /// is replaced while the kernel walks its table can be missed by one walk.
+    /// A link that was up and is not found is looked for again before it is reported down: a connection that is
+    /// replaced while the kernel walks its table can be missed by one walk, and one that is closed between the walk and
+    /// the search for its holder has none.
     pub fn measure(&mut self, due: &[usize]) -> Cycle {
         let began = self.clock.monotonic();
         let time = self.clock.wall();
@@ -186,22 +191,36 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let mut doubted = Vec::new();
         for (index, look) in due.iter().copied().zip(looks) {
             if self.links.get(index).is_some_and(|link| link.would_go_down(&look)) {
-                doubted.push(index);
+                doubted.push((index, unheld(&look)));
             } else {
                 self.take_in_one(index, &look, time, cycle);
             }
         }
-        if doubted.is_empty() {
-            return;
-        }
-        let time = self.clock.wall();
-        match self.look(&doubted, false) {
-            Ok(looks) => {
-                for (index, look) in doubted.iter().copied().zip(looks) {
+        for _again in 0..SECOND_LOOKS {
+            if doubted.is_empty() {
+                return;
+            }
+            let time = self.clock.wall();
+            let indices: Vec<usize> = doubted.iter().map(|(index, _)| *index).collect();
+            let looks = match self.look(&indices, false) {
+                Ok(looks) => looks,
+                Err(error) => return self.fail(&indices, error, cycle),
+            };
+            let before = std::mem::take(&mut doubted);
+            for ((index, unheld_before), look) in before.into_iter().zip(looks) {
+                // A connection that nobody holds in two looks is nobody's. One that is new may be about to be seen.
+                let unheld = unheld(&look);
+                let settled = unheld.is_subset(&unheld_before);
+                if settled || self.links.get(index).is_none_or(|link| !link.would_go_down(&look)) {
                     self.take_in_one(index, &look, time, cycle);
+                } else {
+                    doubted.push((index, unheld));
                 }
             }
-            Err(error) => self.fail(&doubted, error, cycle),
+        }
+        if !doubted.is_empty() {
+            let indices: Vec<usize> = doubted.into_iter().map(|(index, _)| index).collect();
+            self.fail(&indices, LookError::Unsettled, cycle);
         }
     }
 
@@ -276,6 +295,11 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.plans.insert(indices.to_vec(), Arc::clone(&plan));
         plan
     }
+}
+
+/// The connections of a probe that nobody was seen to hold.
+fn unheld(look: &ProbeLook) -> BTreeSet<Cookie> {
+    Direction::ALL.iter().flat_map(|way| look.direction(*way).unheld.iter().copied()).collect()
 }
 
 #[cfg(test)]

@@ -330,8 +330,7 @@ pub struct HolderQuery<'a> {
 /// A place into which the agent was not permitted to look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Obscured {
-    /// A process that certainly fits the pattern could not be looked into; otherwise only ones that might, by a
-    /// name that may not be read.
+    /// A process that certainly fits the pattern could not be looked into; otherwise only ones that might.
     pub certain: bool,
     /// The capabilities whose absence caused it.
     pub missing: BTreeSet<Capability>,
@@ -346,7 +345,10 @@ pub struct HolderScan {
     pub present: BTreeSet<PatternId>,
     /// Patterns that some process might fit whose names could not all be read. Complete for the census.
     pub uncertain: BTreeSet<PatternId>,
-    /// Patterns of wanted sockets for which some process that fits, or might, could not be looked into.
+    /// Patterns for which some process that fits, or might, could not be looked into.
+    ///
+    /// For these, wanted sockets without a fitting holder were looked for in every process that can be read, so
+    /// that a socket known to be held by somebody else is in `holders`.
     pub obscured: BTreeMap<PatternId, Obscured>,
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Host {
     /// Connections that only a second dump finds.
     pub(crate) late: Vec<Connection>,
     pub(crate) dumps: usize,
+    /// What further dumps find, the next one last.
+    pub(crate) replacements: Vec<Vec<Connection>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +101,9 @@ impl ConnAdapter for Host {
         if self.broken_dumps > 0 {
             self.broken_dumps -= 1;
             return Err(Refused);
+        }
+        if let Some(next) = self.replacements.pop() {
+            return Ok(next.into_iter().filter(|connection| filter.matches(connection)).collect());
         }
         let found =
             self.connections.iter().copied().filter(|connection| filter.matches(connection)).collect();

@@ -52,6 +52,15 @@ pub(crate) enum Obstacle {
     Exhausted(Errno),
 }
 
+/// How far a process's descriptors were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of them.
+    Whole,
+    /// Up to where the visitor stopped.
+    Part,
+}
+
 /// Room for directory entries: some thousand descriptors a call.
 const SCRATCH_BYTES: usize = 32 * 1024;
 /// The kernel's names for its own threads can be longer than 15 bytes, up to 64 (`fs/proc/array.c`).
@@ -188,7 +197,7 @@ impl ProcessDir {
         &self,
         scratch: &mut Vec<u8>,
         mut visit: impl FnMut(u32, Inode) -> ControlFlow<()>,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<Extent, Obstacle> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(&self.0, c"fd", flags, Mode::empty())
             .map_err(|errno| self.obstacle(errno, Refusal::ListDescriptors))?;
@@ -207,10 +216,10 @@ impl ProcessDir {
             if let Some(inode) = link.get(..length).and_then(parse_socket_link)
                 && visit(number, inode).is_break()
             {
-                return Ok(());
+                return Ok(Extent::Part);
             }
         }
-        Ok(())
+        Ok(Extent::Whole)
     }
 
     /// Whether that descriptor is that socket at this moment.

@@ -15,7 +15,7 @@ use crate::error::ProcessError;
 use crate::hints::{Hint, Hints};
 use crate::parse::{TaskKind, display_name};
 use crate::privileges::{Privileges, Refusal};
-use crate::procfs::{Names, Obstacle, ProcessDir, Procfs};
+use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
 
 /// How often /proc is listed again when something is still open after all processes were looked at.
 const EXTRA_PASSES: usize = 2;
@@ -68,7 +68,7 @@ enum Seen {
     /// Its names were enough.
     PassedOver,
     /// Its descriptors were read, as far as needed.
-    Searched,
+    Searched(Extent),
     /// It may not be looked into.
     Refused,
 }
@@ -89,8 +89,11 @@ impl<'a> Scan<'a> {
     pub(crate) fn run(mut self) -> Result<(HolderScan, HashMap<Inode, Vec<Hint>>), ProcessError> {
         self.check_hints()?;
         if !self.ledger.is_complete() {
-            self.search()?;
+            let seen = self.search()?;
             self.note_hidden_processes();
+            if !self.ledger.obscured_without_holder().is_empty() {
+                self.search_anyone(&seen)?;
+            }
         }
         Ok(self.ledger.finish())
     }
@@ -121,7 +124,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Looks at processes until nothing is open any more, or all have been looked at.
-    fn search(&mut self) -> Result<(), ProcessError> {
+    fn search(&mut self) -> Result<HashMap<Pid, Seen>, ProcessError> {
         let mut seen = HashMap::new();
         self.look_at(self.hints.pids(), &mut seen)?;
         for pass in 0..=EXTRA_PASSES {
@@ -137,7 +140,7 @@ impl<'a> Scan<'a> {
             }
             self.look_at(due, &mut seen)?;
         }
-        Ok(())
+        Ok(seen)
     }
 
     fn list(&mut self) -> Result<Vec<Pid>, ProcessError> {
@@ -208,7 +211,7 @@ impl<'a> Scan<'a> {
             }
         });
         match outcome {
-            Ok(()) => Ok(Seen::Searched),
+            Ok(extent) => Ok(Seen::Searched(extent)),
             Err(Obstacle::Vanished) => Ok(Seen::VanishedFitting),
             Err(Obstacle::Refused(refusal)) => {
                 self.ledger.obscure(&holder.fits, self.privileges, refusal);
@@ -228,6 +231,50 @@ impl<'a> Scan<'a> {
         if !hidden.is_ok_and(|hidden| !hidden.are_hidden_from(self.privileges)) {
             self.ledger.obscure_all();
         }
+    }
+
+    /// Looks for sockets that nobody is known to hold in the processes that were not searched because they do
+    /// not fit: held by one of those, a socket is no riddle any more.
+    fn search_anyone(&mut self, seen: &HashMap<Pid, Seen>) -> Result<(), ProcessError> {
+        let mut left = self.ledger.obscured_without_holder();
+        let mut pids: Vec<Pid> = seen
+            .iter()
+            .filter(|(_, seen)| matches!(seen, Seen::PassedOver | Seen::Searched(Extent::Part)))
+            .map(|(pid, _)| *pid)
+            .collect();
+        pids.sort_unstable();
+        for pid in pids {
+            if left.is_empty() {
+                break;
+            }
+            match self.search_any_process(pid, &mut left) {
+                Ok(()) | Err(Obstacle::Vanished | Obstacle::Refused(_)) => {}
+                Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(pid, errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn search_any_process(&mut self, pid: Pid, left: &mut BTreeSet<Inode>) -> Result<(), Obstacle> {
+        self.effort.processes += 1;
+        let (dir, names) = self.procfs.enter(pid)?;
+        let mut held = Vec::new();
+        let effort = &mut *self.effort;
+        dir.read_descriptors(self.scratch, |descriptor, inode| {
+            effort.sockets += 1;
+            if left.remove(&inode) {
+                held.push((inode, descriptor));
+            }
+            if left.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if held.is_empty() {
+            return Ok(());
+        }
+        let mut holder = Holder::new(pid, &names, self.ledger.query.selector.fits(&names.known()));
+        for (inode, descriptor) in held {
+            self.ledger.record(inode, descriptor, &mut holder);
+        }
+        Ok(())
     }
 }
 
@@ -335,6 +382,17 @@ impl<'a> Ledger<'a> {
             obscured.missing.insert(Capability::SysPtrace);
         }
         self.found.uncertain.extend(&self.unmet);
+    }
+
+    /// The sockets that nobody is known to hold, and that a process out of sight might.
+    fn obscured_without_holder(&self) -> BTreeSet<Inode> {
+        self.unsettled
+            .iter()
+            .filter(|(inode, pattern)| {
+                self.found.obscured.contains_key(pattern) && !self.found.holders.contains_key(inode)
+            })
+            .map(|(inode, _)| *inode)
+            .collect()
     }
 
     fn finish(mut self) -> (HolderScan, HashMap<Inode, Vec<Hint>>) {

@@ -110,7 +110,7 @@ pub(super) struct ConnectionMon {
     pub(super) name: String,
 
     /// The process that holds the connection: a glob with *, ?, [...] and {a,b} that has to match one of its names
-    /// (comm, executable or argv[0], without directories) as a whole, in upper or lower case.
+    /// (comm, executable or `argv[0]`, without directories) as a whole, in upper or lower case.
     pub(super) process_name: Text<NameGlob>,
 
     /// Where set, the process has to run exactly this executable as well. The path is the one that /proc/PID/exe

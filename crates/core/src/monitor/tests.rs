@@ -176,3 +176,29 @@ fn a_check_looks_twice_too() {
     let found = monitor.check().unwrap();
     assert!(found[0].1.forward.is_up(), "the second look found it");
 }
+
+#[test]
+fn a_link_whose_connections_are_replaced_between_dump_and_search_is_never_reported_down() {
+    let host = host();
+    let mut monitor = monitor(&host, vec![probe("a", 5432, 1)]);
+    monitor.measure(&[0]);
+    // Each dump tells of another connection, which nobody holds any more by the time that holders are searched.
+    let replaced = |inode: u64| {
+        let mut next = Host::default();
+        next.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, inode);
+        next.disconnect_all()
+    };
+    monitor.connections.disconnect_all();
+    monitor.connections.replacements = (100..200).map(replaced).collect();
+    let cycle = monitor.measure(&[0]);
+    assert!(matches!(cycle.failure.unwrap().error, LookError::Unsettled));
+    assert!(values(&Cycle { points: cycle.points, ..Cycle::default() }, UP).is_empty(), "no answer is no 0");
+
+    monitor.connections.replacements = vec![replaced(7), replaced(201)];
+    let cycle = monitor.measure(&[0]);
+    assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![1], 0), "the second look saw who holds it");
+
+    monitor.connections.replacements = vec![replaced(300), replaced(300)];
+    let cycle = monitor.measure(&[0]);
+    assert_eq!(cycle.changes[0].reason, Some(DownReason::HeldByOther), "the same connection, twice nobody's");
+}

@@ -465,6 +465,38 @@ fn what_was_found_elsewhere_is_not_obscured() {
 }
 
 #[test]
+fn a_socket_that_somebody_else_is_seen_to_hold_is_no_riddle() {
+    without_overriding_modes(|| {
+        let proc = TestProc::new();
+        drop(proc.process(10, "nginx").mode("fd", 0));
+        drop(proc.process(11, "other").socket(3, 77));
+        let question = Question::new(&["nginx"]).wants(77, &[0]).wants(78, &[0]);
+        let mut reader = proc.reader_with(unprivileged());
+        for _ in 0..2 {
+            let scan = reader.find_holders(&question.query()).unwrap();
+            assert_eq!(holders(&scan, 77), [11]);
+            assert_eq!(holders(&scan, 78), [0; 0]);
+            assert!(scan.obscured[&question.id(0)].certain);
+        }
+    });
+}
+
+#[test]
+fn somebody_else_is_looked_for_also_where_the_search_had_broken_off() {
+    without_overriding_modes(|| {
+        let proc = TestProc::new();
+        drop(proc.process(9, "nginx").mode("fd", 0));
+        let mut php = proc.process(10, "php");
+        for descriptor in 0..40 {
+            php = php.socket(descriptor, if descriptor % 2 == 0 { 77 } else { 78 });
+        }
+        let question = Question::new(&["nginx", "php"]).wants(77, &[0]).wants(78, &[1]);
+        let scan = proc.reader_with(unprivileged()).find_holders(&question.query()).unwrap();
+        assert_eq!((holders(&scan, 77), holders(&scan, 78)), (vec![10], vec![10]));
+    });
+}
+
+#[test]
 fn processes_that_are_not_listed_might_hold_anything_asked_for() {
     let proc = TestProc::new();
     proc.mount_options("rw,hidepid=invisible,gid=4");
@@ -481,6 +513,7 @@ fn processes_that_are_not_listed_might_hold_anything_asked_for() {
     assert_eq!(scan.obscured, BTreeMap::from([(question.id(1), expected)]));
     assert_eq!(scan.uncertain, [question.id(2)].into());
     assert_eq!(scan.present, [question.id(0)].into());
+    assert_eq!(holders(&scan, 79), [11], "seen to be held by somebody else");
 
     let exempt = Privileges { groups: [4].into(), ..unprivileged() };
     for privileges in [privileged(), exempt] {
