@@ -1,10 +1,12 @@
 //! The edges: what the core asks of the host.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::connection::{Connection, ConnectionFilter};
-use crate::process::{HolderQuery, HolderScan};
+use crate::health::Sighting;
+use crate::process::{HolderQuery, HolderScan, Process, VerifyQuery};
 
 /// A source of connections.
 pub trait ConnAdapter {
@@ -16,6 +18,15 @@ pub trait ConnAdapter {
     /// # Errors
     /// When the kernel refused, broke off, or answered nonsense: then nothing is known, not even what had arrived.
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Self::Error>;
+
+    /// Looks at single connections again, found by an earlier dump: each as it is now, in the order given, or `None`
+    /// when its socket is gone. A socket that took its place on the same endpoints is not it.
+    ///
+    /// The cost is that of what is asked for, however many other sockets the host has.
+    ///
+    /// # Errors
+    /// When the kernel refused, broke off, or answered nonsense: then nothing is known of any of them.
+    fn lookup(&mut self, connections: &[Connection]) -> Result<Vec<Option<Sighting>>, Self::Error>;
 
     /// The index of the interface with that name, or `None` when there is none now.
     fn interface_index(&self, name: &str) -> Option<u32>;
@@ -31,6 +42,14 @@ pub trait ProcessAdapter {
     /// # Errors
     /// When processes cannot be listed at all.
     fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, Self::Error>;
+
+    /// Whether processes that were found to hold sockets hold them still, in the order given: the process as it is known
+    /// now, or `None` when it is gone, has closed the socket, or may not be looked into any more. A process that was
+    /// given the number of one that is gone is not it, unless it holds the socket.
+    ///
+    /// # Errors
+    /// When nothing can be told of any process.
+    fn verify_holders(&mut self, query: &VerifyQuery<'_>) -> Result<Vec<Option<Arc<Process>>>, Self::Error>;
 }
 
 /// Time, passed in so that tests can hold it still.
@@ -40,4 +59,7 @@ pub trait Clock {
 
     /// The time of day, for time stamps.
     fn wall(&self) -> SystemTime;
+
+    /// The CPU time, user and system, that the calling thread has used.
+    fn cpu(&self) -> Duration;
 }

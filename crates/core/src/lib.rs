@@ -9,6 +9,7 @@
 pub mod adapter;
 pub mod address;
 pub mod connection;
+pub mod health;
 pub mod link;
 pub mod look;
 pub mod metric;

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use crate::connection::{Connection, Direction};
 use crate::look::{DirectionLook, DownReason, MatchedConnection, ProbeLook};
-use crate::metric::{self, Attribute, AttributeValue, DataPoint, Metric, Value};
+use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Metric, Value};
 use crate::probe::{ConnectionProbe, MatchedSourceLabels};
 use crate::process::Process;
 
@@ -53,7 +53,7 @@ pub struct Link {
     undirected: Option<Series>,
     series: BTreeMap<SeriesKey, Series>,
     /// Series that have not matched and were flagged as unattributed: told to be 0 when they no longer are.
-    flagged: BTreeMap<SeriesKey, Arc<[Attribute]>>,
+    flagged: BTreeMap<SeriesKey, Arc<AttributeSet>>,
 }
 
 /// What tells the series of one probe apart.
@@ -61,7 +61,7 @@ type SeriesKey = (Direction, MatchedSource);
 
 #[derive(Debug)]
 struct Series {
-    attributes: Arc<[Attribute]>,
+    attributes: Arc<AttributeSet>,
     up: Option<bool>,
     owners: Vec<Arc<Process>>,
     down_since: Option<SystemTime>,
@@ -285,7 +285,7 @@ impl MatchedSource {
 }
 
 impl Series {
-    fn new(attributes: Arc<[Attribute]>) -> Self {
+    fn new(attributes: Arc<AttributeSet>) -> Self {
         Self { attributes, up: None, owners: Vec::new(), down_since: None }
     }
 
@@ -303,18 +303,18 @@ impl Series {
     }
 
     fn push_points(&self, finding: &Finding, time: SystemTime, points: &mut Vec<DataPoint>) {
-        let mut push = |metric: &'static Metric, extra: Option<Attribute>, value: Value| {
+        let mut push = |metric: &'static Metric, extra: Option<Extra>, value: Value| {
             let attributes = Arc::clone(&self.attributes);
             points.push(DataPoint { metric, attributes, extra, time, start: None, value });
         };
         let flag = |set: bool| Value::Int(set.into());
         push(&metric::UP, None, flag(finding.up));
-        push(&metric::STATUS, Some(Attribute::new("state", "up")), flag(finding.up));
-        push(&metric::STATUS, Some(Attribute::new("state", "down")), flag(!finding.up));
+        push(&metric::STATUS, Some(Extra { key: "state", value: "up" }), flag(finding.up));
+        push(&metric::STATUS, Some(Extra { key: "state", value: "down" }), flag(!finding.up));
         push(&metric::CONNECTIONS, None, int(finding.connections));
         push(&metric::UNATTRIBUTED, None, int(finding.unattributed));
         if let Some(reason) = finding.reason {
-            push(&metric::DOWN_REASON, Some(Attribute::new("reason", reason.as_str())), flag(true));
+            push(&metric::DOWN_REASON, Some(Extra { key: "reason", value: reason.as_str() }), flag(true));
         }
     }
 }
@@ -344,7 +344,7 @@ fn link_attributes(
     probe: &ConnectionProbe,
     direction: Option<Direction>,
     source: MatchedSource,
-) -> Arc<[Attribute]> {
+) -> Arc<AttributeSet> {
     let pattern = probe.process(direction.unwrap_or(Direction::Forward));
     let text = |text: String| AttributeValue::Str(text.into());
     let source_ip = probe.source_ip.as_ref().map(ToString::to_string);
@@ -360,7 +360,7 @@ fn link_attributes(
     let source_port = probe.source_port.or(source.port);
     attributes.extend(source_port.map(|port| Attribute::new("source_port", port)));
     attributes.extend(direction.map(|direction| Attribute::new("direction", direction.as_str())));
-    attributes.into()
+    Arc::new(AttributeSet::new(attributes))
 }
 
 fn distinct_owners(connections: &[&MatchedConnection]) -> Vec<Arc<Process>> {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::adapter::{ConnAdapter, ProcessAdapter};
 use crate::address::Endpoint;
@@ -257,6 +258,7 @@ impl LookPlan {
         processes: &mut P,
         wants_reason: impl Fn(usize, Direction) -> bool,
         every_holder: bool,
+        now: Duration,
     ) -> Result<Vec<ProbeLook>, LookError> {
         let dumped =
             connections.dump(&self.filter).map_err(|error| LookError::Connections(Box::new(error)))?;
@@ -288,7 +290,7 @@ impl LookPlan {
             HolderScan::default()
         } else {
             let query =
-                HolderQuery { selector: &self.selector, wanted: &wanted, census: &census, every_holder };
+                HolderQuery { selector: &self.selector, wanted: &wanted, census: &census, every_holder, now };
             processes.find_holders(&query).map_err(|error| LookError::Processes(Box::new(error)))?
         };
         Ok(self.decide(&dumped, &candidates, &census, &scan))

@@ -1,6 +1,7 @@
 //! Every metric of the agent, defined once, and the data points that carry values.
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 /// What the values of a metric mean over time (OpenTelemetry metrics data model).
@@ -68,6 +69,57 @@ impl Attribute {
     }
 }
 
+/// The attributes that all points of a series share: built once, and kept for as long as the series lasts.
+///
+/// Whoever sends points can keep the bytes that it makes of them here, so that these too are made once.
+#[derive(Debug, Default)]
+pub struct AttributeSet {
+    attributes: Box<[Attribute]>,
+    rendered: OnceLock<Box<[u8]>>,
+}
+
+impl AttributeSet {
+    /// A set of these attributes, in this order.
+    pub fn new(attributes: impl Into<Box<[Attribute]>>) -> Self {
+        Self { attributes: attributes.into(), rendered: OnceLock::new() }
+    }
+
+    /// The bytes that `render` makes of the attributes; made by the first who asks, and the same for all.
+    pub fn rendered(&self, render: impl FnOnce(&[Attribute]) -> Box<[u8]>) -> &[u8] {
+        self.rendered.get_or_init(|| render(&self.attributes))
+    }
+}
+
+impl Deref for AttributeSet {
+    type Target = [Attribute];
+
+    fn deref(&self) -> &[Attribute] {
+        &self.attributes
+    }
+}
+
+impl PartialEq for AttributeSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.attributes == other.attributes
+    }
+}
+
+/// An attribute that tells the points of one series apart, such as the state of a status point: a fixed key and one of
+/// a few fixed values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Extra {
+    /// The key.
+    pub key: &'static str,
+    /// The value.
+    pub value: &'static str,
+}
+
+impl From<Extra> for Attribute {
+    fn from(extra: Extra) -> Self {
+        Self::new(extra.key, extra.value)
+    }
+}
+
 /// The measured value of a point.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -117,9 +169,9 @@ pub struct DataPoint {
     /// What it measures.
     pub metric: &'static Metric,
     /// The attributes that all points of a link share, built once.
-    pub attributes: Arc<[Attribute]>,
+    pub attributes: Arc<AttributeSet>,
     /// One more attribute, such as the state of a status point.
-    pub extra: Option<Attribute>,
+    pub extra: Option<Extra>,
     /// When it was measured; never when it was sent.
     pub time: SystemTime,
     /// Since when a cumulative value counts; `None` for gauges.

@@ -8,7 +8,7 @@ use crate::adapter::{Clock, ConnAdapter, ProcessAdapter};
 use crate::connection::{Cookie, Direction};
 use crate::link::{Link, LinkChange};
 use crate::look::{LookError, LookPlan, PlannedProbe, ProbeLook};
-use crate::metric::{self, Attribute, DataPoint, Value};
+use crate::metric::{self, Attribute, AttributeSet, DataPoint, Value};
 use crate::probe::ConnectionProbe;
 use crate::process::{Capability, ProcessSelector, SelectorBuilder, SelectorError};
 
@@ -258,7 +258,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 self.permissions.insert(capability, missing);
                 cycle.points.push(DataPoint {
                     metric: &metric::PERMISSION_MISSING,
-                    attributes: Arc::new([Attribute::new("capability", capability.as_str())]),
+                    attributes: Arc::new(AttributeSet::new([Attribute::new(
+                        "capability",
+                        capability.as_str(),
+                    )])),
                     extra: None,
                     time,
                     start: None,
@@ -273,6 +276,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
 
     fn look(&mut self, indices: &[usize], every_holder: bool) -> Result<Vec<ProbeLook>, LookError> {
         let plan = self.plan(indices);
+        let now = self.clock.monotonic();
         let links = &self.links;
         let wants_reason = |place: usize, direction| {
             indices
@@ -280,7 +284,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 .and_then(|index| links.get(*index))
                 .is_some_and(|link| link.has_matched(direction))
         };
-        plan.look(&mut self.connections, &mut self.processes, wants_reason, every_holder)
+        plan.look(&mut self.connections, &mut self.processes, wants_reason, every_holder, now)
     }
 
     fn plan(&mut self, indices: &[usize]) -> Arc<LookPlan> {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
@@ -325,6 +326,19 @@ pub struct HolderQuery<'a> {
     pub census: &'a BTreeSet<PatternId>,
     /// Find every holder, instead of stopping when each wanted socket has one that fits each of its patterns.
     pub every_holder: bool,
+    /// The moment of asking, on a clock that never goes backwards: what is remembered of names has an age.
+    pub now: Duration,
+}
+
+/// What the agent asks about holders that it knows.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifyQuery<'a> {
+    /// The patterns that ids refer to.
+    pub selector: &'a ProcessSelector,
+    /// Sockets, each with a process that was found to hold it.
+    pub holdings: &'a [(Inode, Pid)],
+    /// The moment of asking, on a clock that never goes backwards.
+    pub now: Duration,
 }
 
 /// A place into which the agent was not permitted to look.

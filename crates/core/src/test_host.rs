@@ -7,8 +7,10 @@ use std::sync::Arc;
 use crate::adapter::{ConnAdapter, ProcessAdapter};
 use crate::address::Endpoint;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState};
+use crate::health::{Sighting, Vitals};
 use crate::process::{
     Capability, HolderQuery, HolderScan, Known, Obscured, PatternId, Pid, Process, ProcessNames,
+    ProcessSelector, VerifyQuery,
 };
 
 /// What the agent may learn of a process.
@@ -32,6 +34,19 @@ pub(crate) struct Running {
     pub(crate) inodes: Vec<u64>,
 }
 
+impl Running {
+    fn describe(&self, pid: Pid, selector: &ProcessSelector) -> Arc<Process> {
+        let path = PathBuf::from(format!("/bin/{}", self.executable));
+        let names = ProcessNames {
+            comm: Known::Is(self.comm.as_bytes()),
+            argv0: Known::Absent,
+            executable: Known::Is(Path::new(&path)),
+        };
+        let fits = selector.fits(&names).certain;
+        Arc::new(Process { pid, name: self.comm.clone(), executable: Some(path), fits })
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Host {
     connections: Vec<Connection>,
@@ -40,6 +55,9 @@ pub(crate) struct Host {
     /// Connections that only a second dump finds.
     pub(crate) late: Vec<Connection>,
     pub(crate) dumps: usize,
+    pub(crate) lookups: usize,
+    pub(crate) broken_lookups: usize,
+    pub(crate) vitals: HashMap<Cookie, Vitals>,
     /// What further dumps find, the next one last.
     pub(crate) replacements: Vec<Vec<Connection>>,
 }
@@ -111,6 +129,20 @@ impl ConnAdapter for Host {
         Ok(found)
     }
 
+    fn lookup(&mut self, connections: &[Connection]) -> Result<Vec<Option<Sighting>>, Refused> {
+        self.lookups += 1;
+        if self.broken_lookups > 0 {
+            self.broken_lookups -= 1;
+            return Err(Refused);
+        }
+        let find = |wanted: &Connection| self.connections.iter().find(|known| known.cookie == wanted.cookie);
+        let sight = |known: &Connection| Sighting {
+            connection: *known,
+            vitals: self.vitals.get(&known.cookie).copied(),
+        };
+        Ok(connections.iter().map(|wanted| find(wanted).map(sight)).collect())
+    }
+
     fn interface_index(&self, _name: &str) -> Option<u32> {
         None
     }
@@ -155,12 +187,7 @@ impl ProcessAdapter for Host {
                 }
                 continue;
             }
-            let process = Arc::new(Process {
-                pid: Pid(u32::try_from(index).unwrap() + 1),
-                name: running.comm.clone(),
-                executable: Some(path.clone()),
-                fits: fits.certain,
-            });
+            let process = running.describe(Pid(u32::try_from(index).unwrap() + 1), query.selector);
             for inode in running.inodes.iter().filter_map(|inode| Inode::new(*inode)) {
                 let Some(patterns) = query.wanted.get(&inode) else { continue };
                 let found = settled.entry(inode).or_default();
@@ -171,5 +198,14 @@ impl ProcessAdapter for Host {
             }
         }
         Ok(scan)
+    }
+
+    fn verify_holders(&mut self, query: &VerifyQuery<'_>) -> Result<Vec<Option<Arc<Process>>>, Refused> {
+        let verify = |(inode, pid): &(Inode, Pid)| {
+            let running = self.processes.get(usize::try_from(pid.0).unwrap() - 1)?;
+            let holds = running.access == Access::Open && running.inodes.contains(&inode.get());
+            holds.then(|| running.describe(*pid, query.selector))
+        };
+        Ok(query.holdings.iter().map(verify).collect())
     }
 }

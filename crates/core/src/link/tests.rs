@@ -52,7 +52,7 @@ fn tell(link: &mut Link, look: &ProbeLook, seconds: u64) -> (Vec<String>, Vec<Li
     link.update(look, at(seconds), &mut points, &mut changes);
     let told = points.iter().map(|point| {
         assert_eq!(point.time, at(seconds));
-        let attributes = point.attributes.iter().chain(&point.extra);
+        let attributes = point.attributes.iter().cloned().chain(point.extra.map(Attribute::from));
         let shown = attributes.filter(|attribute| {
             ["direction", "source_ip", "source_port", "state", "reason"].contains(&attribute.key)
         });

@@ -34,7 +34,7 @@ fn look_at(host: &mut Host, probes: &[ConnectionProbe]) -> Vec<ProbeLook> {
         probes.iter().map(|probe| PlannedProbe::new(Arc::new(probe.clone()), &mut patterns)).collect();
     let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
     let (mut connections, mut processes) = (host.clone(), host.clone());
-    plan.look(&mut connections, &mut processes, ANY, true).unwrap()
+    plan.look(&mut connections, &mut processes, ANY, true, Duration::ZERO).unwrap()
 }
 
 fn look_one(host: &mut Host, probe: &ConnectionProbe) -> ProbeLook {
@@ -129,7 +129,7 @@ fn a_refused_dump_is_an_error_and_not_a_down() {
     let planned = vec![PlannedProbe::new(Arc::new(probe("10.0.0.1", 5432, "app", "app")), &mut patterns)];
     let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
     let (mut connections, mut processes) = (host.clone(), host.clone());
-    let refused = plan.look(&mut connections, &mut processes, ANY, false);
+    let refused = plan.look(&mut connections, &mut processes, ANY, false, Duration::ZERO);
     assert!(matches!(refused, Err(LookError::Connections(_))));
 }
 
@@ -236,7 +236,7 @@ proptest! {
         let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
         let mut looks = [true, false].into_iter().map(|every_holder| {
             let (mut connections, mut processes) = (host.clone(), host.clone());
-            plan.look(&mut connections, &mut processes, ANY, every_holder).unwrap().remove(0)
+            plan.look(&mut connections, &mut processes, ANY, every_holder, Duration::ZERO).unwrap().remove(0)
         });
         let (thorough, quick) = (looks.next().unwrap(), looks.next().unwrap());
         for direction in Direction::ALL {
