@@ -8,6 +8,7 @@
 
 pub mod adapter;
 pub mod address;
+pub mod budget;
 pub mod connection;
 pub mod health;
 pub mod link;
@@ -19,5 +20,6 @@ pub mod process;
 pub mod schedule;
 #[cfg(test)]
 mod test_host;
+mod track;
 
 pub use adapter::{Clock, ConnAdapter, ProcessAdapter};

@@ -2,21 +2,29 @@
 //!
 //! A probe that never matched has one series, without a direction. Once it has matched in a direction, that
 //! series goes on, at 0 while the link is down: a series that ends would leave an alert nothing to fire on.
+//!
+//! What a walk over all sockets finds is taken in by [`Link::absorb`]; between walks the connections that it found are
+//! looked up again. [`Link::report`] tells of both.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use crate::connection::{Connection, Direction};
+use crate::connection::{Connection, Cookie, Direction};
+use crate::health::Sighting;
 use crate::look::{DirectionLook, DownReason, MatchedConnection, ProbeLook};
-use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Metric, Value};
+use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Kind, Metric, Value};
 use crate::probe::{ConnectionProbe, MatchedSourceLabels};
-use crate::process::Process;
+use crate::process::{PatternId, Process};
+use crate::track::{Track, Tracked};
 
 /// Series that one probe may have for the sources that matched. Beyond it, the one that has been down for longest
 /// makes room; while none is down, further sources get no series.
 pub const MAX_SOURCES: usize = 1_000;
+
+/// Connections of one probe that are looked up again each cycle; no less than its series, so that each can have one.
+pub const MAX_TRACKED_A_PROBE: usize = 1_024;
 
 /// The source by which series of one probe are told apart, as far as `matchedSourceLabels` asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -46,14 +54,16 @@ pub struct LinkChange {
     pub owners: Vec<Arc<Process>>,
 }
 
-/// A probe and what is remembered of it from look to look.
+/// A probe and what is remembered of it from cycle to cycle.
 #[derive(Debug)]
 pub struct Link {
     probe: Arc<ConnectionProbe>,
-    undirected: Option<Series>,
-    series: BTreeMap<SeriesKey, Series>,
+    undirected: Option<Box<Series>>,
+    series: BTreeMap<SeriesKey, Box<Series>>,
     /// Series that have not matched and were flagged as unattributed: told to be 0 when they no longer are.
-    flagged: BTreeMap<SeriesKey, Arc<AttributeSet>>,
+    flagged: BTreeMap<SeriesKey, Flag>,
+    walked_at: Option<Duration>,
+    untracked: Untracked,
 }
 
 /// What tells the series of one probe apart.
@@ -62,25 +72,63 @@ type SeriesKey = (Direction, MatchedSource);
 #[derive(Debug)]
 struct Series {
     attributes: Arc<AttributeSet>,
-    up: Option<bool>,
+    /// Since when its counters count.
+    since: SystemTime,
+    /// `None` until a look was taken in.
+    finding: Option<Finding>,
+    /// The last that were known.
     owners: Vec<Arc<Process>>,
     down_since: Option<SystemTime>,
+    track: Track,
+    /// Whether it was up by connections that are tracked: if none of these is left, it may be down.
+    is_tracked: bool,
 }
 
-/// What one series has at one look.
+/// What one series has, as of the last look.
+#[derive(Debug, Clone, Copy)]
 struct Finding {
     up: bool,
     connections: u64,
     unattributed: u64,
     reason: Option<DownReason>,
-    owners: Vec<Arc<Process>>,
+}
+
+#[derive(Debug)]
+struct Flag {
+    attributes: Arc<AttributeSet>,
+    unattributed: u64,
+}
+
+/// Connections that satisfied a probe and are not looked up again each cycle, by the bound that they are beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Untracked {
+    /// [`MAX_TRACKED_A_PROBE`].
+    pub by_probe: u64,
+    /// The bound for all probes together.
+    pub by_agent: u64,
+}
+
+/// When a look was taken, on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The time of day.
+    pub wall: SystemTime,
+    /// The time on a clock that never goes backwards.
+    pub monotonic: Duration,
 }
 
 impl Link {
     /// A link of which nothing is known yet.
     #[must_use]
     pub fn new(probe: Arc<ConnectionProbe>) -> Self {
-        Self { probe, undirected: None, series: BTreeMap::new(), flagged: BTreeMap::new() }
+        Self {
+            probe,
+            undirected: None,
+            series: BTreeMap::new(),
+            flagged: BTreeMap::new(),
+            walked_at: None,
+            untracked: Untracked::default(),
+        }
     }
 
     /// The probe.
@@ -106,7 +154,8 @@ impl Link {
     #[must_use]
     pub fn would_go_down(&self, look: &ProbeLook) -> bool {
         self.series.iter().any(|((direction, source), series)| {
-            series.up == Some(true)
+            series.is_up()
+                && !series.track.is_held()
                 && !look
                     .direction(*direction)
                     .matched
@@ -115,62 +164,158 @@ impl Link {
         })
     }
 
-    /// Takes in what a look found; adds the data points, and the changes of status.
-    pub fn update(
+    /// When a walk over all sockets last covered the link.
+    #[must_use]
+    pub fn walked_at(&self) -> Option<Duration> {
+        self.walked_at
+    }
+
+    /// Whether a series that was up has lost every connection that was tracked: only a walk can tell whether it has
+    /// another.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.series.values().any(|series| series.is_tracked && series.is_up() && !series.track.is_held())
+    }
+
+    /// Whether all that is known of the link is known of this cycle, without a walk: each of its series is up.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.series.is_empty() && self.series.values().all(|series| series.is_up() && series.track.is_held())
+    }
+
+    /// Whether something fits by address whose holder may not be learned.
+    #[must_use]
+    pub fn is_unattributed(&self) -> bool {
+        let series = self.series.values().chain(&self.undirected).filter_map(|series| series.finding);
+        series
+            .map(|finding| finding.unattributed)
+            .chain(self.flagged.values().map(|flag| flag.unattributed))
+            .any(|n| n > 0)
+    }
+
+    /// The connections that satisfy no bound and so are not tracked.
+    #[must_use]
+    pub fn untracked(&self) -> Untracked {
+        self.untracked
+    }
+
+    /// The tracked connections, in an order that holds until the next change.
+    pub(crate) fn tracked(&self) -> impl Iterator<Item = &Tracked> {
+        self.series.values().flat_map(|series| series.track.connections())
+    }
+
+    /// Takes in what was found by looking up the tracked connections again: `sighting` answers for each in order, and
+    /// `owner` for the owners of those that are still there.
+    pub(crate) fn verify<'a>(
         &mut self,
-        look: &ProbeLook,
-        time: SystemTime,
-        points: &mut Vec<DataPoint>,
-        changes: &mut Vec<LinkChange>,
+        pattern: impl Fn(Direction) -> PatternId,
+        now: Duration,
+        mut sighting: impl FnMut() -> Option<&'a Sighting>,
+        mut owner: impl FnMut() -> Option<Arc<Process>>,
     ) {
+        for ((direction, _), series) in &mut self.series {
+            let lost = series.track.verify(pattern(*direction), now, &mut sighting, &mut owner);
+            if let Some(finding) = &mut series.finding {
+                finding.connections = finding.connections.saturating_sub(lost);
+            }
+        }
+    }
+
+    /// Takes in that the tracked connections could not be looked up: nothing is known of them.
+    pub(crate) fn distrust(&mut self) {
+        for series in self.series.values_mut() {
+            series.track.distrust();
+        }
+    }
+
+    /// Takes in what the kernel tells of tracked connections that are new.
+    pub(crate) fn examine_new<'a>(
+        &mut self,
+        now: Duration,
+        mut sighting: impl FnMut() -> Option<&'a Sighting>,
+    ) {
+        for series in self.series.values_mut() {
+            series.track.examine_new(now, &mut sighting);
+        }
+    }
+
+    /// Takes in what a walk found, and adds the changes of status. At most `room` more connections are tracked.
+    pub fn absorb(&mut self, look: &ProbeLook, at: Moment, room: usize, changes: &mut Vec<LinkChange>) {
+        let is_first = self.walked_at.is_none();
+        self.walked_at = Some(at.monotonic);
         let matching: BTreeSet<SeriesKey> = Direction::ALL
             .into_iter()
             .flat_map(|way| look.direction(way).matched.iter().map(move |matched| (way, &matched.connection)))
             .map(|(way, connection)| (way, MatchedSource::of(&self.probe, connection, way)))
             .collect();
         for key in &matching {
-            self.admit(*key, &matching);
+            self.admit_series(*key, &matching, at.wall);
         }
         if self.series.is_empty() {
-            self.update_undirected(&look.undirected(), time, points, changes);
-            return;
-        }
-        self.undirected = None;
-        for direction in Direction::ALL {
-            self.update_direction(look.direction(direction), direction, time, points, changes);
+            self.absorb_undirected(&look.undirected(), at.wall, changes);
+        } else {
+            self.undirected = None;
+            for direction in Direction::ALL {
+                self.absorb_direction(look.direction(direction), direction, at.wall, changes);
+            }
+            // Beyond a bound, a connection that comes into reach need not be new.
+            let counts_whole = !is_first && self.untracked == Untracked::default();
+            self.track(look, at.monotonic, room, counts_whole);
+            for direction in Direction::ALL {
+                self.flag(look.direction(direction), direction);
+            }
         }
     }
 
-    fn update_undirected(
-        &mut self,
-        look: &DirectionLook,
-        time: SystemTime,
-        points: &mut Vec<DataPoint>,
-        changes: &mut Vec<LinkChange>,
-    ) {
+    /// Tells all that is known of the link: as of now what is tracked, as of the last walk what is not. `with_health`
+    /// adds how its connections fare.
+    pub fn report(&self, at: Moment, with_health: bool, emit: &mut dyn FnMut(DataPoint)) {
+        let age = self.walked_at.map(|walked_at| at.monotonic.saturating_sub(walked_at));
+        if let Some(series) = &self.undirected {
+            series.report(age, at, false, emit);
+        }
+        for direction in Direction::ALL {
+            for series in
+                self.series.iter().filter(|((known, _), _)| *known == direction).map(|(_, series)| series)
+            {
+                series.report(age, at, with_health, emit);
+            }
+            for flag in
+                self.flagged.iter().filter(|((known, _), _)| *known == direction).map(|(_, flag)| flag)
+            {
+                emit(DataPoint {
+                    metric: &metric::UNATTRIBUTED,
+                    attributes: Arc::clone(&flag.attributes),
+                    extra: None,
+                    time: at.wall,
+                    start: None,
+                    value: int(flag.unattributed),
+                });
+            }
+        }
+    }
+
+    fn absorb_undirected(&mut self, look: &DirectionLook, time: SystemTime, changes: &mut Vec<LinkChange>) {
         let probe = &self.probe;
-        let series = self
-            .undirected
-            .get_or_insert_with(|| Series::new(link_attributes(probe, None, MatchedSource::default())));
+        let series = self.undirected.get_or_insert_with(|| {
+            Box::new(Series::new(link_attributes(probe, None, MatchedSource::default()), time))
+        });
         let finding = Finding {
             up: false,
             connections: 0,
             unattributed: count(&look.unattributed),
             reason: look.down_reason(),
-            owners: Vec::new(),
         };
-        series.push_points(&finding, time, points);
-        if series.take_in(&finding, time) {
-            changes.push(finding.into_change(probe, None, MatchedSource::default(), &[]));
+        if series.take_in(finding, Vec::new(), time) {
+            changes.push(series.change(finding, probe, None, MatchedSource::default()));
         }
     }
 
-    fn update_direction(
+    fn absorb_direction(
         &mut self,
         look: &DirectionLook,
         direction: Direction,
         time: SystemTime,
-        points: &mut Vec<DataPoint>,
         changes: &mut Vec<LinkChange>,
     ) {
         let mut matched: BTreeMap<MatchedSource, Vec<&MatchedConnection>> = BTreeMap::new();
@@ -180,15 +325,23 @@ impl Link {
                 .or_default()
                 .push(connection);
         }
-        let mut unattributed: BTreeMap<MatchedSource, u64> = BTreeMap::new();
-        for connection in &look.unattributed {
-            *unattributed.entry(MatchedSource::of(&self.probe, connection, direction)).or_default() += 1;
-        }
+        let unattributed = unattributed_by_source(look, &self.probe, direction);
         let labels_sources = self.probe.matched_source_labels != MatchedSourceLabels::None;
         for ((_, source), series) in self.series.iter_mut().filter(|((known, _), _)| *known == direction) {
             let connections = matched.remove(source).unwrap_or_default();
-            let unattributed = unattributed.remove(source).unwrap_or_default();
-            let up = !connections.is_empty();
+            let unattributed = unattributed.get(source).copied().unwrap_or_default();
+            let found: HashMap<Cookie, &[Arc<Process>]> = connections
+                .iter()
+                .map(|matched| (matched.connection.cookie, matched.owners.as_slice()))
+                .collect();
+            series.track.renew(&found);
+            // What was verified in this cycle and not found by the walk is there all the same.
+            let unseen = series.track.held().filter(|known| !found.contains_key(&known.connection().cookie));
+            let connections = count(&connections) + unseen.fold(0, |sum, _| sum + 1);
+            let owners = distinct_owners(
+                found.values().copied().chain(series.track.held().map(Tracked::owners)).flatten(),
+            );
+            let up = !owners.is_empty();
             let reason = match look.down_reason() {
                 _ if up => None,
                 _ if unattributed > 0 => Some(DownReason::NotPermitted),
@@ -196,57 +349,74 @@ impl Link {
                 Some(reason) if !labels_sources || reason == DownReason::ProcessAbsent => Some(reason),
                 _ => Some(DownReason::NoConnection),
             };
-            let finding = Finding {
-                up,
-                connections: count(&connections),
-                unattributed,
-                reason,
-                owners: distinct_owners(&connections),
-            };
-            series.push_points(&finding, time, points);
-            let last_owners = std::mem::take(&mut series.owners);
-            if series.take_in(&finding, time) {
-                changes.push(finding.into_change(&self.probe, Some(direction), *source, &last_owners));
-            } else if !finding.up {
-                series.owners = last_owners;
+            let finding = Finding { up, connections, unattributed, reason };
+            if series.take_in(finding, owners, time) {
+                changes.push(series.change(finding, &self.probe, Some(direction), *source));
             }
         }
-        self.flag(direction, unattributed, time, points);
+    }
+
+    /// Begins to track what matches: first one connection of each series, then the others, as far as the bounds allow.
+    fn track(&mut self, look: &ProbeLook, now: Duration, room: usize, counts_whole: bool) {
+        let known: HashSet<(Direction, Cookie)> = self
+            .series
+            .iter()
+            .flat_map(|((way, _), series)| {
+                series.track.connections().iter().map(|known| (*way, known.connection().cookie))
+            })
+            .collect();
+        let mut candidates: Vec<(SeriesKey, &MatchedConnection)> = Direction::ALL
+            .into_iter()
+            .flat_map(|way| look.direction(way).matched.iter().map(move |matched| (way, matched)))
+            .filter(|(way, matched)| !known.contains(&(*way, matched.connection.cookie)))
+            .map(|(way, matched)| ((way, MatchedSource::of(&self.probe, &matched.connection, way)), matched))
+            .collect();
+        let of_probe = MAX_TRACKED_A_PROBE.saturating_sub(self.tracked().count());
+        let mut left = of_probe.min(room);
+        for only_first in [true, false] {
+            candidates.retain(|(key, matched)| {
+                let Some(series) = self.series.get_mut(key) else { return false };
+                if left == 0 || (only_first && series.track.is_held()) {
+                    return true;
+                }
+                left -= 1;
+                series.track.admit(matched.connection, &matched.owners, now, counts_whole);
+                false
+            });
+        }
+        let beyond = count(&candidates);
+        self.untracked = if of_probe <= room {
+            Untracked { by_probe: beyond, by_agent: 0 }
+        } else {
+            Untracked { by_probe: 0, by_agent: beyond }
+        };
+        for series in self.series.values_mut() {
+            series.is_tracked = series.track.is_held();
+        }
     }
 
     /// What fits by address and may not be attributed is told even where nothing has matched yet, and then that it is
     /// over.
-    fn flag(
-        &mut self,
-        direction: Direction,
-        mut unattributed: BTreeMap<MatchedSource, u64>,
-        time: SystemTime,
-        points: &mut Vec<DataPoint>,
-    ) {
+    fn flag(&mut self, look: &DirectionLook, direction: Direction) {
+        let mut unattributed = unattributed_by_source(look, &self.probe, direction);
         for source in unattributed.keys() {
             if self.flagged.len() < MAX_SOURCES {
-                self.flagged
-                    .entry((direction, *source))
-                    .or_insert_with(|| link_attributes(&self.probe, Some(direction), *source));
+                self.flagged.entry((direction, *source)).or_insert_with(|| Flag {
+                    attributes: link_attributes(&self.probe, Some(direction), *source),
+                    unattributed: 0,
+                });
             }
         }
         // Once a series has matched, its own points tell.
         let series = &self.series;
         self.flagged.retain(|key, _| !series.contains_key(key));
-        for ((_, source), attributes) in self.flagged.iter().filter(|((known, _), _)| *known == direction) {
-            points.push(DataPoint {
-                metric: &metric::UNATTRIBUTED,
-                attributes: Arc::clone(attributes),
-                extra: None,
-                time,
-                start: None,
-                value: int(unattributed.remove(source).unwrap_or(0)),
-            });
+        for ((_, source), flag) in self.flagged.iter_mut().filter(|((known, _), _)| *known == direction) {
+            flag.unattributed = unattributed.remove(source).unwrap_or(0);
         }
     }
 
     /// Gives what matches a series. Room is made by the one that has been down for longest and does not match now.
-    fn admit(&mut self, key: SeriesKey, matching: &BTreeSet<SeriesKey>) {
+    fn admit_series(&mut self, key: SeriesKey, matching: &BTreeSet<SeriesKey>, time: SystemTime) {
         if self.series.contains_key(&key) {
             return;
         }
@@ -263,7 +433,7 @@ impl Link {
             };
         }
         let attributes = link_attributes(&self.probe, Some(key.0), key.1);
-        self.series.insert(key, Series::new(attributes));
+        self.series.insert(key, Box::new(Series::new(attributes, time)));
     }
 }
 
@@ -285,16 +455,28 @@ impl MatchedSource {
 }
 
 impl Series {
-    fn new(attributes: Arc<AttributeSet>) -> Self {
-        Self { attributes, up: None, owners: Vec::new(), down_since: None }
+    fn new(attributes: Arc<AttributeSet>, since: SystemTime) -> Self {
+        Self {
+            attributes,
+            since,
+            finding: None,
+            owners: Vec::new(),
+            down_since: None,
+            track: Track::default(),
+            is_tracked: false,
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.finding.is_some_and(|finding| finding.up)
     }
 
     /// Remembers the finding; true when the status has changed, or is known for the first time.
-    fn take_in(&mut self, finding: &Finding, time: SystemTime) -> bool {
-        let changed = self.up != Some(finding.up);
-        self.up = Some(finding.up);
-        self.owners.clone_from(&finding.owners);
+    fn take_in(&mut self, finding: Finding, owners: Vec<Arc<Process>>, time: SystemTime) -> bool {
+        let changed = self.finding.is_none_or(|before| before.up != finding.up);
+        self.finding = Some(finding);
         if finding.up {
+            self.owners = owners;
             self.down_since = None;
         } else {
             self.down_since.get_or_insert(time);
@@ -302,10 +484,37 @@ impl Series {
         changed
     }
 
-    fn push_points(&self, finding: &Finding, time: SystemTime, points: &mut Vec<DataPoint>) {
+    /// The change to that finding. Of a link that went down it names the last owners, and then forgets them.
+    fn change(
+        &mut self,
+        finding: Finding,
+        probe: &Arc<ConnectionProbe>,
+        direction: Option<Direction>,
+        source: MatchedSource,
+    ) -> LinkChange {
+        let owners = if finding.up { self.owners.clone() } else { std::mem::take(&mut self.owners) };
+        LinkChange {
+            probe: Arc::clone(probe),
+            direction,
+            source,
+            up: finding.up,
+            reason: finding.reason,
+            connections: finding.connections,
+            owners,
+        }
+    }
+
+    fn report(&self, age: Option<Duration>, at: Moment, with_health: bool, emit: &mut dyn FnMut(DataPoint)) {
+        let Some(finding) = self.finding else { return };
         let mut push = |metric: &'static Metric, extra: Option<Extra>, value: Value| {
-            let attributes = Arc::clone(&self.attributes);
-            points.push(DataPoint { metric, attributes, extra, time, start: None, value });
+            emit(DataPoint {
+                metric,
+                attributes: Arc::clone(&self.attributes),
+                extra,
+                time: at.wall,
+                start: (metric.kind != Kind::Gauge).then_some(self.since),
+                value,
+            });
         };
         let flag = |set: bool| Value::Int(set.into());
         push(&metric::UP, None, flag(finding.up));
@@ -316,26 +525,34 @@ impl Series {
         if let Some(reason) = finding.reason {
             push(&metric::DOWN_REASON, Some(Extra { key: "reason", value: reason.as_str() }), flag(true));
         }
-    }
-}
-
-impl Finding {
-    fn into_change(
-        self,
-        probe: &Arc<ConnectionProbe>,
-        direction: Option<Direction>,
-        source: MatchedSource,
-        last_owners: &[Arc<Process>],
-    ) -> LinkChange {
-        LinkChange {
-            probe: Arc::clone(probe),
-            direction,
-            source,
-            up: self.up,
-            reason: self.reason,
-            connections: self.connections,
-            owners: if self.up { self.owners } else { last_owners.to_vec() },
+        if let Some(age) = age {
+            push(&metric::WALK_AGE, None, seconds(age));
         }
+        if with_health {
+            self.report_health(at.monotonic, &mut push);
+        }
+    }
+
+    fn report_health(&self, now: Duration, push: &mut impl FnMut(&'static Metric, Option<Extra>, Value)) {
+        let io = |value| Some(Extra { key: "network.io.direction", value });
+        let totals = self.track.totals();
+        push(&metric::RECONNECTS, None, int(totals.reconnects));
+        push(&metric::RETRANSMITS, None, int(totals.retransmits));
+        push(&metric::IO, io("transmit"), int(totals.sent_bytes));
+        push(&metric::IO, io("receive"), int(totals.received_bytes));
+        if let Some(age) = self.track.age(now) {
+            push(&metric::CONNECTION_AGE, None, seconds(age));
+        }
+        let Some(health) = self.track.health(now) else { return };
+        for (statistic, rtt) in ["min", "mean", "max"].into_iter().zip(health.rtt.into_iter().flatten()) {
+            push(&metric::RTT, Some(Extra { key: "statistic", value: statistic }), seconds(rtt));
+        }
+        push(&metric::LAST_DATA_AGE, None, seconds(health.since_data));
+        push(&metric::LAST_ACKNOWLEDGMENT_AGE, None, seconds(health.since_acknowledgment));
+        push(&metric::ACKNOWLEDGMENT_WAIT, None, seconds(health.acknowledgment_wait));
+        push(&metric::UNACKNOWLEDGED, None, int(health.unacknowledged_bytes));
+        push(&metric::QUEUED, io("transmit"), int(health.unsent_bytes));
+        push(&metric::QUEUED, io("receive"), int(health.unread_bytes));
     }
 }
 
@@ -363,14 +580,26 @@ fn link_attributes(
     Arc::new(AttributeSet::new(attributes))
 }
 
-fn distinct_owners(connections: &[&MatchedConnection]) -> Vec<Arc<Process>> {
+fn distinct_owners<'a>(all: impl Iterator<Item = &'a Arc<Process>>) -> Vec<Arc<Process>> {
     let mut owners: Vec<Arc<Process>> = Vec::new();
-    for owner in connections.iter().flat_map(|connection| &connection.owners) {
+    for owner in all {
         if !owners.iter().any(|known| known.pid == owner.pid) {
             owners.push(Arc::clone(owner));
         }
     }
     owners
+}
+
+fn unattributed_by_source(
+    look: &DirectionLook,
+    probe: &ConnectionProbe,
+    direction: Direction,
+) -> BTreeMap<MatchedSource, u64> {
+    let mut unattributed = BTreeMap::new();
+    for connection in &look.unattributed {
+        *unattributed.entry(MatchedSource::of(probe, connection, direction)).or_default() += 1;
+    }
+    unattributed
 }
 
 fn count<T>(items: &[T]) -> u64 {
@@ -379,6 +608,10 @@ fn count<T>(items: &[T]) -> u64 {
 
 fn int(count: u64) -> Value {
     Value::Int(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+fn seconds(time: Duration) -> Value {
+    Value::Double(time.as_secs_f64())
 }
 
 #[cfg(test)]

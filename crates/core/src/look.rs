@@ -2,6 +2,7 @@
 //!
 //! A look asks the kernel once for all its probes ([`ConnAdapter::dump`]), then once for the holders of what fits
 //! by address ([`ProcessAdapter::find_holders`]), and decides. It remembers nothing; see [`crate::link`].
+//! It costs a walk over every socket of the host: between looks, [`crate::monitor`] only verifies what is known.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
@@ -185,6 +186,30 @@ pub enum LookError {
 /// The states that a look needs: those that count, and `SYN_SENT` for the reason of a "down".
 const STATES: TcpStates = TcpStates::of(&[TcpState::Established, TcpState::SynSent]);
 
+/// How to look.
+pub struct Manner<'a> {
+    /// In which directions a "down" of a probe, given by its place, will be reported: processes are only counted where
+    /// the answer is used.
+    pub wants_reason: &'a dyn Fn(usize, Direction) -> bool,
+    /// Find all owners of a connection, not just enough of them.
+    pub every_holder: bool,
+    /// Sockets whose holders were verified a moment ago: these need not be searched for.
+    pub known: &'a HashMap<Inode, Vec<Arc<Process>>>,
+    /// The moment of looking, on a clock that never goes backwards.
+    pub now: Duration,
+}
+
+impl fmt::Debug for Manner<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Manner")
+            .field("every_holder", &self.every_holder)
+            .field("known", &self.known)
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A set of probes that are looked for together, with everything about them that can be worked out beforehand.
 #[derive(Debug, Clone)]
 pub struct LookPlan {
@@ -216,7 +241,9 @@ impl PlannedProbe {
         &self.probe
     }
 
-    fn pattern(&self, direction: Direction) -> PatternId {
+    /// The pattern that the process on this host has to fit when the link is seen in that direction.
+    #[must_use]
+    pub fn pattern(&self, direction: Direction) -> PatternId {
         match direction {
             Direction::Forward => self.forward,
             Direction::Reverse => self.reverse,
@@ -246,19 +273,13 @@ impl LookPlan {
 
     /// Looks once, and tells what was found of each probe, in the order in which they were planned.
     ///
-    /// `wants_reason` says of a probe, by its place, in which directions a "down" will be reported, so that
-    /// processes are only counted where the answer is used. With `every_holder`, all owners of a connection are
-    /// found, not just enough of them.
-    ///
     /// # Errors
     /// When the connections or the processes could not be read.
     pub fn look<C: ConnAdapter, P: ProcessAdapter>(
         &self,
         connections: &mut C,
         processes: &mut P,
-        wants_reason: impl Fn(usize, Direction) -> bool,
-        every_holder: bool,
-        now: Duration,
+        manner: &Manner<'_>,
     ) -> Result<Vec<ProbeLook>, LookError> {
         let dumped =
             connections.dump(&self.filter).map_err(|error| LookError::Connections(Box::new(error)))?;
@@ -267,11 +288,20 @@ impl LookPlan {
             |candidate: &&Candidate| is_state(&dumped, candidate.connection, TcpState::Established);
 
         let mut wanted: BTreeMap<Inode, BTreeSet<PatternId>> = BTreeMap::new();
+        let mut known: HashMap<Inode, Vec<Arc<Process>>> = HashMap::new();
         let mut has_candidate: BTreeSet<(usize, Direction)> = BTreeSet::new();
         for candidate in candidates.iter().filter(established) {
             has_candidate.insert((candidate.probe, candidate.direction));
-            if let Some(inode) = dumped.get(candidate.connection).and_then(|connection| connection.inode) {
-                wanted.entry(inode).or_default().insert(candidate.pattern);
+            let Some(inode) = dumped.get(candidate.connection).and_then(|connection| connection.inode) else {
+                continue;
+            };
+            match manner.known.get(&inode) {
+                Some(owners) if owners.iter().any(|owner| fits(owner, candidate.pattern)) => {
+                    known.insert(inode, owners.clone());
+                }
+                _ => {
+                    wanted.entry(inode).or_default().insert(candidate.pattern);
+                }
             }
         }
         let mut census = BTreeSet::new();
@@ -279,20 +309,34 @@ impl LookPlan {
             let nothing = Direction::ALL.iter().all(|way| !has_candidate.contains(&(index, *way)));
             for direction in Direction::ALL {
                 let wants = nothing
-                    || (!has_candidate.contains(&(index, direction)) && wants_reason(index, direction));
+                    || (!has_candidate.contains(&(index, direction))
+                        && (manner.wants_reason)(index, direction));
                 if wants {
                     census.insert(planned.pattern(direction));
                 }
             }
         }
 
-        let scan = if wanted.is_empty() && census.is_empty() {
+        let mut scan = if wanted.is_empty() && census.is_empty() {
             HolderScan::default()
         } else {
-            let query =
-                HolderQuery { selector: &self.selector, wanted: &wanted, census: &census, every_holder, now };
+            let query = HolderQuery {
+                selector: &self.selector,
+                wanted: &wanted,
+                census: &census,
+                every_holder: manner.every_holder,
+                now: manner.now,
+            };
             processes.find_holders(&query).map_err(|error| LookError::Processes(Box::new(error)))?
         };
+        for (inode, owners) in known {
+            let holders = scan.holders.entry(inode).or_default();
+            for owner in owners {
+                if !holders.iter().any(|holder| holder.pid == owner.pid) {
+                    holders.push(owner);
+                }
+            }
+        }
         Ok(self.decide(&dumped, &candidates, &census, &scan))
     }
 
@@ -386,8 +430,7 @@ fn match_holders(connection: &Connection, pattern: PatternId, scan: &HolderScan)
     // A socket for which no file stands is in a listener's backlog: nobody holds it yet.
     let Some(inode) = connection.inode else { return Holding::Other };
     let holders = scan.holders.get(&inode).map(Vec::as_slice).unwrap_or_default();
-    let owners: Vec<Arc<Process>> =
-        holders.iter().filter(|holder| holder.fits.contains(&pattern)).cloned().collect();
+    let owners: Vec<Arc<Process>> = holders.iter().filter(|holder| fits(holder, pattern)).cloned().collect();
     if !owners.is_empty() {
         return Holding::Fits(owners);
     }
@@ -397,6 +440,10 @@ fn match_holders(connection: &Connection, pattern: PatternId, scan: &HolderScan)
         Some(obscured) if !obscured.certain && !holders.is_empty() => Holding::Other,
         Some(obscured) => Holding::Unknown(obscured.missing.clone()),
     }
+}
+
+fn fits(process: &Process, pattern: PatternId) -> bool {
+    process.fits.binary_search(&pattern).is_ok()
 }
 
 fn is_state(dumped: &[Connection], index: usize, state: TcpState) -> bool {

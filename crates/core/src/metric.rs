@@ -223,6 +223,39 @@ metrics! {
     /// Why the link is down.
     DOWN_REASON = "vms.connection_mon.down_reason", "1", Kind::Gauge, ["reason"] + LINK,
         "1 for the reason why the link is down; no point while it is up.";
+    /// How old is what only a walk can tell.
+    WALK_AGE = "vms.connection_mon.walk.age", "s", Kind::Gauge, [] + LINK,
+        "Time since the last walk over all sockets that covered the link. A link that is up is up now; how many connections it has, and a link that is down, are as of that walk.";
+    /// How often connections were replaced.
+    RECONNECTS = "vms.connection_mon.reconnects", "{connection}", Kind::Counter, [] + LINK,
+        "Connections of the link that took the place of one that had ended.";
+    /// How often segments were sent again.
+    RETRANSMITS = "vms.connection_mon.retransmits", "{segment}", Kind::Counter, [] + LINK,
+        "Segments that the link's connections sent again.";
+    /// What was carried.
+    IO = "vms.connection_mon.io", "By", Kind::Counter, ["network.io.direction"] + LINK,
+        "Payload bytes that the link's connections sent (transmit, each byte once) and received (receive), as seen from this host.";
+    /// How old the link is.
+    CONNECTION_AGE = "vms.connection_mon.connection.age", "s", Kind::Gauge, [] + LINK,
+        "Time since the agent first saw the oldest connection of the link.";
+    /// How far the other end is.
+    RTT = "vms.connection_mon.rtt", "s", Kind::Gauge, ["statistic"] + LINK,
+        "Smoothed round-trip time of the link's connections: the least (min), the mean and the largest (max).";
+    /// How long nothing came.
+    LAST_DATA_AGE = "vms.connection_mon.last_data.age", "s", Kind::Gauge, [] + LINK,
+        "Time since data last arrived on any of the link's connections.";
+    /// How long nothing was acknowledged.
+    LAST_ACKNOWLEDGMENT_AGE = "vms.connection_mon.last_ack.age", "s", Kind::Gauge, [] + LINK,
+        "Time since an acknowledgment last arrived on any of the link's connections.";
+    /// How long an answer is owed.
+    ACKNOWLEDGMENT_WAIT = "vms.connection_mon.ack_wait", "s", Kind::Gauge, [] + LINK,
+        "How long the peer has owed an acknowledgment, on the connection of the link that has waited longest; 0 while none waits. Where it grows, the peer is gone although the state is still ESTABLISHED.";
+    /// What was sent and may be lost.
+    UNACKNOWLEDGED = "vms.connection_mon.unacknowledged", "By", Kind::Gauge, [] + LINK,
+        "Bytes that the link's connections have sent and the peer has not acknowledged.";
+    /// What waits in the kernel.
+    QUEUED = "vms.connection_mon.queued", "By", Kind::Gauge, ["network.io.direction"] + LINK,
+        "Bytes of the link that wait in the kernel: to be sent (transmit), or to be read by the process (receive).";
     /// Which capability the agent lacks.
     PERMISSION_MISSING = "vms.agent.permission_missing", "1", Kind::Gauge, ["capability"],
         "1 while the absence of this capability keeps sockets from being attributed, 0 once it no longer does.";
@@ -238,6 +271,18 @@ metrics! {
     /// Looks that never began.
     CYCLES_SKIPPED = "vms.agent.cycles.skipped", "{cycle}", Kind::Counter, [],
         "Cycles that fell due while an earlier one was still under way, and were left out.";
+    /// Walks over all sockets.
+    WALKS = "vms.agent.walks", "{walk}", Kind::Counter, ["reason"],
+        "Walks over all sockets of the host, by what caused them: a probe that is new, a link that broke (broken), one not walked for long (bound), CPU time to spare (budget), or connections that could not be looked up (unverified).";
+    /// What walks cost.
+    WALK_CPU_TIME = "vms.agent.walk.cpu.time", "s", Kind::Counter, [],
+        "CPU time that walks have taken, with the search for the holders of what they found; what cpuBudget bounds.";
+    /// Connections looked up each cycle.
+    TRACKED = "vms.agent.connections.tracked", "{connection}", Kind::UpDownCounter, [],
+        "Connections that are looked up again each cycle.";
+    /// Connections that are not.
+    UNTRACKED = "vms.agent.connections.untracked", "{connection}", Kind::UpDownCounter, ["limit"],
+        "Connections of links that are only seen by walks, because more are tracked than the limit allows: of one probe or of the agent.";
     /// Reloads of the configuration.
     CONFIG_RELOADS = "vms.agent.config.reloads", "{reload}", Kind::Counter, ["outcome"],
         "Reloads of the configuration by outcome: applied or refused.";
@@ -260,6 +305,9 @@ metrics! {
     /// Memory of the agent.
     PROCESS_MEMORY_USAGE = "process.memory.usage", "By", Kind::UpDownCounter, [],
         "Resident memory of the agent itself.";
+    /// Descriptors of the agent.
+    PROCESS_FILE_DESCRIPTORS = "process.unix.file_descriptor.count", "{file_descriptor}", Kind::UpDownCounter, [],
+        "File descriptors that the agent itself has open.";
 }
 
 #[cfg(test)]

@@ -1,16 +1,20 @@
 //! All probes over time: what is measured when they fall due, and what is told of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::adapter::{Clock, ConnAdapter, ProcessAdapter};
-use crate::connection::{Cookie, Direction};
-use crate::link::{Link, LinkChange};
-use crate::look::{LookError, LookPlan, PlannedProbe, ProbeLook};
+use crate::budget::{Budget, CpuShare};
+use crate::connection::{Connection, Cookie, Direction, Inode};
+use crate::link::{Link, LinkChange, Moment, Untracked};
+use crate::look::{LookError, LookPlan, Manner, PlannedProbe, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, DataPoint, Value};
 use crate::probe::ConnectionProbe;
-use crate::process::{Capability, ProcessSelector, SelectorBuilder, SelectorError};
+use crate::process::{
+    Capability, Pid, Process, ProcessSelector, SelectorBuilder, SelectorError, VerifyQuery,
+};
+use crate::track::Tracked;
 
 /// Plans kept for sets of probes that fall due together; more sets than that are planned anew each time.
 const MAX_PLANS: usize = 64;
@@ -18,6 +22,12 @@ const MAX_PLANS: usize = 64;
 /// How often a link that seems to have gone down is looked for again. Twice is enough unless its connections are
 /// being replaced all the while.
 const SECOND_LOOKS: usize = 4;
+
+/// How old what only a walk can tell may become: a probe that falls due after that is looked for whatever it costs.
+pub const WALK_BOUND: Duration = Duration::from_mins(1);
+
+/// Connections of all probes together that are looked up again each cycle.
+pub const MAX_TRACKED: usize = 16_384;
 
 /// How the measurements of probes ended, counted since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,11 +40,71 @@ pub struct Outcomes {
     pub failed: u64,
 }
 
-/// What one cycle brought.
+/// What caused a walk over all sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WalkReason {
+    /// The tracked connections could not be looked up.
+    Unverified,
+    /// A link lost every connection that it was up by.
+    Broken,
+    /// A probe was never looked for.
+    New,
+    /// A probe was not looked for in [`WALK_BOUND`].
+    Bound,
+    /// There was CPU time to spare.
+    Budget,
+}
+
+impl WalkReason {
+    /// All of them, in the order in which one goes before another.
+    pub const ALL: [Self; 5] = [Self::Unverified, Self::Broken, Self::New, Self::Bound, Self::Budget];
+
+    /// The value of the `reason` attribute.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unverified => "unverified",
+            Self::Broken => "broken",
+            Self::New => "new",
+            Self::Bound => "bound",
+            Self::Budget => "budget",
+        }
+    }
+}
+
+/// How the host was looked at, counted since the start, and what is tracked at present.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Effort {
+    /// Walks over all sockets, by what caused them.
+    pub walks: BTreeMap<WalkReason, u64>,
+    /// CPU time that walks took, with the search for holders.
+    pub walk_cpu: Duration,
+    /// Connections that are looked up again each cycle.
+    pub tracked: u64,
+    /// Connections that are beyond the bounds of what is tracked.
+    pub untracked: Untracked,
+}
+
+/// How much is looked at, and what is told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// The CPU time for walks that nothing but the passing of time calls for.
+    pub cpu_budget: CpuShare,
+    /// Whether points tell how the connections of links fare, beside whether they are there.
+    pub link_health: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { cpu_budget: CpuShare::DEFAULT, link_health: true }
+    }
+}
+
+/// What one cycle brought, beside its points.
 #[derive(Debug, Default)]
 pub struct Cycle {
-    /// The points of all probes measured.
-    pub points: Vec<DataPoint>,
+    /// Whether any probe was measured.
+    pub measured: bool,
     /// The links whose status changed.
     pub changes: Vec<LinkChange>,
     /// Why probes were not measured, and which.
@@ -76,6 +146,12 @@ pub struct Monitor<C, P, K> {
     selector: Arc<ProcessSelector>,
     plans: HashMap<Vec<usize>, Arc<LookPlan>>,
     outcomes: Outcomes,
+    budget: Budget,
+    terms: Terms,
+    walks: BTreeMap<WalkReason, u64>,
+    walk_cpu: Duration,
+    /// Connections tracked, as counted during a walk.
+    tracked: usize,
 }
 
 impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
@@ -88,7 +164,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         processes: P,
         clock: K,
         probes: Vec<ConnectionProbe>,
+        terms: Terms,
     ) -> Result<Self, SelectorError> {
+        let budget = Budget::new(terms.cpu_budget, clock.monotonic());
         let mut monitor = Self {
             connections,
             processes,
@@ -100,6 +178,11 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             selector: Arc::default(),
             plans: HashMap::new(),
             outcomes: Outcomes::default(),
+            budget,
+            terms,
+            walks: BTreeMap::new(),
+            walk_cpu: Duration::ZERO,
+            tracked: 0,
         };
         monitor.replace_probes(probes)?;
         Ok(monitor)
@@ -139,28 +222,84 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.processes = processes;
     }
 
+    /// Puts other terms in force.
+    pub fn set_terms(&mut self, terms: Terms) {
+        self.budget.set_share(terms.cpu_budget);
+        self.terms = terms;
+    }
+
+    /// The source of processes.
+    pub fn processes(&self) -> &P {
+        &self.processes
+    }
+
     /// How measurements ended so far.
     #[must_use]
     pub fn outcomes(&self) -> Outcomes {
         self.outcomes
     }
 
-    /// Measures the probes that are due, given by their places.
+    /// How the host was looked at so far.
+    #[must_use]
+    pub fn effort(&self) -> Effort {
+        let mut untracked = Untracked::default();
+        let mut tracked = 0;
+        for link in &self.links {
+            tracked += link.tracked().count();
+            untracked.by_probe += link.untracked().by_probe;
+            untracked.by_agent += link.untracked().by_agent;
+        }
+        let tracked = u64::try_from(tracked).unwrap_or(u64::MAX);
+        Effort { walks: self.walks.clone(), walk_cpu: self.walk_cpu, tracked, untracked }
+    }
+
+    /// Measures the probes that are due, given by their places, and emits their points.
+    ///
+    /// What is known is verified: each tracked connection is looked up, and each holder asked whether it holds it still.
+    /// A walk over all sockets follows for what that cannot settle, and for all that is due where the budget allows.
     ///
     /// A link that was up and is not found is looked for again before it is reported down: a connection that is
     /// replaced while the kernel walks its table can be missed by one walk, and one that is closed between the walk and
     /// the search for its holder has none.
-    pub fn measure(&mut self, due: &[usize]) -> Cycle {
+    pub fn measure(&mut self, due: &[usize], emit: &mut dyn FnMut(DataPoint)) -> Cycle {
         let began = self.clock.monotonic();
-        let time = self.clock.wall();
+        let wall = self.clock.wall();
         let mut cycle = Cycle::default();
-        match self.look(due, false) {
-            Ok(looks) => self.take_in(due, looks, time, &mut cycle),
-            Err(error) => self.fail(due, error, &mut cycle),
+        let known = self.verify(due, began);
+        let planned = self.plan_walk(due, began, known.is_some());
+        let mut reported: Vec<(usize, SystemTime)> = Vec::with_capacity(due.len());
+        let mut walked: HashSet<usize> = HashSet::new();
+        if let Some((reason, probes)) = planned {
+            self.tracked = self.links.iter().map(|link| link.tracked().count()).sum();
+            let cpu = self.clock.cpu();
+            let outcome = self.look(&probes, false, &known.unwrap_or_default());
+            let looked = outcome.is_ok();
+            match outcome {
+                Ok(looks) => self.take_in(&probes, looks, wall, &mut cycle, &mut reported),
+                Err(error) => {
+                    // What is verified stands, whatever became of the walk.
+                    let is_settled = |index: &usize| self.links.get(*index).is_some_and(Link::is_settled);
+                    let (settled, failed): (Vec<usize>, Vec<usize>) =
+                        probes.iter().copied().partition(is_settled);
+                    reported.extend(settled.into_iter().map(|index| (index, wall)));
+                    self.fail(&failed, error, &mut cycle);
+                }
+            }
+            walked.extend(probes);
+            if looked {
+                self.examine_new(&reported, began);
+            }
+            let cost = self.clock.cpu().saturating_sub(cpu);
+            self.budget.pay(cost);
+            self.walk_cpu += cost;
+            *self.walks.entry(reason).or_default() += 1;
         }
+        reported.extend(due.iter().filter(|index| !walked.contains(index)).map(|index| (*index, wall)));
+        self.report(&reported, emit);
+        cycle.measured = !reported.is_empty();
         // Where nothing was measured, nothing is known of permissions either.
-        if !cycle.points.is_empty() {
-            self.tell_permissions(time, &mut cycle);
+        if cycle.measured {
+            self.tell_permissions(wall, &mut cycle, emit);
         }
         cycle.took = self.clock.monotonic().saturating_sub(began);
         cycle
@@ -172,13 +311,13 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// When the connections or the processes could not be read.
     pub fn check(&mut self) -> Result<Vec<(Arc<ConnectionProbe>, ProbeLook)>, LookError> {
         let all: Vec<usize> = (0..self.links.len()).collect();
-        let mut looks = self.look(&all, true)?;
+        let mut looks = self.look(&all, true, &HashMap::new())?;
         // As before a "down" is reported: a connection that is replaced meanwhile can be missed by one walk.
         let is_down = |look: &ProbeLook| !Direction::ALL.iter().any(|way| look.direction(*way).is_up());
         let doubted: Vec<usize> =
             all.into_iter().zip(&looks).filter(|(_, look)| is_down(look)).map(|(index, _)| index).collect();
         if !doubted.is_empty() {
-            for (index, again) in doubted.iter().zip(self.look(&doubted, true)?) {
+            for (index, again) in doubted.iter().zip(self.look(&doubted, true, &HashMap::new())?) {
                 if let Some(look) = looks.get_mut(*index) {
                     *look = again;
                 }
@@ -187,22 +326,120 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         Ok(self.links.iter().map(|link| Arc::clone(link.probe())).zip(looks).collect())
     }
 
-    fn take_in(&mut self, due: &[usize], looks: Vec<ProbeLook>, time: SystemTime, cycle: &mut Cycle) {
+    /// Looks up every tracked connection of these probes, and asks its holders. Tells the sockets that are still held, or
+    /// `None` when nothing could be verified: then nothing that was known is believed.
+    fn verify(&mut self, due: &[usize], now: Duration) -> Option<HashMap<Inode, Vec<Arc<Process>>>> {
+        let links = &self.links;
+        let tracked: Vec<&Tracked> =
+            due.iter().filter_map(|index| links.get(*index)).flat_map(Link::tracked).collect();
+        if tracked.is_empty() {
+            return Some(HashMap::new());
+        }
+        let connections: Vec<Connection> = tracked.iter().map(|tracked| *tracked.connection()).collect();
+        let sightings =
+            self.connections.lookup(&connections).ok().filter(|found| found.len() == tracked.len());
+        let verified = sightings.and_then(|sightings| {
+            let mut holdings: Vec<(Inode, Pid)> = Vec::with_capacity(tracked.len());
+            for (tracked, sighting) in tracked.iter().zip(&sightings) {
+                if let (Some(inode), Some(true)) = (
+                    tracked.connection().inode,
+                    sighting.as_ref().map(|sighting| tracked.is_seen_in(sighting)),
+                ) {
+                    holdings.extend(tracked.owners().iter().map(|owner| (inode, owner.pid)));
+                }
+            }
+            let query = VerifyQuery { selector: &self.selector, holdings: &holdings, now };
+            let owners =
+                self.processes.verify_holders(&query).ok().filter(|found| found.len() == holdings.len())?;
+            Some((sightings, owners))
+        });
+        let Some((sightings, owners)) = verified else {
+            for index in due {
+                if let Some(link) = self.links.get_mut(*index) {
+                    link.distrust();
+                }
+            }
+            return None;
+        };
+        let (mut sightings, mut owners) = (sightings.iter(), owners.into_iter());
+        let mut known: HashMap<Inode, Vec<Arc<Process>>> = HashMap::with_capacity(connections.len());
+        for index in due {
+            let (Some(link), Some(planned)) = (self.links.get_mut(*index), self.planned.get(*index)) else {
+                continue;
+            };
+            link.verify(
+                |direction| planned.pattern(direction),
+                now,
+                || sightings.next().and_then(Option::as_ref),
+                || owners.next().flatten(),
+            );
+            for tracked in link.tracked().filter(|tracked| tracked.is_held()) {
+                if let Some(inode) = tracked.connection().inode {
+                    let holders = known.entry(inode).or_default();
+                    for owner in tracked.owners() {
+                        if !holders.iter().any(|holder| holder.pid == owner.pid) {
+                            holders.push(Arc::clone(owner));
+                        }
+                    }
+                }
+            }
+        }
+        Some(known)
+    }
+
+    /// Which of the probes that are due a walk has to look for, and why; `None` where none is called for.
+    fn plan_walk(
+        &mut self,
+        due: &[usize],
+        now: Duration,
+        verified: bool,
+    ) -> Option<(WalkReason, Vec<usize>)> {
+        let cause = |index: &usize| -> Option<WalkReason> {
+            let link = self.links.get(*index)?;
+            if link.is_broken() {
+                return Some(WalkReason::Broken);
+            }
+            match link.walked_at() {
+                None => Some(WalkReason::New),
+                Some(walked_at) if now.saturating_sub(walked_at) >= WALK_BOUND => Some(WalkReason::Bound),
+                Some(_) => None,
+            }
+        };
+        let causes: Vec<(usize, WalkReason)> =
+            due.iter().filter_map(|index| Some((*index, cause(index)?))).collect();
+        let first = causes.iter().map(|(_, reason)| *reason).min();
+        if !verified {
+            return Some((WalkReason::Unverified, due.to_vec()));
+        }
+        if self.budget.allows(now) {
+            return (!due.is_empty()).then(|| (first.unwrap_or(WalkReason::Budget), due.to_vec()));
+        }
+        first.map(|reason| (reason, causes.into_iter().map(|(index, _)| index).collect()))
+    }
+
+    fn take_in(
+        &mut self,
+        due: &[usize],
+        looks: Vec<ProbeLook>,
+        wall: SystemTime,
+        cycle: &mut Cycle,
+        reported: &mut Vec<(usize, SystemTime)>,
+    ) {
         let mut doubted = Vec::new();
         for (index, look) in due.iter().copied().zip(looks) {
             if self.links.get(index).is_some_and(|link| link.would_go_down(&look)) {
                 doubted.push((index, unheld(&look)));
             } else {
-                self.take_in_one(index, &look, time, cycle);
+                self.absorb(index, &look, wall, cycle, reported);
             }
         }
         for _again in 0..SECOND_LOOKS {
             if doubted.is_empty() {
                 return;
             }
-            let time = self.clock.wall();
+            let wall = self.clock.wall();
             let indices: Vec<usize> = doubted.iter().map(|(index, _)| *index).collect();
-            let looks = match self.look(&indices, false) {
+            let looks = match self.look(&indices, false, &HashMap::new()) {
                 Ok(looks) => looks,
                 Err(error) => return self.fail(&indices, error, cycle),
             };
@@ -212,7 +449,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 let unheld = unheld(&look);
                 let settled = unheld.is_subset(&unheld_before);
                 if settled || self.links.get(index).is_none_or(|link| !link.would_go_down(&look)) {
-                    self.take_in_one(index, &look, time, cycle);
+                    self.absorb(index, &look, wall, cycle, reported);
                 } else {
                     doubted.push((index, unheld));
                 }
@@ -224,19 +461,60 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         }
     }
 
-    fn take_in_one(&mut self, index: usize, look: &ProbeLook, time: SystemTime, cycle: &mut Cycle) {
+    fn absorb(
+        &mut self,
+        index: usize,
+        look: &ProbeLook,
+        wall: SystemTime,
+        cycle: &mut Cycle,
+        reported: &mut Vec<(usize, SystemTime)>,
+    ) {
+        let room = MAX_TRACKED.saturating_sub(self.tracked);
+        let at = Moment { wall, monotonic: self.clock.monotonic() };
         let Some(link) = self.links.get_mut(index) else { return };
-        link.update(look, time, &mut cycle.points, &mut cycle.changes);
-        let missing: BTreeSet<Capability> =
-            Direction::ALL.iter().flat_map(|way| look.direction(*way).missing.iter().copied()).collect();
-        let unattributed = Direction::ALL.iter().any(|way| !look.direction(*way).unattributed.is_empty());
-        if unattributed {
-            self.outcomes.permission_missing += 1;
-        } else {
-            self.outcomes.ok += 1;
-        }
+        let before = link.tracked().count();
+        link.absorb(look, at, room, &mut cycle.changes);
+        self.tracked = self.tracked.saturating_sub(before) + link.tracked().count();
         if let Some(slot) = self.missing.get_mut(index) {
-            *slot = missing;
+            *slot =
+                Direction::ALL.iter().flat_map(|way| look.direction(*way).missing.iter().copied()).collect();
+        }
+        reported.push((index, wall));
+    }
+
+    /// Asks the kernel how the connections fare that a walk has just found.
+    fn examine_new(&mut self, found: &[(usize, SystemTime)], now: Duration) {
+        let links = &self.links;
+        let new: Vec<Connection> = found
+            .iter()
+            .filter_map(|(index, _)| links.get(*index))
+            .flat_map(Link::tracked)
+            .filter(|tracked| tracked.is_unexamined())
+            .map(|tracked| *tracked.connection())
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        // A failure here is no failure of the measurement: the next cycle asks again.
+        let sightings = self.connections.lookup(&new).unwrap_or_default();
+        let mut sightings = sightings.iter();
+        for (index, _) in found {
+            if let Some(link) = self.links.get_mut(*index) {
+                link.examine_new(now, || sightings.next().and_then(Option::as_ref));
+            }
+        }
+    }
+
+    fn report(&mut self, reported: &[(usize, SystemTime)], emit: &mut dyn FnMut(DataPoint)) {
+        let monotonic = self.clock.monotonic();
+        for (index, wall) in reported {
+            let Some(link) = self.links.get(*index) else { continue };
+            link.report(Moment { wall: *wall, monotonic }, self.terms.link_health, emit);
+            if link.is_unattributed() {
+                self.outcomes.permission_missing += 1;
+            } else {
+                self.outcomes.ok += 1;
+            }
         }
     }
 
@@ -250,13 +528,13 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         cycle.failure = Some(Failure { probes, error });
     }
 
-    fn tell_permissions(&mut self, time: SystemTime, cycle: &mut Cycle) {
+    fn tell_permissions(&mut self, time: SystemTime, cycle: &mut Cycle, emit: &mut dyn FnMut(DataPoint)) {
         for capability in Capability::ALL {
             let missing = self.missing.iter().any(|missing| missing.contains(&capability));
             let before = self.permissions.get(&capability).copied();
             if missing || before.is_some() {
                 self.permissions.insert(capability, missing);
-                cycle.points.push(DataPoint {
+                emit(DataPoint {
                     metric: &metric::PERMISSION_MISSING,
                     attributes: Arc::new(AttributeSet::new([Attribute::new(
                         "capability",
@@ -274,7 +552,12 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         }
     }
 
-    fn look(&mut self, indices: &[usize], every_holder: bool) -> Result<Vec<ProbeLook>, LookError> {
+    fn look(
+        &mut self,
+        indices: &[usize],
+        every_holder: bool,
+        known: &HashMap<Inode, Vec<Arc<Process>>>,
+    ) -> Result<Vec<ProbeLook>, LookError> {
         let plan = self.plan(indices);
         let now = self.clock.monotonic();
         let links = &self.links;
@@ -284,7 +567,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 .and_then(|index| links.get(*index))
                 .is_some_and(|link| link.has_matched(direction))
         };
-        plan.look(&mut self.connections, &mut self.processes, wants_reason, every_holder, now)
+        let manner = Manner { wants_reason: &wants_reason, every_holder, known, now };
+        plan.look(&mut self.connections, &mut self.processes, &manner)
     }
 
     fn plan(&mut self, indices: &[usize]) -> Arc<LookPlan> {

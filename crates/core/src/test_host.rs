@@ -84,6 +84,25 @@ impl Host {
         self.processes.push(Running { comm, executable, access, inodes: inodes.to_vec() });
     }
 
+    pub(crate) fn process_mut(&mut self, index: usize) -> &mut Running {
+        &mut self.processes[index]
+    }
+
+    /// The connection at that place, counted round.
+    pub(crate) fn connection_mut(&mut self, place: usize) -> Option<&mut Connection> {
+        let count = self.connections.len().max(1);
+        self.connections.get_mut(place % count)
+    }
+
+    pub(crate) fn close(&mut self, place: usize) {
+        if !self.connections.is_empty() {
+            let closed = self.connections.remove(place % self.connections.len());
+            for process in &mut self.processes {
+                process.inodes.retain(|inode| closed.inode != Inode::new(*inode));
+            }
+        }
+    }
+
     pub(crate) fn permit_all(&mut self) {
         for process in &mut self.processes {
             process.access = Access::Open;

@@ -11,7 +11,9 @@ use crate::probe::MatchedSourceLabels;
 use crate::process::ProcessPattern;
 use crate::test_host::{Access, Host, Running};
 
-const ANY: fn(usize, Direction) -> bool = |_, _| true;
+fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
+    look(&Manner { wants_reason: &|_, _| true, every_holder, known: &HashMap::new(), now: Duration::ZERO })
+}
 
 fn probe(dest: &str, port: u16, source: &str, dest_process: &str) -> ConnectionProbe {
     let pattern = |name: &str| ProcessPattern { name: name.parse().unwrap(), executable: None };
@@ -34,7 +36,7 @@ fn look_at(host: &mut Host, probes: &[ConnectionProbe]) -> Vec<ProbeLook> {
         probes.iter().map(|probe| PlannedProbe::new(Arc::new(probe.clone()), &mut patterns)).collect();
     let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
     let (mut connections, mut processes) = (host.clone(), host.clone());
-    plan.look(&mut connections, &mut processes, ANY, true, Duration::ZERO).unwrap()
+    manner(true, |manner| plan.look(&mut connections, &mut processes, manner)).unwrap()
 }
 
 fn look_one(host: &mut Host, probe: &ConnectionProbe) -> ProbeLook {
@@ -129,7 +131,7 @@ fn a_refused_dump_is_an_error_and_not_a_down() {
     let planned = vec![PlannedProbe::new(Arc::new(probe("10.0.0.1", 5432, "app", "app")), &mut patterns)];
     let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
     let (mut connections, mut processes) = (host.clone(), host.clone());
-    let refused = plan.look(&mut connections, &mut processes, ANY, false, Duration::ZERO);
+    let refused = manner(false, |manner| plan.look(&mut connections, &mut processes, manner));
     assert!(matches!(refused, Err(LookError::Connections(_))));
 }
 
@@ -236,7 +238,7 @@ proptest! {
         let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
         let mut looks = [true, false].into_iter().map(|every_holder| {
             let (mut connections, mut processes) = (host.clone(), host.clone());
-            plan.look(&mut connections, &mut processes, ANY, every_holder, Duration::ZERO).unwrap().remove(0)
+            manner(every_holder, |manner| plan.look(&mut connections, &mut processes, manner)).unwrap().remove(0)
         });
         let (thorough, quick) = (looks.next().unwrap(), looks.next().unwrap());
         for direction in Direction::ALL {

@@ -1,4 +1,8 @@
+use std::cell::Cell;
+use std::ops::Deref;
 use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::connection::TcpState;
@@ -8,19 +12,52 @@ use crate::probe::MatchedSourceLabels;
 use crate::process::ProcessPattern;
 use crate::test_host::{Access, Host};
 
-struct Still;
+/// Time that passes when the test says so; walks take none of it, unless it says so.
+#[derive(Debug, Default)]
+struct Manual {
+    now: Cell<Duration>,
+    cpu: Cell<Duration>,
+    /// What each reading of the CPU time adds to it.
+    cost: Cell<Duration>,
+}
 
-impl Clock for Still {
+impl Clock for Manual {
     fn monotonic(&self) -> Duration {
-        Duration::from_secs(1)
+        self.now.get()
     }
 
     fn wall(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000)
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000) + self.now.get()
     }
 
     fn cpu(&self) -> Duration {
-        Duration::ZERO
+        self.cpu.set(self.cpu.get() + self.cost.get());
+        self.cpu.get()
+    }
+}
+
+/// A cycle and its points.
+#[derive(Debug)]
+struct Told {
+    cycle: Cycle,
+    points: Vec<DataPoint>,
+}
+
+impl Deref for Told {
+    type Target = Cycle;
+
+    fn deref(&self) -> &Cycle {
+        &self.cycle
+    }
+}
+
+impl Monitor<Host, Host, Manual> {
+    /// One cycle, a second after the last.
+    fn tell(&mut self, due: &[usize]) -> Told {
+        self.clock.now.set(self.clock.now.get() + Duration::from_secs(1));
+        let mut points = Vec::new();
+        let cycle = self.measure(due, &mut |point| points.push(point));
+        Told { cycle, points }
     }
 }
 
@@ -46,11 +83,18 @@ fn host() -> Host {
     host
 }
 
-fn monitor(host: &Host, probes: Vec<ConnectionProbe>) -> Monitor<Host, Host, Still> {
-    Monitor::new(host.clone(), host.clone(), Still, probes).unwrap()
+/// A monitor that can afford a walk in every cycle.
+fn monitor(host: &Host, probes: Vec<ConnectionProbe>) -> Monitor<Host, Host, Manual> {
+    Monitor::new(host.clone(), host.clone(), Manual::default(), probes, Terms::default()).unwrap()
 }
 
-fn values(cycle: &Cycle, metric: &str) -> Vec<i64> {
+/// A monitor that walks only where it has to.
+fn frugal(host: &Host, probes: Vec<ConnectionProbe>) -> Monitor<Host, Host, Manual> {
+    let terms = Terms { cpu_budget: CpuShare::from_parts_per_million(0), ..Terms::default() };
+    Monitor::new(host.clone(), host.clone(), Manual::default(), probes, terms).unwrap()
+}
+
+fn values(cycle: &Told, metric: &str) -> Vec<i64> {
     let of = cycle.points.iter().filter(|point| point.metric.name == metric);
     of.map(|point| match point.value {
         Value::Int(value) => value,
@@ -66,23 +110,24 @@ const PERMISSION: &str = "vms.agent.permission_missing";
 fn only_what_is_due_is_measured() {
     let host = host();
     let mut monitor = monitor(&host, vec![probe("a", 5432, 1), probe("b", 5433, 5)]);
-    let cycle = monitor.measure(&[1]);
+    let cycle = monitor.tell(&[1]);
     assert_eq!(values(&cycle, UP), [0]);
     let name = &cycle.points[0].attributes[0];
     assert_eq!((name.key, &name.value), ("name", &AttributeValue::from("b")));
-    assert_eq!(values(&monitor.measure(&[0, 1]), UP), [1, 0]);
+    assert_eq!(values(&monitor.tell(&[0, 1]), UP), [1, 0]);
 }
 
 #[test]
 fn a_measurement_that_failed_has_no_point_and_is_counted_and_loses_no_state() {
     let host = host();
     let mut monitor = monitor(&host, vec![probe("a", 5432, 1)]);
-    assert_eq!(values(&monitor.measure(&[0]), UP), [1]);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
     monitor.connections.break_dumps(1);
-    let cycle = monitor.measure(&[0]);
+    monitor.connections.broken_lookups = 1;
+    let cycle = monitor.tell(&[0]);
     assert_eq!((cycle.points.len(), cycle.changes.len()), (0, 0));
-    assert_eq!(cycle.failure.unwrap().probes, ["a".into()]);
-    let cycle = monitor.measure(&[0]);
+    assert_eq!(cycle.cycle.failure.unwrap().probes, ["a".into()]);
+    let cycle = monitor.tell(&[0]);
     assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![1], 0), "up before, up after: no change");
     assert_eq!(monitor.outcomes(), Outcomes { ok: 2, permission_missing: 0, failed: 1 });
 }
@@ -91,22 +136,22 @@ fn a_measurement_that_failed_has_no_point_and_is_counted_and_loses_no_state() {
 fn a_link_is_looked_for_twice_before_it_is_reported_down() {
     let mut host = host();
     let mut monitor = monitor(&host, vec![probe("a", 5432, 1)]);
-    monitor.measure(&[0]);
+    monitor.tell(&[0]);
 
     let connection = host.disconnect_all();
     monitor.connections.disconnect_all();
     monitor.connections.late = connection;
     let before = monitor.connections.dumps;
-    let cycle = monitor.measure(&[0]);
+    let cycle = monitor.tell(&[0]);
     assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![1], 0), "the second look found it");
     assert_eq!(monitor.connections.dumps - before, 2);
 
     monitor.connections.disconnect_all();
-    let cycle = monitor.measure(&[0]);
+    let cycle = monitor.tell(&[0]);
     assert_eq!(values(&cycle, UP), [0]);
     assert_eq!(cycle.changes[0].reason, Some(DownReason::NoConnection));
     let before = monitor.connections.dumps;
-    monitor.measure(&[0]);
+    monitor.tell(&[0]);
     assert_eq!(monitor.connections.dumps - before, 1, "down already: one look is enough");
 }
 
@@ -114,15 +159,16 @@ fn a_link_is_looked_for_twice_before_it_is_reported_down() {
 fn a_second_look_that_fails_leaves_no_point() {
     let host = host();
     let mut monitor = monitor(&host, vec![probe("a", 5432, 1), probe("b", 5432, 1)]);
-    monitor.measure(&[0]);
+    monitor.tell(&[0]);
     monitor.connections.disconnect_all();
     monitor.processes.disconnect_all();
-    let look = monitor.look(&[0, 1], false).unwrap();
+    monitor.verify(&[0, 1], Duration::from_secs(2));
+    let look = monitor.look(&[0, 1], false, &HashMap::new()).unwrap();
     monitor.connections.break_dumps(1);
-    let mut cycle = Cycle::default();
-    monitor.take_in(&[0, 1], look, SystemTime::UNIX_EPOCH, &mut cycle);
+    let (mut cycle, mut reported) = (Cycle::default(), Vec::new());
+    monitor.take_in(&[0, 1], look, SystemTime::UNIX_EPOCH, &mut cycle, &mut reported);
     assert_eq!(cycle.failure.unwrap().probes, ["a".into()]);
-    assert_eq!(values(&Cycle { points: cycle.points, ..Cycle::default() }, UP), [0], "b was never up");
+    assert_eq!(reported, [(1, SystemTime::UNIX_EPOCH)], "b was never up");
 }
 
 #[test]
@@ -132,21 +178,21 @@ fn a_missing_permission_is_told_while_it_lasts_and_then_that_it_is_over() {
     denied.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
     let mut monitor = monitor(&denied, vec![probe("a", 5432, 1), probe("b", 9, 5)]);
 
-    assert!(values(&monitor.measure(&[1]), PERMISSION).is_empty(), "nothing failed yet");
-    let cycle = monitor.measure(&[0, 1]);
+    assert!(values(&monitor.tell(&[1]), PERMISSION).is_empty(), "nothing failed yet");
+    let cycle = monitor.tell(&[0, 1]);
     assert_eq!(values(&cycle, PERMISSION), [1]);
     assert_eq!(cycle.permissions, [PermissionChange { capability: Capability::SysPtrace, missing: true }]);
     assert_eq!(values(&cycle, "vms.connection_mon.unattributed"), [1, 0]);
-    let cycle = monitor.measure(&[1]);
+    let cycle = monitor.tell(&[1]);
     assert_eq!(values(&cycle, PERMISSION), [1], "another probe's turn does not clear it");
     assert_eq!(cycle.permissions, []);
 
     monitor.connections.break_dumps(1);
-    let cycle = monitor.measure(&[0]);
+    let cycle = monitor.tell(&[0]);
     assert!(cycle.points.is_empty(), "a failed measurement says nothing of permissions either");
 
     monitor.processes.permit_all();
-    let cycle = monitor.measure(&[0]);
+    let cycle = monitor.tell(&[0]);
     assert_eq!((values(&cycle, PERMISSION), values(&cycle, UP)), (vec![0], vec![1]));
     assert_eq!(cycle.permissions, [PermissionChange { capability: Capability::SysPtrace, missing: false }]);
     assert_eq!(monitor.outcomes().permission_missing, 1);
@@ -156,10 +202,10 @@ fn a_missing_permission_is_told_while_it_lasts_and_then_that_it_is_over() {
 fn a_reload_keeps_what_is_known_of_unchanged_probes_and_forgets_the_others() {
     let host = host();
     let mut monitor = monitor(&host, vec![probe("a", 5432, 1), probe("b", 5432, 1)]);
-    monitor.measure(&[0, 1]);
+    monitor.tell(&[0, 1]);
     monitor.connections.disconnect_all();
     monitor.replace_probes(vec![probe("b", 5433, 1), probe("c", 1, 1), probe("a", 5432, 9)]).unwrap();
-    let cycle = monitor.measure(&[0, 1, 2]);
+    let cycle = monitor.tell(&[0, 1, 2]);
     let directed: Vec<bool> = cycle
         .points
         .iter()
@@ -185,7 +231,7 @@ fn a_check_looks_twice_too() {
 fn a_link_whose_connections_are_replaced_between_dump_and_search_is_never_reported_down() {
     let host = host();
     let mut monitor = monitor(&host, vec![probe("a", 5432, 1)]);
-    monitor.measure(&[0]);
+    monitor.tell(&[0]);
     // Each dump tells of another connection, which nobody holds any more by the time that holders are searched.
     let replaced = |inode: u64| {
         let mut next = Host::default();
@@ -194,15 +240,313 @@ fn a_link_whose_connections_are_replaced_between_dump_and_search_is_never_report
     };
     monitor.connections.disconnect_all();
     monitor.connections.replacements = (100..200).map(replaced).collect();
-    let cycle = monitor.measure(&[0]);
-    assert!(matches!(cycle.failure.unwrap().error, LookError::Unsettled));
-    assert!(values(&Cycle { points: cycle.points, ..Cycle::default() }, UP).is_empty(), "no answer is no 0");
+    let cycle = monitor.tell(&[0]);
+    assert!(values(&cycle, UP).is_empty(), "no answer is no 0");
+    assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::Unsettled));
 
     monitor.connections.replacements = vec![replaced(7), replaced(201)];
-    let cycle = monitor.measure(&[0]);
+    let cycle = monitor.tell(&[0]);
     assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![1], 0), "the second look saw who holds it");
 
     monitor.connections.replacements = vec![replaced(300), replaced(300)];
-    let cycle = monitor.measure(&[0]);
+    let cycle = monitor.tell(&[0]);
     assert_eq!(cycle.changes[0].reason, Some(DownReason::HeldByOther), "the same connection, twice nobody's");
+}
+
+fn ages(cycle: &Told) -> Vec<f64> {
+    let of = cycle.points.iter().filter(|point| point.metric == &metric::WALK_AGE);
+    of.map(|point| if let Value::Double(value) = point.value { value } else { unreachable!("seconds") })
+        .collect()
+}
+
+#[test]
+fn a_link_that_can_be_verified_causes_no_walk_and_says_how_old_the_last_one_is() {
+    let mut monitor = frugal(&host(), vec![probe("a", 5432, 1)]);
+    assert_eq!(ages(&monitor.tell(&[0])), [0.0]);
+    for second in 1_u32..50 {
+        let cycle = monitor.tell(&[0]);
+        assert_eq!((values(&cycle, UP), ages(&cycle)), (vec![1], vec![f64::from(second)]));
+    }
+    assert_eq!(monitor.connections.dumps, 1);
+    for _ in 50..70 {
+        monitor.tell(&[0]);
+    }
+    assert_eq!(monitor.connections.dumps, 2, "once a minute, whatever it costs");
+    let walks = monitor.effort().walks;
+    assert_eq!(walks, [(WalkReason::New, 1), (WalkReason::Bound, 1)].into());
+}
+
+#[test]
+fn a_link_that_breaks_is_seen_in_the_very_next_cycle_without_any_budget() {
+    let mut monitor = frugal(&host(), vec![probe("a", 5432, 1), probe("b", 1, 1)]);
+    monitor.tell(&[0, 1]);
+    monitor.tell(&[0, 1]);
+    monitor.connections.disconnect_all();
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!(values(&cycle, UP), [0, 0]);
+    assert_eq!(cycle.changes[0].reason, Some(DownReason::NoConnection));
+    assert_eq!(ages(&cycle), [0.0, 2.0], "only the link that broke was looked for");
+    assert_eq!(monitor.effort().walks.get(&WalkReason::Broken), Some(&1));
+    let dumps = monitor.connections.dumps;
+    assert_eq!(
+        values(&monitor.tell(&[0, 1]), "vms.connection_mon.down_reason"),
+        [1, 1],
+        "it goes on saying why"
+    );
+    assert_eq!(monitor.connections.dumps, dumps, "nothing is left that could break");
+}
+
+#[test]
+fn a_link_whose_holder_lets_go_is_seen_in_the_very_next_cycle() {
+    let mut monitor = frugal(&host(), vec![probe("a", 5432, 1)]);
+    monitor.tell(&[0]);
+    monitor.processes = Host::default();
+    let cycle = monitor.tell(&[0]);
+    assert_eq!(values(&cycle, UP), [0]);
+    assert_eq!(cycle.changes[0].reason, Some(DownReason::HeldByOther));
+}
+
+#[test]
+fn a_link_that_is_down_is_looked_for_when_the_budget_allows_and_at_the_latest_after_the_bound() {
+    let seconds_until_up = |parts_per_million, cost| {
+        let terms =
+            Terms { cpu_budget: CpuShare::from_parts_per_million(parts_per_million), ..Terms::default() };
+        let empty = Host::default();
+        let mut monitor =
+            Monitor::new(empty.clone(), empty, Manual::default(), vec![probe("a", 5432, 1)], terms).unwrap();
+        monitor.clock.cost.set(cost);
+        monitor.tell(&[0]);
+        (monitor.connections, monitor.processes) = (host(), host());
+        (1..100).find(|_| values(&monitor.tell(&[0]), UP) == [1]).unwrap()
+    };
+    let millis = Duration::from_millis;
+    assert_eq!(seconds_until_up(5_000, millis(1)), 1, "what a walk costs is earned in less than a cycle");
+    assert_eq!(seconds_until_up(5_000, millis(50)), 10, "50 ms are half a percent of 10 s");
+    assert_eq!(seconds_until_up(5_000, millis(5_000)), 60);
+    assert_eq!(seconds_until_up(0, millis(1)), 60);
+}
+
+#[test]
+fn a_walk_that_fails_leaves_standing_what_is_verified() {
+    let mut monitor = monitor(&host(), vec![probe("a", 5432, 1), probe("b", 1, 1)]);
+    monitor.tell(&[0, 1]);
+    monitor.connections.break_dumps(1);
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!(
+        (values(&cycle, UP), ages(&cycle)),
+        (vec![1], vec![1.0]),
+        "a is verified; b is not known to be down"
+    );
+    assert_eq!(cycle.cycle.failure.unwrap().probes, ["b".into()]);
+}
+
+#[test]
+fn what_cannot_be_verified_is_looked_for() {
+    let mut monitor = frugal(&host(), vec![probe("a", 5432, 1)]);
+    monitor.tell(&[0]);
+    monitor.connections.broken_lookups = 1;
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), ages(&cycle), cycle.changes.len()), (vec![1], vec![0.0], 0));
+    monitor.connections.disconnect_all();
+    monitor.connections.broken_lookups = 1;
+    assert_eq!(values(&monitor.tell(&[0]), UP), [0], "what was known is not believed");
+    assert_eq!(monitor.effort().walks.get(&WalkReason::Unverified), Some(&2));
+}
+
+#[test]
+fn connections_that_end_are_counted_off_without_a_walk() {
+    let mut host = host();
+    host.run("app", Access::Open, &[8]);
+    host.connect(("10.0.0.9", 40001), ("10.0.0.1", 5432), TcpState::Established, 8);
+    let mut monitor = frugal(&host, vec![probe("a", 5432, 1)]);
+    assert_eq!(values(&monitor.tell(&[0]), "vms.connection_mon.connections"), [2]);
+    monitor.connections = self::host();
+    assert_eq!(values(&monitor.tell(&[0]), "vms.connection_mon.connections"), [1]);
+    assert_eq!(monitor.connections.dumps, 0);
+}
+
+#[test]
+fn a_connection_that_another_process_takes_over_stays_the_same_connection() {
+    let mut monitor = frugal(&host(), vec![probe("a", 5432, 1)]);
+    monitor.tell(&[0]);
+    let mut handed_on = Host::default();
+    handed_on.run("app", Access::Open, &[]);
+    handed_on.run("app", Access::Open, &[7]);
+    monitor.processes = handed_on;
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![1], 0));
+    assert_eq!(values(&cycle, "vms.connection_mon.reconnects"), [0]);
+    assert_eq!(monitor.effort().tracked, 1);
+    monitor.tell(&[0]);
+    assert_eq!(monitor.effort().walks.get(&WalkReason::Broken), Some(&1), "the new owner is known now");
+}
+
+#[test]
+fn a_reload_that_leaves_a_probe_alone_leaves_its_counters_and_what_it_tracks() {
+    let host = host();
+    let mut monitor = frugal(&host, vec![probe("a", 5432, 1)]);
+    monitor.tell(&[0]);
+    monitor.replace_probes(vec![probe("b", 1, 1), probe("a", 5432, 1)]).unwrap();
+    let cycle = monitor.tell(&[1]);
+    assert_eq!((values(&cycle, UP), ages(&cycle)), (vec![1], vec![1.0]));
+}
+
+/// One change of a host.
+#[derive(Debug, Clone)]
+enum Event {
+    Connect {
+        client: u8,
+        process: usize,
+        forward: bool,
+    },
+    /// Another connection takes the place of one, on the same endpoints.
+    Replace {
+        connection: usize,
+        process: usize,
+    },
+    Close {
+        connection: usize,
+    },
+    /// It goes on as a half-closed connection.
+    Shut {
+        connection: usize,
+    },
+    /// The socket is passed on, or shared as by a fork.
+    Pass {
+        connection: usize,
+        from: usize,
+        to: usize,
+        keeps: bool,
+    },
+    Rename {
+        process: usize,
+        name: &'static str,
+    },
+    /// The process ends and its number goes to another.
+    Reuse {
+        process: usize,
+        name: &'static str,
+    },
+    Nothing,
+}
+
+fn an_event() -> impl Strategy<Value = Event> {
+    let name = || {
+        prop_oneof!["app", "web", "sh"].prop_map(|name| match name.as_str() {
+            "app" => "app",
+            "web" => "web",
+            _ => "sh",
+        })
+    };
+    let (connection, process) = (|| 0_usize..6, || 0_usize..4);
+    prop_oneof![
+        4 => (1_u8..5, process(), any::<bool>()).prop_map(|(client, process, forward)| Event::Connect { client, process, forward }),
+        2 => (connection(), process()).prop_map(|(connection, process)| Event::Replace { connection, process }),
+        3 => connection().prop_map(|connection| Event::Close { connection }),
+        1 => connection().prop_map(|connection| Event::Shut { connection }),
+        2 => (connection(), process(), process(), any::<bool>())
+            .prop_map(|(connection, from, to, keeps)| Event::Pass { connection, from, to, keeps }),
+        1 => (process(), name()).prop_map(|(process, name)| Event::Rename { process, name }),
+        1 => (process(), name()).prop_map(|(process, name)| Event::Reuse { process, name }),
+        4 => Just(Event::Nothing),
+    ]
+}
+
+fn happen(host: &mut Host, event: &Event, serial: u64) {
+    match event {
+        Event::Connect { client, process, forward } => {
+            let ends = (("10.0.0.9", 40_000 + u16::from(*client)), ("10.0.0.1", 5432));
+            let (local, remote) = if *forward { ends } else { (ends.1, ends.0) };
+            host.connect(local, remote, TcpState::Established, serial);
+            host.process_mut(*process).inodes.push(serial);
+        }
+        Event::Replace { connection, process } => {
+            let Some(known) = host.connection_mut(*connection) else { return };
+            (known.cookie, known.inode, known.state) =
+                (Cookie(serial), Inode::new(serial), TcpState::Established);
+            host.process_mut(*process).inodes.push(serial);
+        }
+        Event::Close { connection } => host.close(*connection),
+        Event::Shut { connection } => {
+            if let Some(known) = host.connection_mut(*connection) {
+                known.state = TcpState::CloseWait;
+            }
+        }
+        Event::Pass { connection, from, to, keeps } => {
+            let Some(inode) = host.connection_mut(*connection).and_then(|known| known.inode) else { return };
+            if !keeps {
+                host.process_mut(*from).inodes.retain(|held| *held != inode.get());
+            }
+            host.process_mut(*to).inodes.push(inode.get());
+        }
+        Event::Rename { process, name } => host.process_mut(*process).comm = (*name).to_owned(),
+        Event::Reuse { process, name } => {
+            let process = host.process_mut(*process);
+            (process.comm, process.executable) = ((*name).to_owned(), (*name).to_owned());
+            process.inodes.clear();
+        }
+        Event::Nothing => {}
+    }
+}
+
+/// What is true of both directions, found by a monitor that never saw the host before.
+fn naively(host: &Host) -> Vec<(bool, usize)> {
+    let mut naive = monitor(host, vec![probe("a", 5432, 1)]);
+    let look = naive.look(&[0], true, &HashMap::new()).unwrap().remove(0);
+    Direction::ALL
+        .iter()
+        .map(|way| (look.direction(*way).is_up(), look.direction(*way).matched.len()))
+        .collect()
+}
+
+/// What was told of a direction: whether it is up, and by how many connections.
+fn told(cycle: &Told, direction: Direction) -> Option<(bool, i64)> {
+    let of = |metric: &'static metric::Metric| {
+        cycle.points.iter().find(|point| {
+            let way = AttributeValue::from(direction.as_str());
+            point.metric == metric && point.attributes.iter().any(|attribute| attribute.value == way)
+        })
+    };
+    let value = |point: &DataPoint| {
+        if let Value::Int(value) = point.value { value } else { unreachable!("an integer") }
+    };
+    Some((value(of(&metric::UP)?) == 1, value(of(&metric::CONNECTIONS)?)))
+}
+
+/// The steps of one run. `PROPTEST_CASES` makes more runs of it.
+const STEPS: usize = 60;
+
+proptest! {
+    /// With a walk in every cycle, two speeds and a naive look always agree. With none but those that are forced, an "up"
+    /// is true in every cycle, a "down" that comes is told at once, and one that ends is told within the bound.
+    #[test]
+    fn two_speeds_agree_with_a_naive_look_in_every_cycle(events in proptest::collection::vec(an_event(), STEPS)) {
+        let mut world = Host::default();
+        for name in ["app", "app", "web", "sh"] {
+            world.run(name, Access::Open, &[]);
+        }
+        let mut rich = monitor(&world, vec![probe("a", 5432, 1)]);
+        let mut poor = frugal(&world, vec![probe("a", 5432, 1)]);
+        let mut since_true = [0_u32; 2];
+        for (event, serial) in events.iter().zip(1_u64..) {
+            happen(&mut world, event, serial);
+            for monitor in [&mut rich, &mut poor] {
+                (monitor.connections, monitor.processes) = (world.clone(), world.clone());
+            }
+            let (rich, poor) = (rich.tell(&[0]), poor.tell(&[0]));
+            for ((direction, (up, connections)), since_true) in
+                Direction::ALL.into_iter().zip(naively(&world)).zip(&mut since_true)
+            {
+                let count = i64::try_from(connections).unwrap();
+                match told(&rich, direction) {
+                    Some(rich) => prop_assert_eq!(rich, (up, count), "{}", direction),
+                    None => prop_assert!(!up, "a direction that matches has a series"),
+                }
+                *since_true = if up { *since_true + 1 } else { 0 };
+                let poor = told(&poor, direction).is_some_and(|(up, _)| up);
+                prop_assert!(up || !poor, "a false up, {direction}");
+                prop_assert!(!up || poor || *since_true <= 60, "a down that ended a minute ago, {direction}");
+            }
+        }
+    }
 }
