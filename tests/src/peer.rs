@@ -174,6 +174,26 @@ impl Peer {
         self.order(format_args!("shutdown {}", stream.id));
     }
 
+    /// Sends so many bytes.
+    #[track_caller]
+    pub fn send(&mut self, stream: Stream, bytes: usize) {
+        self.order(format_args!("send {} {bytes}", stream.id));
+    }
+
+    /// Receives so many bytes, and waits for them.
+    #[track_caller]
+    pub fn receive(&mut self, stream: Stream, bytes: usize) {
+        self.order(format_args!("receive {} {bytes}", stream.id));
+    }
+
+    /// Goes on as another program that holds the socket, and obeys no more orders. Its process id stays.
+    #[track_caller]
+    pub fn exec(&mut self, stream: Stream, program: &Program) {
+        self.order(format_args!("exec {} {}", stream.id, program.path.display()));
+        let became = program.path.clone();
+        crate::eventually("the other program", || (self.executable() == became).then_some(()));
+    }
+
     /// Gets ready to [`take`](Self::take) what others [`give`](Self::give).
     #[track_caller]
     pub fn mailbox(&mut self, path: &Path) {

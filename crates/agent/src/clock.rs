@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::time::{ClockId, clock_gettime};
 use vms_core::Clock;
 
 /// The system's clocks: `CLOCK_MONOTONIC` since this was made, and the time of day.
@@ -31,5 +32,10 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the clocks")]
     fn wall(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    fn cpu(&self) -> Duration {
+        // CLOCK_THREAD_CPUTIME_ID never is negative.
+        clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
     }
 }

@@ -13,6 +13,7 @@ mod fault;
 mod file;
 mod layer;
 mod otel;
+mod percent;
 mod relations;
 mod schema;
 mod settings;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use figment::value::Value;
 use figment::{Figment, Profile, Provider};
+use vms_core::monitor::Terms;
 use vms_core::probe::ConnectionProbe;
 use vms_export::ExportConfig;
 
@@ -54,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) interval: Duration,
     /// What is measured; at least one, with unique names.
     pub(crate) probes: Vec<ConnectionProbe>,
+    /// How much is looked at, and what is told of it.
+    pub(crate) terms: Terms,
     /// What becomes of the measurements.
     pub(crate) exporter: Exporter,
     /// What the data says about its origin.

@@ -45,7 +45,8 @@ impl From<&DataPoint> for PointRow {
         let attributes = point
             .attributes
             .iter()
-            .chain(&point.extra)
+            .cloned()
+            .chain(point.extra.map(Attribute::from))
             .map(|attribute| {
                 let value = match &attribute.value {
                     AttributeValue::Str(text) => text.to_string(),

@@ -29,8 +29,8 @@ const SPREAD: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the kernel has no `sock_diag`, or the configured /proc cannot be read.
 pub(crate) fn monitor(config: &Config, clock: SystemClock) -> anyhow::Result<HostMonitor> {
-    let connections = SockDiag::open().context("sockets cannot be read")?;
-    Ok(Monitor::new(connections, processes(config)?, clock, config.probes.clone())?)
+    let connections = SockDiag::open(&config.proc_root).context("sockets cannot be read")?;
+    Ok(Monitor::new(connections, processes(config)?, clock, config.probes.clone(), config.terms)?)
 }
 
 /// The processes of the configured /proc.

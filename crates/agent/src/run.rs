@@ -29,6 +29,9 @@ const STOP_FLUSH: Duration = Duration::from_secs(5);
 /// And how long the agent's own traces and logs may take after that.
 pub(crate) const STOP_TELEMETRY: Duration = Duration::from_secs(2);
 
+/// Points that are encoded together: a request of some 600 KiB.
+const POINTS_AT_ONCE: usize = 4_096;
+
 /// Everything that a cycle needs; it moves to the measuring thread and back.
 struct Worker {
     monitor: HostMonitor,
@@ -137,16 +140,23 @@ impl Worker {
         let entered = span.entered();
         let mut points = Vec::new();
         if !probes.is_empty() {
-            let cycle = self.monitor.measure(&probes);
+            let pipeline = &mut self.pipeline;
+            let cycle = self.monitor.measure(&probes, &mut |point| {
+                points.push(point);
+                // Handed over piece by piece, so that thousands of links never are in memory as points all at once.
+                if points.len() == POINTS_AT_ONCE {
+                    pipeline.send(&points);
+                    points.clear();
+                }
+            });
             self.journal.tell(&cycle);
             self.journal.tell_skipped(due.skipped, cycle.took);
             self.metrics.count_cycle(cycle.took, due.late, due.skipped);
-            points = cycle.points;
         }
         if probes.len() < due.entries.len() {
             let counts = self.pipeline.counts();
             let usage = self_metrics::read_usage();
-            points.extend(self.metrics.points(self.clock.wall(), self.monitor.outcomes(), &counts, usage));
+            points.extend(self.metrics.points(self.clock.wall(), self.monitor.outcomes(), &self.monitor.effort(), &counts, usage));
         }
         self.pipeline.send(&points);
         drop(entered);
@@ -172,6 +182,7 @@ impl Worker {
             self.pipeline.replace_with(pipeline);
             self.resource = resource;
         }
+        self.monitor.set_terms(new.terms);
         self.probes = new.probes.len();
         Ok(())
     }

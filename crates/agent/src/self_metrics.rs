@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use vms_core::metric::{self, Attribute, DataPoint, Histogram, Kind, Metric, Value};
-use vms_core::monitor::Outcomes;
+use vms_core::metric::{self, Attribute, AttributeSet, DataPoint, Histogram, Kind, Metric, Value};
+use vms_core::monitor::{Effort, Outcomes, WalkReason};
 
 /// What is counted since the start.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(crate) struct Usage {
     pub(crate) system: Duration,
     /// Resident memory.
     pub(crate) resident_bytes: u64,
+    /// Open file descriptors.
+    pub(crate) file_descriptors: u64,
 }
 
 /// What has become of data points on their way to the collector.
@@ -76,6 +78,7 @@ impl SelfMetrics {
         &self,
         time: SystemTime,
         outcomes: Outcomes,
+        effort: &Effort,
         export: &ExportCounts,
         usage: Option<Usage>,
     ) -> Vec<DataPoint> {
@@ -90,6 +93,15 @@ impl SelfMetrics {
         points.push(&metric::CYCLE_DURATION, [], Value::Histogram(self.cycle_duration.clone()));
         points.push(&metric::CYCLES_LATE, [], int(self.cycles_late));
         points.push(&metric::CYCLES_SKIPPED, [], int(self.cycles_skipped));
+        for reason in WalkReason::ALL {
+            let count = effort.walks.get(&reason).copied().unwrap_or_default();
+            points.push(&metric::WALKS, [Attribute::new("reason", reason.as_str())], int(count));
+        }
+        points.push(&metric::WALK_CPU_TIME, [], Value::Double(effort.walk_cpu.as_secs_f64()));
+        points.push(&metric::TRACKED, [], int(effort.tracked));
+        for (limit, count) in [("probe", effort.untracked.by_probe), ("agent", effort.untracked.by_agent)] {
+            points.push(&metric::UNTRACKED, [Attribute::new("limit", limit)], int(count));
+        }
         for (outcome, count) in [("applied", self.reloads_applied), ("refused", self.reloads_refused)] {
             points.push(&metric::CONFIG_RELOADS, [Attribute::new("outcome", outcome)], int(count));
         }
@@ -100,6 +112,7 @@ impl SelfMetrics {
                 points.push(&metric::PROCESS_CPU_TIME, [mode], Value::Double(time.as_secs_f64()));
             }
             points.push(&metric::PROCESS_MEMORY_USAGE, [], int(usage.resident_bytes));
+            points.push(&metric::PROCESS_FILE_DESCRIPTORS, [], int(usage.file_descriptors));
         }
         points.list
     }
@@ -123,12 +136,14 @@ fn push_export(export: &ExportCounts, points: &mut Points) {
 
 /// Reads what this process has used, or `None` where /proc does not tell.
 pub(crate) fn read_usage() -> Option<Usage> {
-    let stat = procfs::process::Process::myself().and_then(|process| process.stat()).ok()?;
+    let process = procfs::process::Process::myself().ok()?;
+    let stat = process.stat().ok()?;
     let ticks = |ticks: u64| Duration::from_millis(ticks * 1000 / procfs::ticks_per_second());
     Some(Usage {
         user: ticks(stat.utime),
         system: ticks(stat.stime),
         resident_bytes: stat.rss * procfs::page_size(),
+        file_descriptors: u64::try_from(process.fd_count().ok()?).unwrap_or(u64::MAX),
     })
 }
 
@@ -142,7 +157,7 @@ impl Points {
     fn push<const N: usize>(&mut self, metric: &'static Metric, attributes: [Attribute; N], value: Value) {
         self.list.push(DataPoint {
             metric,
-            attributes: Arc::new(attributes),
+            attributes: Arc::new(AttributeSet::new(attributes)),
             extra: None,
             time: self.time,
             start: (metric.kind != Kind::Gauge).then_some(self.start),

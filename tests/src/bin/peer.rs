@@ -5,12 +5,13 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fs;
-use std::io::{self, BufRead, IoSlice, IoSliceMut, Write};
+use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -95,6 +96,15 @@ impl Peer {
                 self.stream(id)?.shutdown(std::net::Shutdown::Write)?;
                 Ok(String::new())
             }
+            ["send", id, bytes] => {
+                self.stream(id)?.write_all(&vec![b'.'; bytes.parse()?])?;
+                Ok(String::new())
+            }
+            ["receive", id, bytes] => {
+                self.stream(id)?.read_exact(&mut vec![0; bytes.parse()?])?;
+                Ok(String::new())
+            }
+            ["exec", id, path] => self.exec(id, path),
             ["mailbox", path] => {
                 let mailbox = UnixDatagram::bind(path)?;
                 fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
@@ -129,6 +139,15 @@ impl Peer {
 
     fn socket(&self, id: &str) -> Result<&Socket> {
         self.sockets.get(&id.parse()?).ok_or_else(|| "no such socket".into())
+    }
+
+    /// Goes on as another program, with that socket and no other.
+    fn exec(&self, id: &str, path: &str) -> Result<String> {
+        fcntl_setfd(self.socket(id)?, FdFlags::empty())?;
+        // What runs then answers nothing any more.
+        writeln!(io::stdout(), "ok ")?;
+        io::stdout().flush()?;
+        Err(program::command(path).arg(HOLD).exec().into())
     }
 
     fn stream(&self, id: &str) -> Result<&TcpStream> {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use vms_core::budget::CpuShare;
+use vms_core::monitor::Terms;
 use vms_core::probe::{self, ConnectionProbe};
 use vms_core::process::ProcessPattern;
 use vms_export::ExportConfig;
@@ -27,7 +29,9 @@ const DEFAULT_SERVICE_NAME: &str = "vms-agent";
 /// # Errors
 /// For endpoints that do not: the check of relations tells of them with their source, and before.
 pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
-    let Settings { interval, probes, export, resource, log, self_telemetry, proc_root } = settings;
+    let Settings {
+        interval, probes, cpu_budget, link_health, export, resource, log, self_telemetry, proc_root
+    } = settings;
     let interval = interval.0.0;
     let probes = probes.into_iter().map(|Probe::ConnectionMon(probe)| connection_probe(probe, interval));
     let exporter = export.exporter;
@@ -35,6 +39,10 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
     Ok(Config {
         interval,
         probes: probes.collect(),
+        terms: Terms {
+            cpu_budget: CpuShare::from_parts_per_million(cpu_budget.0.parts_per_million),
+            link_health,
+        },
         exporter: match exporter {
             ExporterKind::Otlp => Exporter::Otlp(metrics),
             ExporterKind::Console => Exporter::Console,

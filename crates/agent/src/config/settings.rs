@@ -15,6 +15,7 @@ use vms_core::address::ServiceIp;
 use vms_core::process::NameGlob;
 
 use super::duration::DurationText;
+use super::percent::PercentText;
 use super::text::{ExactPath, HeaderName, HeaderValue, LogFilter, Text, TextFormat};
 
 /// The JSON Schema (draft 7, which editors know best) of a configuration file.
@@ -62,6 +63,19 @@ pub(super) struct Settings {
     #[schemars(length(min = 1))]
     pub(super) probes: Vec<Probe>,
 
+    /// The CPU time for walks over all sockets of the host, in percent of one core. Links that are known are verified in
+    /// each cycle without a walk; walks find new connections, and count those of each link. On a small host every cycle
+    /// has one; on a large one they are spaced out so that this share holds, to one a minute at the most. A link that
+    /// breaks is looked for at once, whatever it costs. Raise it where new connections have to be noticed sooner on a
+    /// host with very many sockets.
+    #[serde(default = "default_cpu_budget")]
+    pub(super) cpu_budget: Text<PercentText>,
+
+    /// Whether points tell how the connections of each link fare (round-trip times, retransmissions, bytes, queues),
+    /// beside whether they are there: about 15 more points a link. Turn it off where the back end is short of room.
+    #[serde(default = "default_link_health")]
+    pub(super) link_health: bool,
+
     /// Where the measurements go.
     #[serde(default)]
     pub(super) export: Export,
@@ -86,6 +100,14 @@ pub(super) struct Settings {
 
 fn default_interval() -> Text<DurationText> {
     Text(DurationText(Duration::from_secs(15)))
+}
+
+fn default_cpu_budget() -> Text<PercentText> {
+    Text(PercentText { parts_per_million: 5_000 })
+}
+
+fn default_link_health() -> bool {
+    true
 }
 
 fn default_proc_root() -> Text<ExactPath> {

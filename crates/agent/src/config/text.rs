@@ -12,6 +12,7 @@ use vms_core::address::ServiceIp;
 use vms_core::process::NameGlob;
 
 use super::duration::DurationText;
+use super::percent::PercentText;
 use super::suggest;
 
 /// A kind of text. Its name is the `format` of the schema, by which the value is checked.
@@ -73,6 +74,7 @@ pub(super) fn check(format: &str, text: &str) -> Result<(), String> {
     }
     match format {
         DurationText::NAME => parse::<DurationText>(text),
+        PercentText::NAME => parse::<PercentText>(text),
         ServiceIp::NAME => parse::<ServiceIp>(text),
         NameGlob::NAME => parse::<NameGlob>(text),
         ExactPath::NAME => parse::<ExactPath>(text),
@@ -87,6 +89,7 @@ pub(super) fn check(format: &str, text: &str) -> Result<(), String> {
 pub(super) fn allowed(format: &str) -> Option<&'static str> {
     Some(match format {
         DurationText::NAME => DurationText::ALLOWED,
+        PercentText::NAME => PercentText::ALLOWED,
         ServiceIp::NAME => ServiceIp::ALLOWED,
         NameGlob::NAME => NameGlob::ALLOWED,
         ExactPath::NAME => ExactPath::ALLOWED,
@@ -101,6 +104,12 @@ impl TextFormat for DurationText {
     const NAME: &'static str = "vms-duration";
     const ALLOWED: &'static str = "a duration in h, m, s and ms, such as 15s, 1m30s or 500ms";
     const PATTERN: Option<&'static str> = Some(DurationText::PATTERN);
+}
+
+impl TextFormat for PercentText {
+    const NAME: &'static str = "vms-percent";
+    const ALLOWED: &'static str = "a percentage from 0% to 100%, such as 0.5%";
+    const PATTERN: Option<&'static str> = Some(PercentText::PATTERN);
 }
 
 impl TextFormat for ServiceIp {

@@ -11,7 +11,7 @@ fn every_self_metric_has_points_and_only_its_own_attributes() {
         ..ExportCounts::default()
     };
     let outcomes = Outcomes { ok: 1, permission_missing: 2, failed: 3 };
-    let points = metrics.points(SystemTime::UNIX_EPOCH, outcomes, &export, read_usage());
+    let points = metrics.points(SystemTime::UNIX_EPOCH, outcomes, &Effort::default(), &export, read_usage());
     for metric in metric::ALL.iter().filter(|metric| {
         !metric.name.starts_with("vms.connection_mon.") && **metric != &metric::PERMISSION_MISSING
     }) {

@@ -198,3 +198,43 @@ fn what_may_not_be_attributed_is_flagged_beside_a_down_and_beside_an_up() {
     let (points, _) = tell(&mut link, &up(&[connection("10.0.0.9", 6)]), 3);
     assert_eq!(points.last().unwrap(), "unattributed{reverse} 0", "a flag that was raised is taken back");
 }
+
+#[test]
+fn what_is_tracked_is_bounded_and_each_series_has_one_before_any_has_two() {
+    let busy = (1..1_500).map(|port| connection("10.0.0.8", port));
+    let all: Vec<Connection> = busy.chain([connection("10.0.0.9", 2_000)]).collect();
+    let moment = Moment { wall: at(1), monotonic: Duration::from_secs(1) };
+
+    let mut link = Link::new(probe(MatchedSourceLabels::Ip));
+    link.absorb(&up(&all), moment, usize::MAX, &mut Vec::new());
+    assert_eq!(link.tracked().count(), MAX_TRACKED_A_PROBE);
+    assert_eq!(link.untracked(), Untracked { by_probe: 1_500 - 1_024, by_agent: 0 });
+    assert!(
+        link.tracked().any(|tracked| tracked.connection().local.port() == 2_000),
+        "the other source's only one"
+    );
+
+    let mut link = Link::new(probe(MatchedSourceLabels::Ip));
+    link.absorb(&up(&all), moment, 2, &mut Vec::new());
+    assert_eq!((link.tracked().count(), link.untracked()), (2, Untracked { by_probe: 0, by_agent: 1_498 }));
+    assert!(link.is_settled(), "one for each");
+
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    link.absorb(&up(&all), moment, 0, &mut Vec::new());
+    assert!(!link.is_broken(), "what never was tracked was not lost: it is up as of the walk");
+    assert!(!link.is_settled());
+}
+
+#[test]
+fn a_connection_that_comes_into_reach_of_a_bound_is_no_reconnect() {
+    let all: Vec<Connection> = (1..=3).map(|port| connection("10.0.0.8", port)).collect();
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let reconnects =
+        |link: &Link| link.series.values().map(|series| series.track.totals().reconnects).sum::<u64>();
+    for (second, (found, room)) in (1..).zip([(&all[..2], 1), (&all[1..2], 1), (&all[1..], 9)]) {
+        link.distrust();
+        let moment = Moment { wall: at(second), monotonic: Duration::from_secs(second) };
+        link.absorb(&up(found), moment, room, &mut Vec::new());
+        assert_eq!(reconnects(&link), u64::from(second == 3), "only the third connection is new");
+    }
+}
