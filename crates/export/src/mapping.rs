@@ -180,7 +180,8 @@ enum Converted {
 
 impl Converted {
     fn from_point(metric: &Metric, point: &DataPoint) -> Self {
-        let attributes = point.attributes.iter().chain(&point.extra).map(attribute).collect();
+        let extra = point.extra.map(|extra| attribute(&extra.into()));
+        let attributes = point.attributes.iter().map(attribute).chain(extra).collect();
         let start_time_unix_nano = point.start.map(unix_nanos).unwrap_or_default();
         let time_unix_nano = unix_nanos(point.time);
         // A value that its metric's kind cannot hold is a fault of the agent's: such a point says that it has

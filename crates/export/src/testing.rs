@@ -1,11 +1,12 @@
 //! What several tests of this crate start from.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use vms_core::Clock;
-use vms_core::metric::{Attribute, DataPoint, Value};
+use vms_core::metric::{Attribute, AttributeSet, DataPoint, Value};
 
 use crate::config::{Backoff, Compression, ExportConfig, Protocol, TlsFiles};
 use crate::mapping::{Encoder, Resource};
@@ -38,6 +39,10 @@ impl Clock for StoppedClock {
         Duration::from_secs(100)
     }
 
+    fn cpu(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn wall(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
     }
@@ -47,7 +52,7 @@ impl Clock for StoppedClock {
 pub(crate) fn batch(points: u64) -> Batch {
     let one = DataPoint {
         metric: &vms_core::metric::UP,
-        attributes: [Attribute::new("name", "orders")].into(),
+        attributes: Arc::new(AttributeSet::new([Attribute::new("name", "orders")])),
         extra: None,
         time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         start: None,

@@ -2,7 +2,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use vms_core::metric::{CYCLE_DURATION, CYCLES_LATE, Histogram, QUEUE_BYTES, STATUS, UP};
+use vms_core::metric::{
+    AttributeSet, CYCLE_DURATION, CYCLES_LATE, Extra, Histogram, QUEUE_BYTES, STATUS, UP,
+};
 
 use super::*;
 
@@ -14,8 +16,9 @@ fn at(nanos: u64) -> SystemTime {
 }
 
 fn point(metric: &'static Metric, time: u64, value: Value) -> DataPoint {
-    let attributes = [Attribute::new("name", "orders"), Attribute::new("dest_port", 5432_u16)].into();
-    DataPoint { metric, attributes, extra: None, time: at(time), start: None, value }
+    let attributes =
+        AttributeSet::new([Attribute::new("name", "orders"), Attribute::new("dest_port", 5432_u16)]);
+    DataPoint { metric, attributes: Arc::new(attributes), extra: None, time: at(time), start: None, value }
 }
 
 fn encoder() -> Encoder {
@@ -44,7 +47,7 @@ fn each_kind_of_metric_has_its_form_in_otlp() {
         histogram.record(&bounds, seconds);
     }
     let up = DataPoint {
-        extra: Some(Attribute::new("state", "down")),
+        extra: Some(Extra { key: "state", value: "down" }),
         ..point(&STATUS, 1_700_000_000_123_456_789, Value::Int(-1))
     };
     let late = DataPoint { start: Some(at(5)), ..point(&CYCLES_LATE, 7, Value::Double(2.5)) };
@@ -174,8 +177,8 @@ proptest! {
                     Kind::Histogram(bounds) => Value::Histogram(Histogram::new(bounds)),
                     _ => Value::Int(1),
                 };
-                let attributes: Arc<[Attribute]> = [Attribute::new("name", "x".repeat(length).as_str())].into();
-                DataPoint { attributes, ..point(kinds[kind], time, value) }
+                let attributes = AttributeSet::new([Attribute::new("name", "x".repeat(length).as_str())]);
+                DataPoint { attributes: Arc::new(attributes), ..point(kinds[kind], time, value) }
             })
             .collect();
         let encoder = Encoder::with_limit(Resource::new([]), "1.2.3", limit);
