@@ -8,6 +8,7 @@ proptest! {
         for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
             let encoded = encode_body(compression, &body, b"head".to_vec()).unwrap();
             prop_assert_eq!(&encoded[..4], b"head");
+            prop_assert_eq!(encoded.capacity(), encoded.len());
             let name = encoding_name(compression).unwrap_or("identity");
             let plain = decode_body(name, &Bytes::copy_from_slice(&encoded[4..]), body.len()).unwrap();
             prop_assert_eq!(&plain[..], &body[..]);
