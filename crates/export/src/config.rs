@@ -92,7 +92,10 @@ pub struct ExportConfig {
     pub tls: TlsFiles,
     /// Waits between attempts.
     pub backoff: Backoff,
-    /// Encoded bytes that may wait; beyond it the oldest requests are dropped and counted.
+    /// Bytes that may wait, as they go on the wire: compression makes room for many times the points. Beyond it the
+    /// oldest requests are dropped and counted. What one cycle measured waits in full even where it alone is more, so
+    /// that what waits is never more than this or one cycle, whichever is more; beside it there is the request on its
+    /// way.
     pub queue_bytes: usize,
 }
 

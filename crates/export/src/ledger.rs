@@ -15,14 +15,14 @@ use crate::queue::{Batch, Queue};
 pub struct Stats {
     /// Points that the collector has.
     pub sent_points: u64,
-    /// Points that were lost, by `error.type`: `queue_full`, `too_large`, `rejected` (partial success), a gRPC
+    /// Points that were lost, by `error.type`: `queue_full`, `compression`, `rejected` (partial success), a gRPC
     /// code (`UNAUTHENTICATED`) or an HTTP status (`404`).
     pub dropped_points: BTreeMap<Cow<'static, str>, u64>,
     /// Points that were sent again after a failure, each time anew.
     pub retried_points: u64,
     /// Points that wait, with those of the request that is on its way.
     pub waiting_points: u64,
-    /// Encoded bytes that wait, with those of the request that is on its way.
+    /// Bytes that wait, as they go on the wire, with those of the request that is on its way.
     pub waiting_bytes: usize,
     /// The present outage, if there is one.
     pub outage: Option<Outage>,
@@ -57,8 +57,6 @@ pub(crate) enum Notice {
     QueueFull { limit: usize },
     /// Nothing waits any more.
     QueueEmptied { lost: u64 },
-    /// One request alone is beyond the bound.
-    TooLarge { bytes: usize, limit: usize, points: u64 },
     /// The collector did not take all points.
     Rejected { points: u64, message: String },
     /// The collector took all points, with a remark.
@@ -100,11 +98,10 @@ struct Episode {
 }
 
 const QUEUE_FULL: Cow<'static, str> = Cow::Borrowed("queue_full");
-const TOO_LARGE: Cow<'static, str> = Cow::Borrowed("too_large");
 const REJECTED: Cow<'static, str> = Cow::Borrowed("rejected");
 
 impl Ledger {
-    /// Nothing has happened; at most `limit` bytes may wait.
+    /// Nothing has happened; at most `limit` bytes may wait, or one cycle where that is more.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             queue: Queue::new(limit),
@@ -119,16 +116,16 @@ impl Ledger {
         }
     }
 
+    /// Begins a cycle: what is taken in from now on is of it, and loses no point before the next begins.
+    pub(crate) fn begin_cycle(&mut self) {
+        self.queue.begin_cycle();
+    }
+
     /// Takes a batch in.
     pub(crate) fn enqueue(&mut self, batch: Batch) -> Option<Notice> {
         match self.queue.push(batch) {
-            Ok(0) => None,
-            Ok(lost) => self.overflow(lost),
-            Err(batch) => {
-                self.drop_points(TOO_LARGE, batch.points());
-                let (bytes, limit, points) = (batch.bytes().len(), self.queue.limit(), batch.points());
-                Some(Notice::TooLarge { bytes, limit, points })
-            }
+            0 => None,
+            lost => self.overflow(lost),
         }
     }
 
@@ -177,6 +174,11 @@ impl Ledger {
     /// The batch on its way is lost.
     pub(crate) fn refused(&mut self, failure: Failure, now: Now) -> Option<Notice> {
         let points = self.in_flight.take().map_or(0, |batch| batch.points);
+        self.lost(failure, points, now)
+    }
+
+    /// Points are lost that could not be sent as they are.
+    pub(crate) fn lost(&mut self, failure: Failure, points: u64, now: Now) -> Option<Notice> {
         let notice = self.failed(failure.clone(), points, now);
         self.drop_points(failure.error_type, points);
         notice
@@ -290,11 +292,6 @@ impl fmt::Display for Notice {
             Self::QueueEmptied { lost } => {
                 write!(formatter, "the queue, which was full, is empty again: {lost} points were dropped")
             }
-            Self::TooLarge { bytes, limit, points } => write!(
-                formatter,
-                "a request of {bytes} bytes does not fit the queue of {limit} bytes: its {points} points are lost; \
-                 allow the queue more bytes"
-            ),
             Self::Rejected { points, message } => write!(
                 formatter,
                 "{points} points rejected: {message}; they are lost, and the same message is not repeated here"

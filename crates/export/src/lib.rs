@@ -1,8 +1,8 @@
 //! Data points as OTLP: mapping, transport, retry. The only crate that knows OTLP.
 //!
-//! The way of a measurement: [`mapping`] turns data points into encoded requests ([`queue::Batch`]), the
-//! [`queue`] holds them within a bound, the [`sender`] takes them out one at a time, and a transport ([`grpc`]
-//! or `http`) brings each to the collector and reads the answer.
+//! The way of a measurement: [`mapping`] turns data points into encoded requests, which are compressed and go
+//! into a queue; it holds them within a bound, the [`sender`] takes them out one at a time, and a transport
+//! ([`grpc`] or `http`) brings each to the collector and reads the answer.
 
 pub mod client;
 pub mod config;
@@ -10,7 +10,6 @@ pub mod error;
 pub mod failure;
 pub mod grpc;
 pub mod mapping;
-pub mod queue;
 pub mod reach;
 pub mod sender;
 
@@ -22,6 +21,7 @@ mod endpoint;
 mod headers;
 mod http;
 mod ledger;
+mod queue;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -34,8 +34,7 @@ pub use error::ExportError;
 pub use failure::{Failure, Stage};
 pub use headers::configured_headers;
 pub use ledger::{Outage, Stats};
-pub use mapping::{Encoder, Resource};
-pub use queue::Batch;
+pub use mapping::{EncodedRequest, Encoder, Resource};
 pub use reach::{Reachability, probe_collector};
 pub use sender::{Exporter, ExporterHandle};
 

@@ -1,34 +1,36 @@
 //! Requests that wait to be sent, bounded in bytes. What does not fit pushes the oldest out: the newest
 //! measurements are worth most.
+//!
+//! The bound is for what waits because the collector is away. What one cycle measures is handed over at once, before
+//! any of it can be sent: it waits in full, however much it is, and only older cycles make room for it.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// An encoded request and how many data points it holds.
+/// A request as it goes on the wire, and how many data points it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
+pub(crate) struct Batch {
     bytes: Bytes,
     points: u64,
     attempted: bool,
+    /// The cycle that measured it, as the queue counts them.
+    cycle: u64,
 }
 
 impl Batch {
-    /// Joins an encoded `ExportMetricsServiceRequest` and the number of its data points.
-    #[must_use]
-    pub fn new(bytes: Bytes, points: u64) -> Self {
-        Self { bytes, points, attempted: false }
+    /// Joins a request as it goes on the wire and the number of its data points.
+    pub(crate) fn new(bytes: Bytes, points: u64) -> Self {
+        Self { bytes, points, attempted: false, cycle: 0 }
     }
 
-    /// The encoded request.
-    #[must_use]
-    pub fn bytes(&self) -> &Bytes {
+    /// The request.
+    pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
     /// How many data points it holds.
-    #[must_use]
-    pub fn points(&self) -> u64 {
+    pub(crate) fn points(&self) -> u64 {
         self.points
     }
 
@@ -45,38 +47,41 @@ pub(crate) struct Queue {
     points: u64,
     bytes: usize,
     limit: usize,
+    cycle: u64,
 }
 
 impl Queue {
-    /// An empty queue that holds at most `limit` bytes.
+    /// An empty queue that holds at most `limit` bytes, or one cycle where that is more.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { batches: VecDeque::new(), points: 0, bytes: 0, limit }
+        Self { batches: VecDeque::new(), points: 0, bytes: 0, limit, cycle: 0 }
     }
 
-    /// Appends a batch, and returns how many points were pushed out at the front to make room for it.
-    ///
-    /// # Errors
-    /// Gives the batch back when it would not fit into an empty queue; nothing is pushed out then.
-    pub(crate) fn push(&mut self, batch: Batch) -> Result<u64, Batch> {
-        if batch.bytes.len() > self.limit {
-            return Err(batch);
-        }
+    /// Begins a cycle: what is pushed from now on is of it.
+    pub(crate) fn begin_cycle(&mut self) {
+        self.cycle += 1;
+    }
+
+    /// Appends a batch, and returns how many points of earlier cycles were pushed out at the front to make room for it.
+    pub(crate) fn push(&mut self, mut batch: Batch) -> u64 {
+        batch.cycle = self.cycle;
         let mut lost = 0;
-        while self.bytes + batch.bytes.len() > self.limit {
-            let Some(oldest) = self.pop() else { break };
-            lost += oldest.points;
+        while self.would_overflow(&batch)
+            && self.batches.front().is_some_and(|oldest| self.is_earlier(oldest))
+        {
+            lost += self.pop().map_or(0, |oldest| oldest.points);
         }
         self.count_in(&batch);
         self.batches.push_back(batch);
-        Ok(lost)
+        lost
     }
 
     /// Puts a batch that was taken and not delivered back to the front.
     ///
     /// # Errors
-    /// Gives the batch back when there is no room any more: it is the oldest, so it is the one to go.
+    /// Gives the batch back when it is of an earlier cycle and there is no room any more: it is the oldest, so it is
+    /// the one to go.
     pub(crate) fn put_back(&mut self, mut batch: Batch) -> Result<(), Batch> {
-        if self.bytes + batch.bytes.len() > self.limit {
+        if self.would_overflow(&batch) && self.is_earlier(&batch) {
             return Err(batch);
         }
         batch.attempted = true;
@@ -111,6 +116,14 @@ impl Queue {
     /// The bytes that may wait.
     pub(crate) fn limit(&self) -> usize {
         self.limit
+    }
+
+    fn would_overflow(&self, batch: &Batch) -> bool {
+        self.bytes + batch.bytes.len() > self.limit
+    }
+
+    fn is_earlier(&self, batch: &Batch) -> bool {
+        batch.cycle != self.cycle
     }
 
     fn count_in(&mut self, batch: &Batch) {

@@ -8,7 +8,7 @@ use crate::endpoint::shown;
 use crate::error::ExportError;
 use crate::failure::Failure;
 use crate::mapping;
-use crate::transport::Transport;
+use crate::transport::{Transport, WireForm};
 
 /// A collector that answered as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +36,7 @@ pub async fn probe_collector(config: &ExportConfig) -> Result<Reachability, Expo
     let tcp = route.connect(addresses.clone()).await.map_err(unreachable)?;
     let peer = tcp.peer_addr().map_err(|error| unreachable(Failure::connect(None, &error)))?;
     let tls = route.secure(tcp).await.map_err(unreachable)?.tls_version();
-    let empty = transport.encode(&mapping::encode_without_points()).map_err(|error| {
-        unreachable(Failure::exchange("compression", error.to_string(), "set the compression to none"))
-    })?;
+    let empty = WireForm::of(config).encode(&mapping::encode_without_points()).map_err(unreachable)?;
     match transport.attempt(empty).await {
         Outcome::Accepted(Accepted { oddity: None, message, .. }) => {
             let remark = Some(message).filter(|message| !message.is_empty());

@@ -3,22 +3,22 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use vms_core::Clock;
+use vms_core::metric::DataPoint;
 
 use crate::answer::Outcome;
 use crate::backoff::{self, JITTER_STEPS};
 use crate::config::{Backoff, ExportConfig};
 use crate::endpoint::shown;
 use crate::error::ExportError;
-use crate::failure::Failure;
 use crate::ledger::{Ledger, Notice, Now, Stats};
+use crate::mapping::{EncodedRequest, Encoder};
 use crate::queue::Batch;
-use crate::transport::Transport;
+use crate::transport::{Transport, WireForm};
 
 /// A sender that is configured and not started.
 #[derive(Debug)]
@@ -43,6 +43,7 @@ impl Exporter {
     pub fn new(config: &ExportConfig, clock: Arc<dyn Clock + Send + Sync>) -> Result<Self, ExportError> {
         let shared = Shared {
             collector: shown(&config.endpoint),
+            form: WireForm::of(config),
             clock,
             state: Mutex::new(State { ledger: Ledger::new(config.queue_bytes), next_attempt: None }),
             work: Notify::new(),
@@ -62,10 +63,21 @@ impl Exporter {
 }
 
 impl ExporterHandle {
-    /// Hands over a batch. Never blocks and never fails: what does not fit pushes the oldest out, which is
-    /// counted and logged.
-    pub fn enqueue(&self, batch: Batch) {
-        let notice = self.shared.state().ledger.enqueue(batch);
+    /// Hands over what one cycle measured: encoded, compressed as configured, and put into the queue.
+    ///
+    /// Never waits for the collector and never fails. All of it is taken in; what it makes the queue exceed its limit by,
+    /// the oldest of earlier cycles make room for, which is counted and logged. So the call costs the CPU time of
+    /// compression, and what waits is compressed already, once, however often it will be sent.
+    pub fn hand_over(&self, encoder: &mut Encoder, points: &[DataPoint]) {
+        self.shared.state().ledger.begin_cycle();
+        encoder.encode(points, |request| self.enqueue(request));
+    }
+
+    fn enqueue(&self, request: EncodedRequest<'_>) {
+        let notice = match self.shared.form.encode(request.bytes) {
+            Ok(bytes) => self.shared.state().ledger.enqueue(Batch::new(bytes, request.points)),
+            Err(failure) => self.shared.state().ledger.lost(failure, request.points, self.shared.now()),
+        };
         self.shared.tell(notice);
         self.shared.work.notify_one();
     }
@@ -104,6 +116,7 @@ impl ExporterHandle {
 /// What the measuring side and the sending task share. The lock is never held across a wait.
 struct Shared {
     collector: String,
+    form: WireForm,
     clock: Arc<dyn Clock + Send + Sync>,
     state: Mutex<State>,
     /// There may be a batch to send.
@@ -184,35 +197,18 @@ impl Shared {
 
 async fn send_all(shared: Arc<Shared>, mut transport: Transport, backoff: Backoff) {
     let mut failures = 0_u32;
-    // The batch that was sent last, as it went on the wire: a batch is compressed once, however often it is sent.
-    let mut wire: Option<(Bytes, Bytes)> = None;
     loop {
         let batch = shared.next_batch().await;
-        let body = match &wire {
-            Some((request, body)) if is_same(request, batch.bytes()) => Ok(body.clone()),
-            _ => transport.encode(batch.bytes()),
-        };
-        let outcome = match body {
-            Ok(body) => {
-                wire = Some((batch.bytes().clone(), body.clone()));
-                transport.attempt(body).await
-            }
-            Err(error) => {
-                let advice = "set the compression to none";
-                Outcome::Refused(Failure::exchange("compression", error.to_string(), advice))
-            }
-        };
+        let outcome = transport.attempt(batch.bytes().clone()).await;
         let now = shared.now();
         match outcome {
             Outcome::Accepted(accepted) => {
                 failures = 0;
-                wire = None;
                 let notices = shared.state().ledger.accepted(accepted, now);
                 shared.tell(notices);
             }
             Outcome::Refused(failure) => {
                 failures = 0;
-                wire = None;
                 tracing::debug!(target: "vms_export", %failure, "request refused");
                 let notice = shared.state().ledger.refused(failure, now);
                 shared.tell(notice);
@@ -233,11 +229,6 @@ async fn send_all(shared: Arc<Shared>, mut transport: Transport, backoff: Backof
         }
         shared.progress.notify_waiters();
     }
-}
-
-/// Whether both are the same memory: as long as one is kept, no other request can take its place.
-fn is_same(one: &Bytes, other: &Bytes) -> bool {
-    one.as_ptr() == other.as_ptr() && one.len() == other.len()
 }
 
 #[cfg(test)]

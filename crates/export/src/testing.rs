@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use vms_core::Clock;
@@ -10,7 +11,6 @@ use vms_core::metric::{Attribute, AttributeSet, DataPoint, Value};
 
 use crate::config::{Backoff, Compression, ExportConfig, Protocol, TlsFiles};
 use crate::mapping::{Encoder, Resource};
-use crate::queue::Batch;
 
 pub(crate) mod certificates;
 pub(crate) mod grpc_collector;
@@ -48,8 +48,8 @@ impl Clock for StoppedClock {
     }
 }
 
-/// Batches of one valid request each, with as many points as the argument says.
-pub(crate) fn batch(points: u64) -> Batch {
+/// So many points, which together make one request.
+pub(crate) fn some_points(count: u64) -> Vec<DataPoint> {
     let one = DataPoint {
         metric: &vms_core::metric::UP,
         attributes: Arc::new(AttributeSet::new([Attribute::new("name", "orders")])),
@@ -58,11 +58,20 @@ pub(crate) fn batch(points: u64) -> Batch {
         start: None,
         value: Value::Int(1),
     };
-    let count = usize::try_from(points).unwrap();
-    let encoder = Encoder::new(Resource::new([("service.name".into(), "vms-agent".into())]), "1.2.3");
-    let mut batches = encoder.encode(&vec![one; count]);
-    assert_eq!(batches.len(), 1);
-    batches.remove(0)
+    vec![one; usize::try_from(count).unwrap()]
+}
+
+/// An encoder for a small resource.
+pub(crate) fn encoder() -> Encoder {
+    Encoder::new(&Resource::new([("service.name".into(), "vms-agent".into())]), "1.2.3")
+}
+
+/// What [`encoder`] makes of so many [`some_points`].
+pub(crate) fn request_of(count: u64) -> Bytes {
+    let mut requests = Vec::new();
+    encoder().encode(&some_points(count), |request| requests.push(Bytes::copy_from_slice(request.bytes)));
+    assert_eq!(requests.len(), 1);
+    requests.remove(0)
 }
 
 /// The points of an encoded request.

@@ -1,6 +1,6 @@
 //! One attempt to deliver one request, over whichever protocol is configured.
 
-use std::{fmt, io};
+use std::fmt;
 
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
@@ -12,14 +12,41 @@ use crate::config::{Compression, ExportConfig, Protocol};
 use crate::connect::Connector;
 use crate::endpoint::shown;
 use crate::error::ExportError;
+use crate::failure::Failure;
 use crate::headers::configured_headers;
 use crate::{grpc, http as otlp_http};
+
+/// What requests look like on the wire.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WireForm {
+    protocol: Protocol,
+    compression: Compression,
+}
+
+impl WireForm {
+    pub(crate) fn of(config: &ExportConfig) -> Self {
+        Self { protocol: config.protocol, compression: config.compression }
+    }
+
+    /// A request's bytes as they go on the wire, the same for each attempt.
+    ///
+    /// # Errors
+    /// When the compressor refuses.
+    pub(crate) fn encode(self, request: &[u8]) -> Result<Bytes, Failure> {
+        let encoded = match self.protocol {
+            Protocol::Grpc => grpc::encode_frame(self.compression, request),
+            Protocol::HttpProtobuf => encode_body(self.compression, request, Vec::new()).map(Bytes::from),
+        };
+        encoded.map_err(|error| {
+            Failure::exchange("compression", error.to_string(), "set the compression to none")
+        })
+    }
+}
 
 /// The way to one collector.
 pub(crate) struct Transport {
     client: HttpClient,
-    protocol: Protocol,
-    compression: Compression,
+    form: WireForm,
     uri: Uri,
     headers: HeaderMap,
 }
@@ -36,37 +63,21 @@ impl Transport {
         };
         Ok(Self {
             client: HttpClient::new(config)?,
-            protocol: config.protocol,
-            compression: config.compression,
+            form: WireForm::of(config),
             uri,
             headers: configured_headers(config)?,
         })
     }
 
-    /// A request's bytes as they go on the wire, the same for each attempt.
-    ///
-    /// # Errors
-    /// When the compressor refuses.
-    pub(crate) fn encode(&self, request: &Bytes) -> io::Result<Bytes> {
-        match (self.protocol, self.compression) {
-            (Protocol::Grpc, compression) => grpc::encode_frame(compression, request),
-            (Protocol::HttpProtobuf, Compression::None) => Ok(request.clone()),
-            (Protocol::HttpProtobuf, compression) => {
-                encode_body(compression, request, Vec::new()).map(Bytes::from)
-            }
-        }
-    }
-
-    /// Sends what [`Self::encode`] made, and tells what came of it within the configured time.
+    /// Sends what [`WireForm::encode`] made, and tells what came of it within the configured time.
     pub(crate) async fn attempt(&mut self, body: Bytes) -> Outcome {
-        let request = match self.protocol {
-            Protocol::Grpc => grpc::encode_request(&self.uri, &self.headers, self.compression, body),
-            Protocol::HttpProtobuf => {
-                otlp_http::encode_request(&self.uri, &self.headers, self.compression, body)
-            }
+        let WireForm { protocol, compression } = self.form;
+        let request = match protocol {
+            Protocol::Grpc => grpc::encode_request(&self.uri, &self.headers, compression, body),
+            Protocol::HttpProtobuf => otlp_http::encode_request(&self.uri, &self.headers, compression, body),
         };
         match self.client.exchange(request).await {
-            Ok(answer) => match self.protocol {
+            Ok(answer) => match protocol {
                 Protocol::Grpc => grpc::decode_answer(&answer),
                 Protocol::HttpProtobuf => otlp_http::decode_answer(&answer),
             },

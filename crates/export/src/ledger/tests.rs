@@ -8,6 +8,12 @@ fn batch(bytes: usize, points: u64) -> Batch {
     Batch::new(vec![0; bytes].into(), points)
 }
 
+/// Takes in a batch that is all of a cycle.
+fn enqueue(ledger: &mut Ledger, batch: Batch) -> Option<Notice> {
+    ledger.begin_cycle();
+    ledger.enqueue(batch)
+}
+
 fn failure(error_type: &'static str) -> Failure {
     Failure::exchange(error_type, "told".into(), "do this")
 }
@@ -41,15 +47,23 @@ fn what_an_outage_cost_is_told_at_its_end() {
         ledger.refused(failure("401"), NOW),
         Some(Notice::Failing { failure: failure("401"), lost: 1, waiting: 0 })
     );
-    assert_eq!(ledger.enqueue(batch(20, 2)), None);
-    assert_eq!(ledger.enqueue(batch(20, 4)), Some(Notice::QueueFull { limit: 20 }));
-    assert_eq!(ledger.enqueue(batch(20, 8)), None);
+    assert_eq!(enqueue(&mut ledger, batch(20, 2)), None);
+    assert_eq!(enqueue(&mut ledger, batch(20, 4)), Some(Notice::QueueFull { limit: 20 }));
+    assert_eq!(enqueue(&mut ledger, batch(20, 8)), None);
     ledger.take().unwrap();
     let told = ledger.accepted(Accepted::default(), NOW);
     assert_eq!(
         told,
         [Notice::Recovered { lasted: Duration::ZERO, lost: 7, waiting: 0 }, Notice::QueueEmptied { lost: 6 }]
     );
+}
+
+#[test]
+fn points_that_cannot_be_put_into_their_form_are_counted_as_lost_and_told() {
+    let mut ledger = Ledger::new(20);
+    let told = ledger.lost(failure("compression"), 5, NOW);
+    assert_eq!(told, Some(Notice::Failing { failure: failure("compression"), lost: 5, waiting: 0 }));
+    assert_eq!(ledger.stats().dropped_points, [("compression".into(), 5)].into());
 }
 
 #[test]
@@ -80,12 +94,18 @@ proptest! {
     #[test]
     fn every_point_is_sent_dropped_or_waiting(
         limit in 1usize..80,
-        steps in proptest::collection::vec((0usize..40, 0u64..9, 0u8..6, 0u64..12), 0..300),
+        steps in proptest::collection::vec((0usize..40, 0u64..9, 0u8..6, 0u64..12, 0u8..3), 0..300),
     ) {
         let mut ledger = Ledger::new(limit);
         let mut enqueued = 0;
         let mut on_its_way: Option<Batch> = None;
-        for (bytes, points, fate, rejected) in steps {
+        let mut cycle_bytes = 0;
+        for (bytes, points, fate, rejected, begins) in steps {
+            if begins == 0 {
+                ledger.begin_cycle();
+                cycle_bytes = 0;
+            }
+            cycle_bytes += bytes;
             enqueued += points;
             ledger.enqueue(batch(bytes, points));
             match (fate, on_its_way.take()) {
@@ -105,7 +125,7 @@ proptest! {
             let dropped: u64 = stats.dropped_points.values().sum();
             prop_assert_eq!(enqueued, stats.sent_points + dropped + stats.waiting_points);
             let in_flight = on_its_way.as_ref().map_or(0, |batch| batch.bytes().len());
-            prop_assert!(stats.waiting_bytes <= limit + in_flight);
+            prop_assert!(stats.waiting_bytes <= limit.max(cycle_bytes) + in_flight);
         }
     }
 }

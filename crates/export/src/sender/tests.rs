@@ -13,7 +13,7 @@ use crate::config::{Compression, Protocol, Secret};
 use crate::testing::grpc_collector::{self, GrpcCollector};
 use crate::testing::http_collector::{HttpCollector, Reply};
 use crate::testing::log::Log;
-use crate::testing::{StoppedClock, batch, config, count_points};
+use crate::testing::{StoppedClock, config, count_points, encoder, request_of, some_points};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -65,15 +65,15 @@ async fn over_http_a_failure_that_may_pass_is_followed_by_the_same_request() {
             config.timeout = Duration::from_millis(50);
         }
         let exporter = start(&config);
-        exporter.enqueue(batch(3));
+        exporter.hand_over(&mut encoder(), &some_points(3));
         assert_eq!(exporter.flush(LONG).await, 0, "{fault:?}");
         let stats = exporter.stats();
         assert_eq!((stats.sent_points, stats.retried_points, &stats.outage), (3, 3, &None), "{fault:?}");
         assert_eq!(dropped(&stats), [], "{fault:?}");
         let received = collector.received();
         assert_eq!(received.len(), 2, "{fault:?}");
-        assert_eq!(received[0].body, batch(3).bytes(), "{fault:?}");
-        assert_eq!(received[1].body, batch(3).bytes(), "{fault:?}");
+        assert_eq!(received[0].body, request_of(3), "{fault:?}");
+        assert_eq!(received[1].body, request_of(3), "{fault:?}");
     }
 }
 
@@ -91,8 +91,8 @@ async fn over_http_a_failure_that_will_not_pass_costs_the_request_and_no_other()
     ] {
         let collector = HttpCollector::start([Reply::status(line, headers, b"no such tenant")]).await;
         let exporter = start(&http(&collector));
-        exporter.enqueue(batch(3));
-        exporter.enqueue(batch(4));
+        exporter.hand_over(&mut encoder(), &some_points(3));
+        exporter.hand_over(&mut encoder(), &some_points(4));
         assert_eq!(exporter.flush(LONG).await, 0, "{line}");
         let stats = exporter.stats();
         assert_eq!((stats.sent_points, stats.retried_points), (4, 0), "{line}");
@@ -108,7 +108,7 @@ async fn a_collector_that_never_answers_is_left_after_the_timeout_and_tried_agai
     let mut config = http(&collector);
     config.timeout = Duration::from_millis(50);
     let exporter = start(&config);
-    exporter.enqueue(batch(2));
+    exporter.hand_over(&mut encoder(), &some_points(2));
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
     assert_eq!((stats.sent_points, stats.retried_points), (2, 4));
@@ -130,7 +130,7 @@ async fn a_partial_success_is_counted_told_once_and_never_sent_again() {
     .await;
     let exporter = start(&http(&collector));
     for _ in 0..7 {
-        exporter.enqueue(batch(5));
+        exporter.hand_over(&mut encoder(), &some_points(5));
     }
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
@@ -153,8 +153,8 @@ async fn a_success_whose_body_makes_no_sense_is_no_reason_to_send_again() {
     ])
     .await;
     let exporter = start(&http(&collector));
-    exporter.enqueue(batch(3));
-    exporter.enqueue(batch(3));
+    exporter.hand_over(&mut encoder(), &some_points(3));
+    exporter.hand_over(&mut encoder(), &some_points(3));
     assert_eq!(exporter.flush(LONG).await, 0);
     assert_eq!((exporter.stats().sent_points, exporter.stats().retried_points), (6, 0));
     assert_eq!(collector.received().len(), 2);
@@ -167,7 +167,7 @@ async fn what_the_collector_asks_for_is_waited() {
     let collector = HttpCollector::start([busy]).await;
     let exporter = start(&http(&collector));
     let began = Instant::now();
-    exporter.enqueue(batch(1));
+    exporter.hand_over(&mut encoder(), &some_points(1));
     until(|| exporter.stats().sent_points == 1).await;
     assert!(began.elapsed() >= Duration::from_secs(1));
 }
@@ -177,7 +177,7 @@ async fn a_flush_cuts_a_wait_short() {
     let collector =
         HttpCollector::start([Reply::status("503 Service Unavailable", "Retry-After: 600\r\n", b"")]).await;
     let exporter = start(&http(&collector));
-    exporter.enqueue(batch(3));
+    exporter.hand_over(&mut encoder(), &some_points(3));
     until(|| exporter.stats().outage.is_some()).await;
     assert_eq!(ends_soon(exporter.flush(Duration::from_mins(1))).await, 0);
     assert_eq!(exporter.stats().sent_points, 3);
@@ -188,8 +188,8 @@ async fn a_flush_gives_up_when_the_next_attempt_would_come_too_late() {
     let silence = Reply::status("503 Service Unavailable", "Retry-After: 600\r\n", b"");
     let collector = HttpCollector::start([silence.clone(), silence]).await;
     let exporter = start(&http(&collector));
-    exporter.enqueue(batch(3));
-    exporter.enqueue(batch(4));
+    exporter.hand_over(&mut encoder(), &some_points(3));
+    exporter.hand_over(&mut encoder(), &some_points(4));
     until(|| exporter.stats().outage.is_some()).await;
     assert_eq!(ends_soon(exporter.flush(Duration::from_secs(500))).await, 7);
     assert_eq!(exporter.stats().waiting_points, 7);
@@ -201,7 +201,7 @@ async fn a_flush_ends_at_its_deadline_whatever_the_collector_does() {
     let mut config = http(&collector);
     config.timeout = Duration::ZERO;
     let exporter = start(&config);
-    exporter.enqueue(batch(3));
+    exporter.hand_over(&mut encoder(), &some_points(3));
     assert_eq!(ends_soon(exporter.flush(Duration::from_millis(50))).await, 3);
 }
 
@@ -212,12 +212,12 @@ async fn an_outage_is_told_once_at_either_end_and_costs_the_oldest_points_only()
     let address = listener.local_addr().unwrap();
     drop(listener);
     let mut config = config(Protocol::HttpProtobuf, &format!("http://{address}/v1/metrics"));
-    config.queue_bytes = (1..=4).map(|points| batch(points).bytes().len()).sum::<usize>() - 1;
+    config.queue_bytes = (1..=4).map(|points| request_of(points).len()).sum::<usize>() - 1;
     let exporter = start(&config);
-    exporter.enqueue(batch(1));
+    exporter.hand_over(&mut encoder(), &some_points(1));
     until(|| exporter.stats().retried_points > 2).await;
     for points in 2..=4 {
-        exporter.enqueue(batch(points));
+        exporter.hand_over(&mut encoder(), &some_points(points));
     }
     until(|| !exporter.stats().dropped_points.is_empty()).await;
     let outage = exporter.stats().outage.unwrap();
@@ -250,17 +250,36 @@ async fn an_outage_is_told_once_at_either_end_and_costs_the_oldest_points_only()
 }
 
 #[tokio::test]
-async fn a_request_beyond_the_queue_is_counted_and_the_rest_goes_on() {
+async fn what_one_cycle_measured_is_sent_in_full_even_if_it_is_more_than_the_queue_may_hold() {
     let collector = HttpCollector::start([]).await;
     let mut config = http(&collector);
-    config.queue_bytes = batch(2).bytes().len();
+    config.queue_bytes = 100;
     let exporter = start(&config);
-    exporter.enqueue(batch(50));
-    exporter.enqueue(batch(2));
+    // On this runtime nothing can be sent before the whole cycle waits.
+    exporter.hand_over(&mut encoder(), &some_points(50_000));
+    assert!(exporter.stats().waiting_bytes > 1 << 20, "several requests: {:?}", exporter.stats());
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
-    assert_eq!(stats.sent_points, 2);
-    assert_eq!(dropped(&stats), [("too_large", 50)]);
+    assert_eq!(stats.sent_points, 50_000);
+    assert_eq!(dropped(&stats), []);
+    assert!(collector.received().len() > 2);
+}
+
+#[tokio::test]
+async fn a_queue_holds_compressed_requests_and_so_many_more_of_them() {
+    for compression in [Compression::Gzip, Compression::Zstd] {
+        for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+            let config = ExportConfig { compression, ..config(protocol, "http://127.0.0.1:9") };
+            let exporter = start(&config);
+            exporter.hand_over(&mut encoder(), &some_points(5_000));
+            // Nothing is sent before this test waits for something.
+            let waiting = exporter.stats().waiting_bytes;
+            assert!(
+                waiting > 0 && waiting < request_of(5_000).len() / 10,
+                "{compression:?}: {waiting} bytes"
+            );
+        }
+    }
 }
 
 #[tokio::test]
@@ -273,7 +292,7 @@ async fn over_http_headers_and_compressed_bodies_arrive() {
         config.compression = compression;
         config.headers = vec![("Authorization".into(), Secret::new("Bearer hunter2"))];
         let exporter = start(&config);
-        exporter.enqueue(batch(30));
+        exporter.hand_over(&mut encoder(), &some_points(30));
         assert_eq!(exporter.flush(LONG).await, 0);
         let received = collector.received();
         assert_eq!(received.len(), 2);
@@ -285,7 +304,7 @@ async fn over_http_headers_and_compressed_bodies_arrive() {
             assert_eq!(request.header("user-agent"), Some(crate::USER_AGENT));
             let plain =
                 crate::compress::decode_body(encoding.unwrap_or("identity"), &request.body, 1 << 20).unwrap();
-            assert_eq!(plain, batch(30).bytes());
+            assert_eq!(plain, request_of(30));
         }
     }
 }
@@ -300,7 +319,7 @@ async fn no_secret_is_logged_even_when_all_is() {
     let exporter = Exporter::new(&config, Arc::new(StoppedClock)).unwrap();
     assert!(!format!("{exporter:?}").contains("hunter2"));
     let exporter = exporter.start(&Handle::current());
-    exporter.enqueue(batch(3));
+    exporter.hand_over(&mut encoder(), &some_points(3));
     assert_eq!(exporter.flush(LONG).await, 0);
     assert_eq!(dropped(&exporter.stats()), [("401", 3)]);
     assert!(log.lines_with("DEBUG vms_export: request refused").len() == 1, "the details are not collected");
@@ -312,7 +331,7 @@ async fn sending_ends_with_the_last_handle() {
     let collector = HttpCollector::start([Reply::Hang]).await;
     let exporter = start(&http(&collector));
     let shared = Arc::downgrade(&exporter.shared);
-    exporter.clone().enqueue(batch(1));
+    exporter.clone().hand_over(&mut encoder(), &some_points(1));
     until(|| !collector.received().is_empty()).await;
     assert!(shared.upgrade().is_some());
     drop(exporter);
@@ -348,8 +367,8 @@ async fn over_grpc_each_status_is_retried_or_not_as_the_specification_says() {
             };
             let collector = GrpcCollector::start([Err(reply)], None, None).await;
             let exporter = start(&grpc(&collector));
-            exporter.enqueue(batch(3));
-            exporter.enqueue(batch(4));
+            exporter.hand_over(&mut encoder(), &some_points(3));
+            exporter.hand_over(&mut encoder(), &some_points(4));
             assert_eq!(exporter.flush(LONG).await, 0, "{code:?}");
             let stats = exporter.stats();
             let counts: Vec<u64> =
@@ -374,7 +393,7 @@ async fn over_grpc_the_delay_of_a_retry_info_is_waited() {
     let collector = GrpcCollector::start([Err(status)], None, None).await;
     let exporter = start(&grpc(&collector));
     let began = Instant::now();
-    exporter.enqueue(batch(1));
+    exporter.hand_over(&mut encoder(), &some_points(1));
     until(|| exporter.stats().sent_points == 1).await;
     assert!(began.elapsed() >= Duration::from_millis(300));
 }
@@ -384,8 +403,8 @@ async fn over_grpc_a_partial_success_is_counted_and_never_sent_again() {
     let replies = [Ok(grpc_collector::partial(2, "points too old")), Ok(grpc_collector::partial(0, ""))];
     let collector = GrpcCollector::start(replies, None, None).await;
     let exporter = start(&grpc(&collector));
-    exporter.enqueue(batch(5));
-    exporter.enqueue(batch(5));
+    exporter.hand_over(&mut encoder(), &some_points(5));
+    exporter.hand_over(&mut encoder(), &some_points(5));
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
     assert_eq!((stats.sent_points, stats.retried_points), (8, 0));
@@ -403,7 +422,7 @@ async fn over_grpc_requests_and_answers_travel_in_every_compression() {
             config.compression = compression;
             config.headers = vec![("Authorization".into(), Secret::new("Bearer hunter2"))];
             let exporter = start(&config);
-            exporter.enqueue(batch(30));
+            exporter.hand_over(&mut encoder(), &some_points(30));
             assert_eq!(exporter.flush(LONG).await, 0);
             let stats = exporter.stats();
             // The rejected point proves that the compressed answer was read.
@@ -411,7 +430,7 @@ async fn over_grpc_requests_and_answers_travel_in_every_compression() {
             assert_eq!(dropped(&stats), [("rejected", 1)]);
             let received = collector.received();
             let (metadata, request) = &received[0];
-            assert_eq!(request, &ExportMetricsServiceRequest::decode(batch(30).bytes().clone()).unwrap());
+            assert_eq!(request, &ExportMetricsServiceRequest::decode(request_of(30)).unwrap());
             assert_eq!(metadata.get("authorization").unwrap(), "Bearer hunter2");
             assert_eq!(metadata.get("user-agent").unwrap(), crate::USER_AGENT);
         }
@@ -463,10 +482,10 @@ async fn a_connection_that_died_in_silence_is_replaced_after_one_timeout() {
     let mut config = config(Protocol::Grpc, &format!("http://{}", relay.address));
     config.timeout = Duration::from_secs(1);
     let exporter = start(&config);
-    exporter.enqueue(batch(1));
+    exporter.hand_over(&mut encoder(), &some_points(1));
     assert_eq!(exporter.flush(LONG).await, 0);
     relay.forget().await;
-    exporter.enqueue(batch(2));
+    exporter.hand_over(&mut encoder(), &some_points(2));
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
     assert_eq!((stats.sent_points, stats.retried_points), (3, 2));
@@ -477,14 +496,14 @@ async fn a_connection_that_died_in_silence_is_replaced_after_one_timeout() {
 async fn a_server_of_the_other_protocol_is_told_apart() {
     let http_collector = HttpCollector::start([Reply::Reset; 0]).await;
     let exporter = start(&config(Protocol::Grpc, http_collector.url().trim_end_matches("/v1/metrics")));
-    exporter.enqueue(batch(1));
+    exporter.hand_over(&mut encoder(), &some_points(1));
     until(|| exporter.stats().outage.is_some()).await;
     let outage = exporter.stats().outage.unwrap();
     assert!(outage.failure.advice.contains("speaks gRPC"), "{outage:?}");
 
     let grpc_collector = GrpcCollector::start([], None, None).await;
     let exporter = start(&config(Protocol::HttpProtobuf, &format!("{}/v1/metrics", grpc_collector.url())));
-    exporter.enqueue(batch(1));
+    exporter.hand_over(&mut encoder(), &some_points(1));
     until(|| exporter.stats().outage.is_some()).await;
     let outage = exporter.stats().outage.unwrap();
     assert!(outage.failure.advice.contains("speaks HTTP/1.1"), "{outage:?}");
