@@ -4,17 +4,25 @@ use rustix::io::Errno;
 use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, ConnectionFilter};
+use vms_core::health::Sighting;
 
 use crate::bytecode::{Program, compile};
-use crate::codec::{DumpRequest, Family, Malformed, Messages, Reply};
+use crate::codec::{DumpRequest, Family, LookupRequest, Malformed, Messages, Reply};
 use crate::error::{Error, Operation};
 use crate::socket::{NetlinkSocket, Transport, io_error};
 
 /// The kernel's replies come in pieces of at most this size, however large the buffer.
 const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 
-/// How often a dump is tried that the kernel breaks off.
+/// How often a dump, or a batch of lookups, is tried that the kernel breaks off.
 const ATTEMPTS: u32 = 4;
+
+/// How many lookups go to the kernel in one send. It answers them all before the send returns: the socket's receive
+/// buffer has to hold the answers, each of which is charged with up to 2,304 bytes of the 212,992 that are usual.
+const LOOKUPS_AT_ONCE: usize = 64;
+
+/// By how much fewer lookups go in one send after answers did not find room.
+const FEWER_LOOKUPS: usize = 4;
 
 /// Sets of endpoints whose programs are kept beside the present ones. Each holds up to 128 KiB.
 const EARLIER_PROGRAMS: usize = 7;
@@ -49,6 +57,12 @@ impl ConnAdapter for SockDiag {
         self.client.dump(filter)
     }
 
+    /// One message each way for a connection, many of them in one send. The state may be any, also one that no dump
+    /// asked for.
+    fn lookup(&mut self, connections: &[Connection]) -> Result<Vec<Option<Sighting>>, Error> {
+        self.client.lookup(connections)
+    }
+
     fn interface_index(&self, name: &str) -> Option<u32> {
         self.client.transport.interface_index(name)
     }
@@ -65,6 +79,8 @@ struct Client<T> {
     programs: Programs,
     /// Those used before, the latest first.
     earlier: Vec<Programs>,
+    /// How many lookups go in one send.
+    lookups_at_once: usize,
     request: Vec<u8>,
     buffer: Box<[u8]>,
 }
@@ -80,6 +96,15 @@ enum Outcome {
     ProgramRefused,
 }
 
+/// What came of a batch of lookups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    /// Every answer.
+    All,
+    /// Not every answer.
+    Lost,
+}
+
 impl<T: Transport> Client<T> {
     fn new(transport: T, idle_port_id: Option<u32>) -> Self {
         Self {
@@ -88,6 +113,7 @@ impl<T: Transport> Client<T> {
             sequence: 0,
             programs: Programs::default(),
             earlier: Vec::new(),
+            lookups_at_once: LOOKUPS_AT_ONCE,
             request: Vec::new(),
             buffer: vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice(),
         }
@@ -133,10 +159,7 @@ impl<T: Transport> Client<T> {
         let found_before = found.len();
         for _attempt in 0..ATTEMPTS {
             found.truncate(found_before);
-            let port_id = match self.idle_port_id.take() {
-                Some(port_id) => port_id,
-                None => self.transport.reopen().map_err(|errno| classify(Operation::Open, errno))?,
-            };
+            let port_id = self.begin()?;
             match self.exchange(family, filter, port_id, found)? {
                 Outcome::Complete => {
                     self.idle_port_id = Some(port_id);
@@ -149,6 +172,108 @@ impl<T: Transport> Client<T> {
         Err(Error::Interrupted { attempts: ATTEMPTS })
     }
 
+    /// The port id for an exchange. Where that ends well, it is idle again.
+    fn begin(&mut self) -> Result<u32, Error> {
+        match self.idle_port_id.take() {
+            Some(port_id) => Ok(port_id),
+            None => self.transport.reopen().map_err(|errno| classify(Operation::Open, errno)),
+        }
+    }
+
+    fn lookup(&mut self, connections: &[Connection]) -> Result<Vec<Option<Sighting>>, Error> {
+        let mut sightings = Vec::with_capacity(connections.len());
+        let mut attempts = 0;
+        while let Some(asked @ [_, ..]) = connections.get(sightings.len()..) {
+            let batch = asked.split_at_checked(self.lookups_at_once).map_or(asked, |(batch, _)| batch);
+            let sightings_before = sightings.len();
+            let port_id = self.begin()?;
+            match self.exchange_lookups(batch, port_id, &mut sightings)? {
+                Answers::All => {
+                    self.idle_port_id = Some(port_id);
+                    attempts = 0;
+                }
+                Answers::Lost => {
+                    sightings.truncate(sightings_before);
+                    self.lookups_at_once = (self.lookups_at_once / FEWER_LOOKUPS).max(1);
+                    attempts += 1;
+                    if attempts == ATTEMPTS {
+                        return Err(Error::Interrupted { attempts });
+                    }
+                }
+            }
+        }
+        Ok(sightings)
+    }
+
+    /// Requests in one send, and the answer to each, which come in the same order.
+    fn exchange_lookups(
+        &mut self,
+        connections: &[Connection],
+        port_id: u32,
+        sightings: &mut Vec<Option<Sighting>>,
+    ) -> Result<Answers, Error> {
+        let first = self.sequence.wrapping_add(1);
+        self.request.clear();
+        for connection in connections {
+            self.sequence = self.sequence.wrapping_add(1);
+            LookupRequest { sequence: self.sequence, connection }.encode(&mut self.request);
+        }
+        match self.transport.send(&self.request) {
+            Ok(()) => {}
+            // More than the socket's send buffer, which the host's administrator may have made small.
+            Err(Errno::NOBUFS | Errno::MSGSIZE) => return Ok(Answers::Lost),
+            Err(errno) => return Err(classify(Operation::Request, errno)),
+        }
+        let mut unanswered = connections.iter().enumerate();
+        let mut next = unanswered.next();
+        while next.is_some() {
+            let Some(datagram) = self.receive()? else { return Ok(Answers::Lost) };
+            for message in Messages::new(datagram) {
+                let message = message?;
+                let answered = message.answered(first, connections.len(), port_id);
+                let (Some(answered), Some((index, connection))) = (answered, next) else { continue };
+                if answered != index {
+                    return Ok(Answers::Lost);
+                }
+                sightings.push(match message.decode_sighting()? {
+                    Reply::Socket(sighting) => {
+                        Some(sighting).filter(|sighting| is_same(&sighting.connection, connection))
+                    }
+                    // As every kernel does that has cookies. It also says so when `tcp_diag` was unloaded since the
+                    // dump; the next dump then fails.
+                    Reply::Failed { errno, .. } if Errno::from_raw_os_error(errno) == Errno::NOENT => None,
+                    Reply::Failed { errno, .. } => match Errno::from_raw_os_error(errno) {
+                        Errno::NOBUFS | Errno::AGAIN => return Ok(Answers::Lost),
+                        errno => return Err(classify(Operation::Request, errno)),
+                    },
+                    Reply::Lost => return Ok(Answers::Lost),
+                    Reply::Nothing | Reply::Done => continue,
+                });
+                next = unanswered.next();
+            }
+        }
+        Ok(Answers::All)
+    }
+
+    /// The next datagram of the kernel's; `None` when messages were lost.
+    fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
+        loop {
+            let datagram = match self.transport.receive(&mut self.buffer) {
+                Ok(datagram) => datagram,
+                Err(Errno::NOBUFS) => return Ok(None),
+                Err(errno) => return Err(classify(Operation::Reply, errno)),
+            };
+            if datagram.from_kernel {
+                let bytes = self.buffer.get(..datagram.bytes).ok_or(Malformed {
+                    offset: RECEIVE_BUFFER_BYTES,
+                    expected: "the end of the datagram",
+                    found: u64::try_from(datagram.bytes).unwrap_or(u64::MAX),
+                })?;
+                return Ok(Some(bytes));
+            }
+        }
+    }
+
     /// One request and all of its reply.
     fn exchange(
         &mut self,
@@ -159,7 +284,8 @@ impl<T: Transport> Client<T> {
     ) -> Result<Outcome, Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let program = self.programs.program(family);
-        let request = DumpRequest { sequence: self.sequence, family, states: filter.states(), program };
+        let sequence = self.sequence;
+        let request = DumpRequest { sequence, family, states: filter.states(), program };
         if request.encode(&mut self.request).is_err() {
             return Ok(Outcome::ProgramRefused);
         }
@@ -172,22 +298,10 @@ impl<T: Transport> Client<T> {
             Err(errno) => return Err(classify(Operation::Request, errno)),
         }
         loop {
-            let datagram = match self.transport.receive(&mut self.buffer) {
-                Ok(datagram) => datagram,
-                Err(Errno::NOBUFS) => return Ok(Outcome::Interrupted),
-                Err(errno) => return Err(classify(Operation::Reply, errno)),
-            };
-            if !datagram.from_kernel {
-                continue;
-            }
-            let bytes = self.buffer.get(..datagram.bytes).ok_or(Malformed {
-                offset: RECEIVE_BUFFER_BYTES,
-                expected: "the end of the datagram",
-                found: u64::try_from(datagram.bytes).unwrap_or(u64::MAX),
-            })?;
-            for message in Messages::new(bytes) {
+            let Some(datagram) = self.receive()? else { return Ok(Outcome::Interrupted) };
+            for message in Messages::new(datagram) {
                 let message = message?;
-                if !message.answers(self.sequence, port_id) {
+                if !message.answers(sequence, port_id) {
                     continue;
                 }
                 if message.interrupted() {
@@ -195,8 +309,8 @@ impl<T: Transport> Client<T> {
                 }
                 match message.decode()? {
                     // The program may have let through more than was asked for.
-                    Reply::Connection(connection) if filter.matches(&connection) => found.push(connection),
-                    Reply::Connection(_) | Reply::Nothing => {}
+                    Reply::Socket(connection) if filter.matches(&connection) => found.push(connection),
+                    Reply::Socket(_) | Reply::Nothing => {}
                     Reply::Done => return Ok(Outcome::Complete),
                     Reply::Lost => return Ok(Outcome::Interrupted),
                     Reply::Failed { errno, refused } => {
@@ -245,6 +359,11 @@ impl Programs {
             Family::Inet6 => self.inet6 = None,
         }
     }
+}
+
+/// Whether the socket told is the one that was asked for, whatever has become of it.
+fn is_same(told: &Connection, asked: &Connection) -> bool {
+    (told.cookie, told.local, told.remote) == (asked.cookie, asked.local, asked.remote)
 }
 
 /// What an errno means to the caller.

@@ -7,6 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, Cookie, Inode, TcpState, TcpStates};
+use vms_core::health::Sighting;
+
+use tcp_info::{Queues, decode_vitals};
+
+mod tcp_info;
 
 /// `SOCK_DIAG_BY_FAMILY` (`include/uapi/linux/sock_diag.h`): the request, and each socket in the reply.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -30,6 +35,12 @@ const FLAG_DUMP: u16 = 0x300;
 const PROTOCOL_TCP: u8 = 6;
 /// `INET_DIAG_REQ_BYTECODE`.
 const ATTRIBUTE_BYTECODE: u16 = 1;
+/// `INET_DIAG_INFO`: `struct tcp_info`, in the reply to a request that has [`EXTENSION_INFO`] set.
+const ATTRIBUTE_INFO: u16 = 2;
+/// `1 << (INET_DIAG_INFO - 1)`.
+const EXTENSION_INFO: u8 = 1 << (ATTRIBUTE_INFO - 1);
+/// `NLA_TYPE_MASK`: what of an attribute's type is no flag.
+const ATTRIBUTE_TYPE_MASK: u16 = 0x3fff;
 /// `sizeof(struct nlmsghdr)`.
 const HEADER_BYTES: usize = 16;
 /// `sizeof(struct nlattr)`.
@@ -38,6 +49,8 @@ const ATTRIBUTE_HEADER_BYTES: usize = 4;
 const DIAG_REQUEST_BYTES: usize = 56;
 /// `sizeof(struct inet_diag_sockid)`.
 const SOCKET_ID_BYTES: usize = 48;
+/// `nlmsghdr` and `inet_diag_req_v2`: all of a request that has no attribute.
+const LOOKUP_BYTES: u32 = 72;
 /// `MAX_ERRNO` (`include/linux/err.h`).
 const MAX_ERRNO: u32 = 4095;
 
@@ -95,12 +108,7 @@ impl DumpRequest<'_> {
         let message_bytes = HEADER_BYTES + DIAG_REQUEST_BYTES + attribute_bytes;
         let message_length = u32::try_from(message_bytes).map_err(too_long)?;
 
-        // struct nlmsghdr. A port id of 0 stands for the socket that sends.
-        out.extend(message_length.to_ne_bytes());
-        out.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        out.extend((FLAG_REQUEST | FLAG_DUMP).to_ne_bytes());
-        out.extend(self.sequence.to_ne_bytes());
-        out.extend(0_u32.to_ne_bytes());
+        encode_header(out, message_length, FLAG_REQUEST | FLAG_DUMP, self.sequence);
         // struct inet_diag_req_v2: no extensions, and a dump looks for no one socket.
         out.extend([self.family.number(), PROTOCOL_TCP, 0, 0]);
         out.extend(self.states.bits().to_ne_bytes());
@@ -112,6 +120,64 @@ impl DumpRequest<'_> {
             out.extend(self.program);
         }
         Ok(())
+    }
+}
+
+/// A request for one socket that is known, with its `struct tcp_info`.
+///
+/// The kernel finds it by its endpoints and the interface that it is bound to, and says `ENOENT` when that socket has
+/// another cookie. Without the flags of a dump it is not the states that count: a socket in any state comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LookupRequest<'a> {
+    /// Comes back in the reply, which is one message.
+    pub sequence: u32,
+    /// The socket as it was told before.
+    pub connection: &'a Connection,
+}
+
+impl LookupRequest<'_> {
+    /// Adds the bytes of the request to `out`: several go to the kernel in one datagram.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let Connection { local, remote, interface, cookie: Cookie(cookie), .. } = self.connection;
+        // Asked for IPv4 addresses, the kernel looks among the sockets of both families.
+        let family = match (local.ip(), remote.ip()) {
+            (IpAddr::V4(_), IpAddr::V4(_)) => Family::Inet,
+            _ => Family::Inet6,
+        };
+        encode_header(out, LOOKUP_BYTES, FLAG_REQUEST, self.sequence);
+        // struct inet_diag_req_v2; no kernel looks at the states here.
+        out.extend([family.number(), PROTOCOL_TCP, EXTENSION_INFO, 0]);
+        out.extend(u32::MAX.to_ne_bytes());
+        // struct inet_diag_sockid.
+        out.extend(local.port().to_be_bytes());
+        out.extend(remote.port().to_be_bytes());
+        out.extend(encode_ip(family, local.ip()));
+        out.extend(encode_ip(family, remote.ip()));
+        out.extend(interface.to_ne_bytes());
+        // Two words, the low one first on hosts of either byte order.
+        let words = if cfg!(target_endian = "big") { cookie.rotate_left(32) } else { *cookie };
+        out.extend(words.to_ne_bytes());
+    }
+}
+
+/// `struct nlmsghdr`. A port id of 0 stands for the socket that sends.
+fn encode_header(out: &mut Vec<u8>, message_bytes: u32, flags: u16, sequence: u32) {
+    out.extend(message_bytes.to_ne_bytes());
+    out.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    out.extend(flags.to_ne_bytes());
+    out.extend(sequence.to_ne_bytes());
+    out.extend(0_u32.to_ne_bytes());
+}
+
+/// An address as `inet_diag_sockid` holds it: an IPv4 address fills the first of the four words.
+fn encode_ip(family: Family, ip: IpAddr) -> [u8; 16] {
+    match (family, ip) {
+        (Family::Inet, IpAddr::V4(ip)) => {
+            let [a, b, c, d] = ip.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        (_, IpAddr::V4(ip)) => ip.to_ipv6_mapped().octets(),
+        (_, IpAddr::V6(ip)) => ip.octets(),
     }
 }
 
@@ -143,14 +209,14 @@ pub struct Message<'a> {
     payload: Cursor<'a>,
 }
 
-/// What a message of a dump says.
+/// What a message says: of a dump of [`Connection`]s, or in answer to a lookup that asks for a [`Sighting`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reply {
+pub enum Reply<S> {
     /// One socket.
-    Connection(Connection),
+    Socket(S),
     /// The end: every socket has been told.
     Done,
-    /// The end: the kernel gave up on the dump. It says so in `NLMSG_DONE` or in `NLMSG_ERROR`.
+    /// The end: the kernel gave up. It says so in `NLMSG_DONE`, or in `NLMSG_ERROR`.
     Failed {
         /// The errno, positive, at most 4095.
         errno: i32,
@@ -217,20 +283,44 @@ impl Message<'_> {
         self.sequence == sequence && self.port_id == port_id
     }
 
+    /// Which of so many requests of that socket the message answers, that were sent with sequence numbers from `first`
+    /// on; `None` when it answers none of them.
+    #[must_use]
+    pub fn answered(&self, first: u32, requests: usize, port_id: u32) -> Option<usize> {
+        let index = usize::try_from(self.sequence.wrapping_sub(first)).ok()?;
+        (self.port_id == port_id && index < requests).then_some(index)
+    }
+
     /// Whether the kernel noticed that what it dumps changed meanwhile: sockets may be missing or come twice.
     #[must_use]
     pub fn interrupted(&self) -> bool {
         self.flags & FLAG_DUMP_INTERRUPTED != 0
     }
 
-    /// What the message says.
+    /// What the message of a dump says.
     ///
     /// # Errors
     /// When the payload is shorter than its type needs, or holds a number that has no meaning there.
-    pub fn decode(&self) -> Result<Reply, Malformed> {
+    pub fn decode(&self) -> Result<Reply<Connection>, Malformed> {
+        // The attributes that may follow were not asked for, and are not looked at.
+        self.decode_with(|payload| decode_socket(payload).map(|(connection, _)| connection))
+    }
+
+    /// What the answer to a [`LookupRequest`] says.
+    ///
+    /// # Errors
+    /// As [`Message::decode`]; also when the attributes are not such, or a `tcp_info` lacks what every kernel tells.
+    pub fn decode_sighting(&self) -> Result<Reply<Sighting>, Malformed> {
+        self.decode_with(decode_sighting)
+    }
+
+    fn decode_with<S>(
+        &self,
+        decode_socket: impl FnOnce(&mut Cursor<'_>) -> Result<S, Malformed>,
+    ) -> Result<Reply<S>, Malformed> {
         let mut payload = self.payload.clone();
         match self.kind {
-            SOCK_DIAG_BY_FAMILY => decode_connection(&mut payload).map(Reply::Connection),
+            SOCK_DIAG_BY_FAMILY => decode_socket(&mut payload).map(Reply::Socket),
             DONE => Ok(match decode_errno(&mut payload)? {
                 0 => Reply::Done,
                 errno => Reply::Failed { errno, refused: false },
@@ -243,7 +333,7 @@ impl Message<'_> {
             NOOP => Ok(Reply::Nothing),
             kind => Err(Malformed {
                 offset: payload.offset.saturating_sub(HEADER_BYTES - 4),
-                expected: "a message type of a sock_diag dump",
+                expected: "a message type of sock_diag",
                 found: kind.into(),
             }),
         }
@@ -262,8 +352,22 @@ fn decode_errno(payload: &mut Cursor<'_>) -> Result<i32, Malformed> {
     }
 }
 
-/// `struct inet_diag_msg`. The attributes that may follow it were not asked for and are not looked at.
-fn decode_connection(payload: &mut Cursor<'_>) -> Result<Connection, Malformed> {
+/// `struct inet_diag_msg`, and the `struct tcp_info` among the attributes behind it.
+fn decode_sighting(payload: &mut Cursor<'_>) -> Result<Sighting, Malformed> {
+    let (connection, queues) = decode_socket(payload)?;
+    let mut vitals = None;
+    while !payload.rest.is_empty() {
+        let (kind, value) = payload.take_attribute()?;
+        if kind == ATTRIBUTE_INFO {
+            vitals = Some(decode_vitals(&value, queues)?);
+        }
+    }
+    // A listener's queues are its backlog, and nothing of its tcp_info is a connection's.
+    Ok(Sighting { connection, vitals: vitals.filter(|_| connection.state != TcpState::Listen) })
+}
+
+/// `struct inet_diag_msg`.
+fn decode_socket(payload: &mut Cursor<'_>) -> Result<(Connection, Queues), Malformed> {
     let offset = payload.offset;
     let [family, state, _timer, _retransmits] = payload.take("a socket's family and state (4 bytes)")?;
     let family = match family {
@@ -286,11 +390,12 @@ fn decode_connection(payload: &mut Cursor<'_>) -> Result<Connection, Malformed> 
     let interface = payload.take_u32("an interface index")?;
     let cookie_low = payload.take_u32("a cookie (8 bytes)")?;
     let cookie_high = payload.take_u32("a cookie (8 bytes)")?;
-    // Timer and queues.
-    let _: [u8; 12] = payload.take("a timer and two queue lengths (12 bytes)")?;
+    let _timer = payload.take_u32("a timer")?;
+    let receive_bytes = payload.take_u32("the length of a receive queue")?;
+    let send_bytes = payload.take_u32("the length of a send queue")?;
     let uid = payload.take_u32("a user id")?;
     let inode = payload.take_u32("an inode")?;
-    Ok(Connection {
+    let connection = Connection {
         local: Endpoint::new(local_ip, local_port),
         remote: Endpoint::new(remote_ip, remote_port),
         state,
@@ -298,7 +403,8 @@ fn decode_connection(payload: &mut Cursor<'_>) -> Result<Connection, Malformed> 
         inode: Inode::new(inode.into()),
         cookie: Cookie(u64::from(cookie_high) << 32 | u64::from(cookie_low)),
         uid,
-    })
+    };
+    Ok((connection, Queues { receive_bytes, send_bytes }))
 }
 
 /// An address as `inet_diag_sockid` holds it: an IPv4 address fills the first of the four words.
@@ -336,6 +442,26 @@ impl Cursor<'_> {
 
     fn take_u32(&mut self, expected: &'static str) -> Result<u32, Malformed> {
         self.take(expected).map(u32::from_ne_bytes)
+    }
+
+    /// `struct nlattr`: its type, and what it holds.
+    fn take_attribute(&mut self) -> Result<(u16, Self), Malformed> {
+        let offset = self.offset;
+        let available = self.rest.len();
+        let length = self.take_u16("an attribute header (4 bytes)")?;
+        let kind = self.take_u16("an attribute type")?;
+        let value_bytes = usize::from(length)
+            .checked_sub(ATTRIBUTE_HEADER_BYTES)
+            .filter(|value_bytes| ATTRIBUTE_HEADER_BYTES + value_bytes <= available)
+            .ok_or(Malformed {
+                offset,
+                expected: "an attribute length from 4 to what is left of the message",
+                found: length.into(),
+            })?;
+        let value = self.split(value_bytes);
+        // NLA_ALIGN: the next attribute starts at a multiple of 4; the last one may go unpadded.
+        self.split(value_bytes.next_multiple_of(4) - value_bytes);
+        Ok((kind & ATTRIBUTE_TYPE_MASK, value))
     }
 
     /// Splits off as many bytes, or all when there are fewer.

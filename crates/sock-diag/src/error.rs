@@ -33,8 +33,9 @@ pub enum Error {
     /// The reply cannot be what the kernel meant. What had arrived before is not to be trusted either.
     #[error("sock_diag reply: malformed")]
     Malformed(#[from] Malformed),
-    /// Each attempt was broken off by the kernel, because the table changed under it or memory was short.
-    #[error("sock_diag dump: interrupted {attempts} times in a row")]
+    /// Each attempt was broken off by the kernel, because the table changed under it, or memory or room in the socket's
+    /// buffer was short.
+    #[error("sock_diag reply: interrupted {attempts} times in a row")]
     Interrupted {
         /// How often it was tried.
         attempts: u32,

@@ -3,15 +3,17 @@
 #![cfg(test)]
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::net::sockopt::socket_cookie;
 use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState, TcpStates};
+use vms_core::health::Sighting;
 use vms_sock_diag::SockDiag;
 
 const ESTABLISHED: TcpStates = TcpStates::of(&[TcpState::Established]);
@@ -255,6 +257,157 @@ fn a_standing_connection_is_found_once_in_each_dump_while_others_come_and_go() {
             assert_eq!(of_socket(&found, &link.server).len(), 1);
         }
     });
+}
+
+/// The sockets of both ends, as a dump tells them: the client's, then the server's.
+fn both_ends(link: &Link) -> [Connection; 2] {
+    let found = dump(ESTABLISHED, [link.service()]);
+    [of_socket(&found, &link.client)[0], of_socket(&found, &link.server)[0]]
+}
+
+fn lookup(connections: &[Connection]) -> Vec<Option<Sighting>> {
+    SockDiag::open().unwrap().lookup(connections).unwrap()
+}
+
+/// Both ends are found again as the dump told them, with every byte counted at the right end.
+fn assert_found_again(mut link: Link) {
+    let ends = both_ends(&link);
+    link.client.write_all(&[7; 10_000]).unwrap();
+    link.server.read_exact(&mut [0; 9_000]).unwrap();
+    link.server.write_all(&[7; 300]).unwrap();
+    link.client.read_exact(&mut [0; 300]).unwrap();
+
+    let sightings = lookup(&ends);
+    let [Some(client), Some(server)] = sightings[..] else { panic!("{sightings:?}") };
+    assert_eq!([client.connection, server.connection], ends);
+    let (client, server) = (client.vitals.unwrap(), server.vitals.unwrap());
+    assert_eq!((client.sent_bytes, client.received_bytes), (10_000, 300));
+    assert_eq!((server.sent_bytes, server.received_bytes), (300, 10_000));
+    assert_eq!((client.unread_bytes, server.unread_bytes), (0, 1_000));
+    assert_eq!((client.unsent_bytes, client.unacknowledged_bytes), (0, 0), "the answer acknowledged all");
+    for vitals in [client, server] {
+        assert!(vitals.rtt.is_some_and(|rtt| rtt < Duration::from_secs(5)), "{vitals:?}");
+        assert!(vitals.since_data < Duration::from_mins(1), "{vitals:?}");
+        assert!(vitals.since_acknowledgment < Duration::from_mins(1), "{vitals:?}");
+        assert_eq!((vitals.retransmits, vitals.unanswered_probes), (0, 0));
+    }
+}
+
+#[test]
+fn an_ipv4_connection_is_found_again() {
+    assert_found_again(Link::new("127.0.0.1", "127.0.0.1"));
+}
+
+#[test]
+fn an_ipv6_connection_is_found_again() {
+    assert_found_again(Link::new("::1", "::1"));
+}
+
+#[test]
+fn connections_with_mapped_addresses_are_found_again() {
+    assert_found_again(Link::new("::", "127.0.0.1"));
+    assert_found_again(Link::new("127.0.0.1", "::ffff:127.0.0.1"));
+}
+
+#[test]
+fn a_connection_bound_to_an_interface_is_found_again() {
+    // A link-local address: its connections are bound to its interface.
+    let interfaces = std::fs::read_to_string("/proc/net/if_inet6").unwrap();
+    let link_local = interfaces.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let address = Ipv6Addr::from(u128::from_str_radix(fields.next()?, 16).ok()?);
+        let index = u32::from_str_radix(fields.next()?, 16).ok()?;
+        address.is_unicast_link_local().then_some((address, index))
+    });
+    let Some((address, index)) = link_local else {
+        eprintln!("skipped: no interface has a link-local address");
+        return;
+    };
+    let bind = SocketAddrV6::new(address, 0, 0, index);
+    let listener = TcpListener::bind(bind).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let link = Link { listener, client, server };
+    let ends = both_ends(&link);
+    assert!(ends.iter().all(|end| end.interface == index), "{ends:?}");
+    let elsewhere = ends.map(|end| Connection { interface: index + 1000, ..end });
+    assert_eq!(lookup(&elsewhere), [None, None]);
+    assert_found_again(link);
+}
+
+#[test]
+fn a_socket_with_another_cookie_is_not_the_one_asked_for() {
+    let link = Link::new("127.0.0.1", "127.0.0.1");
+    let [client, server] = both_ends(&link);
+    let successor = Connection { cookie: Cookie(client.cookie.0 + 1_000_000), ..client };
+    let swapped = Connection { cookie: client.cookie, ..server };
+    let sightings = lookup(&[successor, client, swapped, server]);
+    assert_eq!(sightings.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false, true]);
+}
+
+#[test]
+fn a_closed_connection_is_gone_or_told_in_its_other_state() {
+    let link = Link::new("127.0.0.1", "127.0.0.1");
+    let ends = both_ends(&link);
+    let Link { listener, client, mut server } = link;
+    drop(client);
+    assert_eq!(server.read(&mut [0; 8]).unwrap(), 0, "the end of the stream has arrived");
+    let sightings = lookup(&ends);
+    let server_end = sightings[1].expect("its process holds it still");
+    assert_eq!(server_end.connection, Connection { state: TcpState::CloseWait, ..ends[1] });
+    assert!(server_end.vitals.is_some());
+    // The client's socket was replaced by a small one that waits for the server's FIN.
+    assert!(sightings[0].is_none_or(|client| client.connection.state == TcpState::FinWait2), "{sightings:?}");
+
+    drop((listener, server));
+    let sightings = lookup(&ends);
+    assert_eq!(sightings[1], None, "closed at both ends, here second");
+    assert!(
+        sightings[0]
+            .is_none_or(|client| client.connection.state == TcpState::TimeWait && client.vitals.is_none())
+    );
+}
+
+#[test]
+fn a_thousand_lookups_in_one_call_keep_their_order() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let links: Vec<(TcpStream, TcpStream)> =
+        (0..250).map(|_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap().0)).collect();
+    let mut found = dump(ESTABLISHED, [endpoint(address)]);
+    assert_eq!(found.len(), 500);
+    // Each second one is gone, and the order is none that the kernel knows.
+    found.sort_unstable_by_key(|connection| connection.cookie.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let asked: Vec<Connection> = found
+        .iter()
+        .flat_map(|connection| [*connection, Connection { cookie: Cookie(u64::MAX), ..*connection }])
+        .collect();
+    let mut sock_diag = SockDiag::open().unwrap();
+    for _ in 0..2 {
+        let sightings = sock_diag.lookup(&asked).unwrap();
+        assert_eq!(sightings.len(), 1_000);
+        for (pair, connection) in sightings.chunks(2).zip(&found) {
+            assert_eq!(pair[0].unwrap().connection, *connection);
+            assert_eq!(pair[1], None);
+        }
+    }
+    assert_eq!(sock_diag.dump(&ConnectionFilter::new(ESTABLISHED, [endpoint(address)])).unwrap().len(), 500);
+    drop(links);
+}
+
+#[test]
+fn what_is_not_acknowledged_is_told_apart_from_what_is_not_sent() {
+    let mut link = Link::new("127.0.0.1", "127.0.0.1");
+    let ends = both_ends(&link);
+    link.client.set_nonblocking(true).unwrap();
+    // Until the reader's buffer and then the writer's are full.
+    let mut written = 0;
+    while let Ok(bytes) = link.client.write(&[7; 16_384]) {
+        written += u64::try_from(bytes).unwrap();
+    }
+    let client = lookup(&ends)[0].unwrap().vitals.unwrap();
+    assert!(client.unsent_bytes > 0, "{client:?}");
+    assert_eq!(client.sent_bytes + client.unsent_bytes, written, "{client:?}");
 }
 
 #[test]

@@ -13,6 +13,8 @@ enum Event {
     Answer(Vec<u8>),
     /// The datagram is somebody else's, sent under the pretense of being an answer.
     Forgery(Vec<u8>),
+    /// The answer to the request with that index among those sent at once.
+    AnswerTo(u32, Vec<u8>),
     /// The answer to the request before this one.
     Stale(Vec<u8>),
     /// The answer to another socket.
@@ -51,6 +53,7 @@ impl Transport for Script {
 
     fn send(&mut self, request: &[u8]) -> Result<(), Errno> {
         assert!(self.pending.is_empty(), "a request while the last one is still being answered");
+        // The number of the first, where several requests are sent at once.
         self.sequence = u32::from_ne_bytes(request[8..12].try_into().unwrap());
         self.requests.push(request.to_vec());
         self.pending = self.exchanges.pop_front().expect("no more requests than the script has")?;
@@ -61,6 +64,7 @@ impl Transport for Script {
         let event = self.pending.pop_front().expect("nothing is read behind the end of the reply");
         let (mut bytes, sequence, port_id, from_kernel) = match event {
             Event::Answer(bytes) => (bytes, self.sequence, self.port_id, true),
+            Event::AnswerTo(index, bytes) => (bytes, self.sequence + index, self.port_id, true),
             Event::Forgery(bytes) => (bytes, self.sequence, self.port_id, false),
             Event::Stale(bytes) => (bytes, self.sequence.wrapping_sub(1), self.port_id, true),
             Event::Misdirected(bytes) => (bytes, self.sequence, self.port_id + 1, true),
@@ -336,6 +340,8 @@ fn programs_follow_the_endpoints() {
     assert_eq!(programs[0], programs[1]);
     assert_ne!(programs[1], programs[2]);
 }
+
+mod lookup;
 
 /// Against the real kernel, from inside: which of its answers came about by which program.
 mod real {

@@ -4,6 +4,8 @@ use vms_core::connection::TcpStates;
 
 use super::*;
 
+mod lookup;
+
 const SEQUENCE: u32 = 7;
 const PORT_ID: u32 = 4242;
 
@@ -83,7 +85,7 @@ fn valid_reply() -> Vec<u8> {
     .concat()
 }
 
-fn decode_all(datagram: &[u8]) -> Result<Vec<Reply>, Malformed> {
+fn decode_all(datagram: &[u8]) -> Result<Vec<Reply<Connection>>, Malformed> {
     Messages::new(datagram).map(|message| message?.decode()).collect()
 }
 
@@ -104,15 +106,13 @@ fn a_socket_is_decoded_field_by_field() {
         cookie: Cookie(0x1122_3344_5566_7788),
         uid: 1000,
     };
-    assert_eq!(replies, [Reply::Connection(connection)]);
+    assert_eq!(replies, [Reply::Socket(connection)]);
 }
 
 #[test]
 fn every_message_of_a_reply_is_decoded_and_mapped_addresses_are_ipv4() {
     let replies = decode_all(&valid_reply()).unwrap();
-    let [Reply::Connection(ipv4), Reply::Connection(mapped), Reply::Connection(ipv6), Reply::Done] =
-        replies[..]
-    else {
+    let [Reply::Socket(ipv4), Reply::Socket(mapped), Reply::Socket(ipv6), Reply::Done] = replies[..] else {
         panic!("{replies:?}")
     };
     assert_eq!((mapped.local, mapped.remote), (ipv4.local, ipv4.remote));
@@ -126,7 +126,7 @@ fn a_socket_without_a_file_has_no_inode() {
     let mut payload = ipv4_socket();
     payload[68..72].fill(0);
     let replies = decode_all(&message(SOCK_DIAG_BY_FAMILY, 2, &payload)).unwrap();
-    assert!(matches!(replies[..], [Reply::Connection(Connection { inode: None, .. })]));
+    assert!(matches!(replies[..], [Reply::Socket(Connection { inode: None, .. })]));
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn what_makes_no_sense_is_refused_with_its_place() {
     }
     let kind = changed(96 + 4, &16_u16.to_ne_bytes());
     assert_eq!((kind.offset, kind.found), (100, 16));
-    assert_eq!(kind.to_string(), "byte 100: expected a message type of a sock_diag dump, found 16");
+    assert_eq!(kind.to_string(), "byte 100: expected a message type of sock_diag, found 16");
 }
 
 #[test]
