@@ -1,11 +1,20 @@
 //! The decision tree: ports above, addresses below.
+//!
+//! Most sockets of a host have nothing to do with the endpoints, and nearly each has an ephemeral port at one end: it
+//! could have any. So ports are split by how many lie on either side rather than by how many leaves do, and a wide gap
+//! between leaves takes one comparison or two, however many leaves there are.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use super::assembler::{Assembler, End, Prefix, Target};
 
 /// Up to so many addresses are tried one after the other.
 const LINEAR_ADDRESSES: usize = 4;
+
+/// What a leaf weighs, in ports without one. Without it, leaves close together could end up in a row instead of a tree;
+/// with it, none is deeper than the logarithm of the number of leaves and another ten.
+const LEAF_WEIGHT: usize = 256;
 
 /// What is accepted at some ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +42,13 @@ impl Leaf {
             Self::Addresses { port, .. } => *port,
         }
     }
+
+    fn last_port(&self) -> u16 {
+        match self {
+            Self::Ports { last, .. } => *last,
+            Self::Addresses { port, .. } => *port,
+        }
+    }
 }
 
 /// The address as a number, an IPv4 address as the IPv4-mapped one.
@@ -49,45 +65,119 @@ pub(super) fn address_bits(ip: IpAddr) -> u128 {
 pub(super) fn assemble(leaves: &[Leaf]) -> Option<Vec<u8>> {
     let mut assembler = Assembler::default();
     let local = assembler.label();
-    place_leaves(&mut assembler, End::REMOTE, leaves, Target::Label(local));
+    place_leaves(&mut assembler, End::REMOTE, leaves, 0..=u16::MAX, Target::Label(local));
     assembler.place(local);
-    place_leaves(&mut assembler, End::LOCAL, leaves, Target::Reject);
+    place_leaves(&mut assembler, End::LOCAL, leaves, 0..=u16::MAX, Target::Reject);
     assembler.finish()
 }
 
-/// Halves the leaves until one is left. The higher half follows its comparison, the lower half follows that.
-fn place_leaves(assembler: &mut Assembler, end: End, leaves: &[Leaf], otherwise: Target) {
-    let (lower, higher) = leaves.split_at(leaves.len() / 2);
-    match (lower, higher) {
-        ([], []) => assembler.jump(otherwise),
-        ([], [leaf, ..]) => place_leaf(assembler, end, leaf, otherwise),
-        (_, [first, ..]) => {
-            let below = assembler.label();
-            assembler.port_at_least(end, first.first_port(), Target::Label(below));
-            place_leaves(assembler, end, higher, otherwise);
-            assembler.place(below);
-            place_leaves(assembler, end, lower, otherwise);
+/// Splits the ports that are still possible until one leaf is left.
+fn place_leaves(
+    assembler: &mut Assembler,
+    end: End,
+    leaves: &[Leaf],
+    ports: RangeInclusive<u16>,
+    otherwise: Target,
+) {
+    let Some(split) = PortSplit::choose(leaves, &ports) else {
+        return match leaves.first() {
+            Some(leaf) => place_leaf(assembler, end, leaf, &ports, otherwise),
+            None => assembler.jump(otherwise),
+        };
+    };
+    let first_above = split.last_below.saturating_add(1);
+    let ports_below = *ports.start()..=split.last_below;
+    let ports_above = first_above..=*ports.end();
+    match leaves.split_at_checked(split.leaves_below).unwrap_or((leaves, &[])) {
+        ([], above) => {
+            assembler.port_at_least(end, first_above, otherwise);
+            place_leaves(assembler, end, above, ports_above, otherwise);
         }
-        (_, []) => {}
+        (below, []) => {
+            assembler.port_at_most(end, split.last_below, otherwise);
+            place_leaves(assembler, end, below, ports_below, otherwise);
+        }
+        // The audit counts through the program up to each label: the longer part comes behind it.
+        (below, above) if below.len() < above.len() => {
+            let label = assembler.label();
+            assembler.port_at_most(end, split.last_below, Target::Label(label));
+            place_leaves(assembler, end, below, ports_below, otherwise);
+            assembler.place(label);
+            place_leaves(assembler, end, above, ports_above, otherwise);
+        }
+        (below, above) => {
+            let label = assembler.label();
+            assembler.port_at_least(end, first_above, Target::Label(label));
+            place_leaves(assembler, end, above, ports_above, otherwise);
+            assembler.place(label);
+            place_leaves(assembler, end, below, ports_below, otherwise);
+        }
     }
 }
 
-fn place_leaf(assembler: &mut Assembler, end: End, leaf: &Leaf, otherwise: Target) {
-    match leaf {
-        Leaf::Ports { first, last } if first == last => {
-            assembler.port_is(end, *first, otherwise);
-            assembler.jump(Target::Accept);
+/// Where ports are split: at an edge of a gap before, between or behind leaves, so that the gap stays whole.
+#[derive(Debug, Clone, Copy)]
+struct PortSplit {
+    leaves_below: usize,
+    last_below: u16,
+}
+
+impl PortSplit {
+    /// The split into sides as equal in weight as can be, or `None` for a single leaf: it tells for itself which ports
+    /// are not its own.
+    fn choose(leaves: &[Leaf], ports: &RangeInclusive<u16>) -> Option<Self> {
+        if leaves.len() < 2 {
+            return None;
         }
+        let weight_to = |last: u16, leaves: usize| {
+            usize::from(last) + 1 - usize::from(*ports.start()).min(usize::from(last)) + leaves * LEAF_WEIGHT
+        };
+        let weight = weight_to(*ports.end(), leaves.len());
+        let before_leaves = leaves.iter().enumerate().filter_map(|(leaves_below, leaf)| {
+            let last_below = leaf.first_port().checked_sub(1)?;
+            (last_below >= *ports.start()).then_some(Self { leaves_below, last_below })
+        });
+        let behind_leaves = leaves
+            .iter()
+            .zip(1..)
+            .map(|(leaf, leaves_below)| Self { leaves_below, last_below: leaf.last_port() })
+            .filter(|split| split.last_below < *ports.end());
+        before_leaves
+            .chain(behind_leaves)
+            .min_by_key(|split| (2 * weight_to(split.last_below, split.leaves_below)).abs_diff(weight))
+    }
+}
+
+/// Tests for one leaf, where one of these ports is still possible.
+fn place_leaf(
+    assembler: &mut Assembler,
+    end: End,
+    leaf: &Leaf,
+    ports: &RangeInclusive<u16>,
+    otherwise: Target,
+) {
+    let certain = leaf.first_port() <= *ports.start() && *ports.end() <= leaf.last_port();
+    match leaf {
         Leaf::Ports { first, last } => {
-            assembler.port_at_least(end, *first, otherwise);
-            assembler.port_at_most(end, *last, otherwise);
+            if first == last && !certain {
+                assembler.port_is(end, *first, otherwise);
+            } else {
+                if first > ports.start() {
+                    assembler.port_at_least(end, *first, otherwise);
+                }
+                if last < ports.end() {
+                    assembler.port_at_most(end, *last, otherwise);
+                }
+            }
             assembler.jump(Target::Accept);
         }
         Leaf::Addresses { port, addresses } if addresses.len() <= LINEAR_ADDRESSES => {
-            place_addresses(assembler, end, Some(*port), addresses, otherwise);
+            place_addresses(assembler, end, (!certain).then_some(*port), addresses, otherwise);
         }
+        // What is far from all addresses is turned down at once.
         Leaf::Addresses { port, addresses } => {
-            assembler.port_is(end, *port, otherwise);
+            let prefix = common_prefix(addresses);
+            assembler.address_in(end, (!certain).then_some(*port), prefix, otherwise);
             place_addresses(assembler, end, None, addresses, otherwise);
         }
     }
