@@ -14,7 +14,7 @@ const LINEAR_ADDRESSES: usize = 4;
 
 /// What a leaf weighs, in ports without one. Without it, leaves close together could end up in a row instead of a tree;
 /// with it, none is deeper than the logarithm of the number of leaves and another ten.
-const LEAF_WEIGHT: usize = 256;
+const LEAF_WEIGHT: usize = 64;
 
 /// What is accepted at some ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,14 +97,6 @@ fn place_leaves(
             assembler.port_at_most(end, split.last_below, otherwise);
             place_leaves(assembler, end, below, ports_below, otherwise);
         }
-        // The audit counts through the program up to each label: the longer part comes behind it.
-        (below, above) if below.len() < above.len() => {
-            let label = assembler.label();
-            assembler.port_at_most(end, split.last_below, Target::Label(label));
-            place_leaves(assembler, end, below, ports_below, otherwise);
-            assembler.place(label);
-            place_leaves(assembler, end, above, ports_above, otherwise);
-        }
         (below, above) => {
             let label = assembler.label();
             assembler.port_at_least(end, first_above, Target::Label(label));
@@ -144,6 +136,7 @@ impl PortSplit {
             .filter(|split| split.last_below < *ports.end());
         before_leaves
             .chain(behind_leaves)
+            .filter(|split| leaves.len() > 2 || split.leaves_below == 1)
             .min_by_key(|split| (2 * weight_to(split.last_below, split.leaves_below)).abs_diff(weight))
     }
 }
