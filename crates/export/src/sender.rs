@@ -69,6 +69,10 @@ impl ExporterHandle {
     /// the oldest of earlier cycles make room for, which is counted and logged. So the call costs the CPU time of
     /// compression, and what waits is compressed already, once, however often it will be sent.
     pub fn hand_over(&self, encoder: &mut Encoder, points: &[DataPoint]) {
+        // What was measured last is no older for a cycle in which nothing was due.
+        if points.is_empty() {
+            return;
+        }
         self.shared.state().ledger.begin_cycle();
         encoder.encode(points, |request| self.enqueue(request));
     }

@@ -251,16 +251,19 @@ async fn an_outage_is_told_once_at_either_end_and_costs_the_oldest_points_only()
 
 #[tokio::test]
 async fn what_one_cycle_measured_is_sent_in_full_even_if_it_is_more_than_the_queue_may_hold() {
-    let collector = HttpCollector::start([]).await;
+    let collector = HttpCollector::start([Reply::status("503 Service Unavailable", "", b"")]).await;
     let mut config = http(&collector);
     config.queue_bytes = 100;
     let exporter = start(&config);
     // On this runtime nothing can be sent before the whole cycle waits.
     exporter.hand_over(&mut encoder(), &some_points(50_000));
     assert!(exporter.stats().waiting_bytes > 1 << 20, "several requests: {:?}", exporter.stats());
+    // A cycle in which nothing was due makes the last one no older: its request that fails at first is kept.
+    exporter.hand_over(&mut encoder(), &[]);
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
     assert_eq!(stats.sent_points, 50_000);
+    assert!(stats.retried_points > 0);
     assert_eq!(dropped(&stats), []);
     assert!(collector.received().len() > 2);
 }
