@@ -43,7 +43,7 @@ impl Pipeline {
     ) -> anyhow::Result<Self> {
         let output = match &config.exporter {
             Exporter::Otlp(config) => Output::Otlp {
-                encoder: Encoder::new(Resource::new(resource), env!("CARGO_PKG_VERSION")),
+                encoder: Encoder::new(&Resource::new(resource), env!("CARGO_PKG_VERSION")),
                 exporter: OtlpExporter::new(config, Arc::new(clock))
                     .context("the exporter cannot start: correct `export`")?
                     .start(&Handle::current()),
@@ -61,14 +61,17 @@ impl Pipeline {
         Ok(Self { output, retiring: Vec::new(), retired: ExportCounts::default() })
     }
 
+    /// Begins a cycle, whose points are kept at the cost of those of earlier ones.
+    pub(crate) fn begin_cycle(&mut self) {
+        if let Output::Otlp { exporter, .. } = &self.output {
+            exporter.begin_cycle();
+        }
+    }
+
     /// Hands points over. Never waits for a collector.
     pub(crate) fn send(&mut self, points: &[DataPoint]) {
         match &mut self.output {
-            Output::Otlp { encoder, exporter, .. } => {
-                for batch in encoder.encode(points) {
-                    exporter.enqueue(batch);
-                }
-            }
+            Output::Otlp { encoder, exporter, .. } => exporter.hand_over(encoder, points),
             Output::Console { console, broken } => match console.export(points) {
                 Ok(()) => *broken = false,
                 Err(error) if !*broken => {

@@ -139,6 +139,7 @@ impl Worker {
         let span = info_span!("vms.cycle", probes = probes.len(), late = due.late, skipped = due.skipped);
         let entered = span.entered();
         let mut points = Vec::new();
+        self.pipeline.begin_cycle();
         if !probes.is_empty() {
             let pipeline = &mut self.pipeline;
             let cycle = self.monitor.measure(&probes, &mut |point| {

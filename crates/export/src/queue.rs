@@ -47,22 +47,27 @@ pub(crate) struct Queue {
     points: u64,
     bytes: usize,
     limit: usize,
+    /// That of the last batch pushed.
     cycle: u64,
+    /// Whether the next batch is of a new one.
+    begins_cycle: bool,
 }
 
 impl Queue {
     /// An empty queue that holds at most `limit` bytes, or one cycle where that is more.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { batches: VecDeque::new(), points: 0, bytes: 0, limit, cycle: 0 }
+        Self { batches: VecDeque::new(), points: 0, bytes: 0, limit, cycle: 0, begins_cycle: false }
     }
 
-    /// Begins a cycle: what is pushed from now on is of it.
+    /// Begins a cycle: what is pushed from now on is of it. What was measured last is no older for a cycle that brings
+    /// nothing.
     pub(crate) fn begin_cycle(&mut self) {
-        self.cycle += 1;
+        self.begins_cycle = true;
     }
 
     /// Appends a batch, and returns how many points of earlier cycles were pushed out at the front to make room for it.
     pub(crate) fn push(&mut self, mut batch: Batch) -> u64 {
+        self.cycle += u64::from(std::mem::take(&mut self.begins_cycle));
         batch.cycle = self.cycle;
         let mut lost = 0;
         while self.would_overflow(&batch)

@@ -63,17 +63,18 @@ impl Exporter {
 }
 
 impl ExporterHandle {
-    /// Hands over what one cycle measured: encoded, compressed as configured, and put into the queue.
+    /// Begins a cycle: what is handed over from now on belongs to it, until the next begins.
+    pub fn begin_cycle(&self) {
+        self.shared.state().ledger.begin_cycle();
+    }
+
+    /// Hands over points that the present cycle measured, all of them or some: encoded, compressed as configured, and put
+    /// into the queue.
     ///
     /// Never waits for the collector and never fails. All of it is taken in; what it makes the queue exceed its limit by,
     /// the oldest of earlier cycles make room for, which is counted and logged. So the call costs the CPU time of
     /// compression, and what waits is compressed already, once, however often it will be sent.
     pub fn hand_over(&self, encoder: &mut Encoder, points: &[DataPoint]) {
-        // What was measured last is no older for a cycle in which nothing was due.
-        if points.is_empty() {
-            return;
-        }
-        self.shared.state().ledger.begin_cycle();
         encoder.encode(points, |request| self.enqueue(request));
     }
 

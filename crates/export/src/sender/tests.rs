@@ -21,6 +21,12 @@ fn start(config: &ExportConfig) -> ExporterHandle {
     Exporter::new(config, Arc::new(StoppedClock)).unwrap().start(&Handle::current())
 }
 
+/// A cycle that measured these points.
+fn cycle(exporter: &ExporterHandle, points: &[DataPoint]) {
+    exporter.begin_cycle();
+    exporter.hand_over(&mut encoder(), points);
+}
+
 fn http(collector: &HttpCollector) -> ExportConfig {
     config(Protocol::HttpProtobuf, &collector.url())
 }
@@ -65,7 +71,7 @@ async fn over_http_a_failure_that_may_pass_is_followed_by_the_same_request() {
             config.timeout = Duration::from_millis(50);
         }
         let exporter = start(&config);
-        exporter.hand_over(&mut encoder(), &some_points(3));
+        cycle(&exporter, &some_points(3));
         assert_eq!(exporter.flush(LONG).await, 0, "{fault:?}");
         let stats = exporter.stats();
         assert_eq!((stats.sent_points, stats.retried_points, &stats.outage), (3, 3, &None), "{fault:?}");
@@ -91,8 +97,8 @@ async fn over_http_a_failure_that_will_not_pass_costs_the_request_and_no_other()
     ] {
         let collector = HttpCollector::start([Reply::status(line, headers, b"no such tenant")]).await;
         let exporter = start(&http(&collector));
-        exporter.hand_over(&mut encoder(), &some_points(3));
-        exporter.hand_over(&mut encoder(), &some_points(4));
+        cycle(&exporter, &some_points(3));
+        cycle(&exporter, &some_points(4));
         assert_eq!(exporter.flush(LONG).await, 0, "{line}");
         let stats = exporter.stats();
         assert_eq!((stats.sent_points, stats.retried_points), (4, 0), "{line}");
@@ -108,7 +114,7 @@ async fn a_collector_that_never_answers_is_left_after_the_timeout_and_tried_agai
     let mut config = http(&collector);
     config.timeout = Duration::from_millis(50);
     let exporter = start(&config);
-    exporter.hand_over(&mut encoder(), &some_points(2));
+    cycle(&exporter, &some_points(2));
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
     assert_eq!((stats.sent_points, stats.retried_points), (2, 4));
@@ -130,7 +136,7 @@ async fn a_partial_success_is_counted_told_once_and_never_sent_again() {
     .await;
     let exporter = start(&http(&collector));
     for _ in 0..7 {
-        exporter.hand_over(&mut encoder(), &some_points(5));
+        cycle(&exporter, &some_points(5));
     }
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
@@ -153,8 +159,8 @@ async fn a_success_whose_body_makes_no_sense_is_no_reason_to_send_again() {
     ])
     .await;
     let exporter = start(&http(&collector));
-    exporter.hand_over(&mut encoder(), &some_points(3));
-    exporter.hand_over(&mut encoder(), &some_points(3));
+    cycle(&exporter, &some_points(3));
+    cycle(&exporter, &some_points(3));
     assert_eq!(exporter.flush(LONG).await, 0);
     assert_eq!((exporter.stats().sent_points, exporter.stats().retried_points), (6, 0));
     assert_eq!(collector.received().len(), 2);
@@ -167,7 +173,7 @@ async fn what_the_collector_asks_for_is_waited() {
     let collector = HttpCollector::start([busy]).await;
     let exporter = start(&http(&collector));
     let began = Instant::now();
-    exporter.hand_over(&mut encoder(), &some_points(1));
+    cycle(&exporter, &some_points(1));
     until(|| exporter.stats().sent_points == 1).await;
     assert!(began.elapsed() >= Duration::from_secs(1));
 }
@@ -177,7 +183,7 @@ async fn a_flush_cuts_a_wait_short() {
     let collector =
         HttpCollector::start([Reply::status("503 Service Unavailable", "Retry-After: 600\r\n", b"")]).await;
     let exporter = start(&http(&collector));
-    exporter.hand_over(&mut encoder(), &some_points(3));
+    cycle(&exporter, &some_points(3));
     until(|| exporter.stats().outage.is_some()).await;
     assert_eq!(ends_soon(exporter.flush(Duration::from_mins(1))).await, 0);
     assert_eq!(exporter.stats().sent_points, 3);
@@ -188,8 +194,8 @@ async fn a_flush_gives_up_when_the_next_attempt_would_come_too_late() {
     let silence = Reply::status("503 Service Unavailable", "Retry-After: 600\r\n", b"");
     let collector = HttpCollector::start([silence.clone(), silence]).await;
     let exporter = start(&http(&collector));
-    exporter.hand_over(&mut encoder(), &some_points(3));
-    exporter.hand_over(&mut encoder(), &some_points(4));
+    cycle(&exporter, &some_points(3));
+    cycle(&exporter, &some_points(4));
     until(|| exporter.stats().outage.is_some()).await;
     assert_eq!(ends_soon(exporter.flush(Duration::from_secs(500))).await, 7);
     assert_eq!(exporter.stats().waiting_points, 7);
@@ -201,7 +207,7 @@ async fn a_flush_ends_at_its_deadline_whatever_the_collector_does() {
     let mut config = http(&collector);
     config.timeout = Duration::ZERO;
     let exporter = start(&config);
-    exporter.hand_over(&mut encoder(), &some_points(3));
+    cycle(&exporter, &some_points(3));
     assert_eq!(ends_soon(exporter.flush(Duration::from_millis(50))).await, 3);
 }
 
@@ -214,10 +220,10 @@ async fn an_outage_is_told_once_at_either_end_and_costs_the_oldest_points_only()
     let mut config = config(Protocol::HttpProtobuf, &format!("http://{address}/v1/metrics"));
     config.queue_bytes = (1..=4).map(|points| request_of(points).len()).sum::<usize>() - 1;
     let exporter = start(&config);
-    exporter.hand_over(&mut encoder(), &some_points(1));
+    cycle(&exporter, &some_points(1));
     until(|| exporter.stats().retried_points > 2).await;
     for points in 2..=4 {
-        exporter.hand_over(&mut encoder(), &some_points(points));
+        cycle(&exporter, &some_points(points));
     }
     until(|| !exporter.stats().dropped_points.is_empty()).await;
     let outage = exporter.stats().outage.unwrap();
@@ -256,10 +262,10 @@ async fn what_one_cycle_measured_is_sent_in_full_even_if_it_is_more_than_the_que
     config.queue_bytes = 100;
     let exporter = start(&config);
     // On this runtime nothing can be sent before the whole cycle waits.
-    exporter.hand_over(&mut encoder(), &some_points(50_000));
+    cycle(&exporter, &some_points(50_000));
     assert!(exporter.stats().waiting_bytes > 1 << 20, "several requests: {:?}", exporter.stats());
     // A cycle in which nothing was due makes the last one no older: its request that fails at first is kept.
-    exporter.hand_over(&mut encoder(), &[]);
+    cycle(&exporter, &[]);
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
     assert_eq!(stats.sent_points, 50_000);
@@ -274,7 +280,7 @@ async fn a_queue_holds_compressed_requests_and_so_many_more_of_them() {
         for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
             let config = ExportConfig { compression, ..config(protocol, "http://127.0.0.1:9") };
             let exporter = start(&config);
-            exporter.hand_over(&mut encoder(), &some_points(5_000));
+            cycle(&exporter, &some_points(5_000));
             // Nothing is sent before this test waits for something.
             let waiting = exporter.stats().waiting_bytes;
             assert!(
@@ -295,7 +301,7 @@ async fn over_http_headers_and_compressed_bodies_arrive() {
         config.compression = compression;
         config.headers = vec![("Authorization".into(), Secret::new("Bearer hunter2"))];
         let exporter = start(&config);
-        exporter.hand_over(&mut encoder(), &some_points(30));
+        cycle(&exporter, &some_points(30));
         assert_eq!(exporter.flush(LONG).await, 0);
         let received = collector.received();
         assert_eq!(received.len(), 2);
@@ -322,7 +328,7 @@ async fn no_secret_is_logged_even_when_all_is() {
     let exporter = Exporter::new(&config, Arc::new(StoppedClock)).unwrap();
     assert!(!format!("{exporter:?}").contains("hunter2"));
     let exporter = exporter.start(&Handle::current());
-    exporter.hand_over(&mut encoder(), &some_points(3));
+    cycle(&exporter, &some_points(3));
     assert_eq!(exporter.flush(LONG).await, 0);
     assert_eq!(dropped(&exporter.stats()), [("401", 3)]);
     assert!(log.lines_with("DEBUG vms_export: request refused").len() == 1, "the details are not collected");
@@ -334,7 +340,7 @@ async fn sending_ends_with_the_last_handle() {
     let collector = HttpCollector::start([Reply::Hang]).await;
     let exporter = start(&http(&collector));
     let shared = Arc::downgrade(&exporter.shared);
-    exporter.clone().hand_over(&mut encoder(), &some_points(1));
+    cycle(&exporter, &some_points(1));
     until(|| !collector.received().is_empty()).await;
     assert!(shared.upgrade().is_some());
     drop(exporter);
@@ -370,8 +376,8 @@ async fn over_grpc_each_status_is_retried_or_not_as_the_specification_says() {
             };
             let collector = GrpcCollector::start([Err(reply)], None, None).await;
             let exporter = start(&grpc(&collector));
-            exporter.hand_over(&mut encoder(), &some_points(3));
-            exporter.hand_over(&mut encoder(), &some_points(4));
+            cycle(&exporter, &some_points(3));
+            cycle(&exporter, &some_points(4));
             assert_eq!(exporter.flush(LONG).await, 0, "{code:?}");
             let stats = exporter.stats();
             let counts: Vec<u64> =
@@ -396,7 +402,7 @@ async fn over_grpc_the_delay_of_a_retry_info_is_waited() {
     let collector = GrpcCollector::start([Err(status)], None, None).await;
     let exporter = start(&grpc(&collector));
     let began = Instant::now();
-    exporter.hand_over(&mut encoder(), &some_points(1));
+    cycle(&exporter, &some_points(1));
     until(|| exporter.stats().sent_points == 1).await;
     assert!(began.elapsed() >= Duration::from_millis(300));
 }
@@ -406,8 +412,8 @@ async fn over_grpc_a_partial_success_is_counted_and_never_sent_again() {
     let replies = [Ok(grpc_collector::partial(2, "points too old")), Ok(grpc_collector::partial(0, ""))];
     let collector = GrpcCollector::start(replies, None, None).await;
     let exporter = start(&grpc(&collector));
-    exporter.hand_over(&mut encoder(), &some_points(5));
-    exporter.hand_over(&mut encoder(), &some_points(5));
+    cycle(&exporter, &some_points(5));
+    cycle(&exporter, &some_points(5));
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
     assert_eq!((stats.sent_points, stats.retried_points), (8, 0));
@@ -425,7 +431,7 @@ async fn over_grpc_requests_and_answers_travel_in_every_compression() {
             config.compression = compression;
             config.headers = vec![("Authorization".into(), Secret::new("Bearer hunter2"))];
             let exporter = start(&config);
-            exporter.hand_over(&mut encoder(), &some_points(30));
+            cycle(&exporter, &some_points(30));
             assert_eq!(exporter.flush(LONG).await, 0);
             let stats = exporter.stats();
             // The rejected point proves that the compressed answer was read.
@@ -485,10 +491,10 @@ async fn a_connection_that_died_in_silence_is_replaced_after_one_timeout() {
     let mut config = config(Protocol::Grpc, &format!("http://{}", relay.address));
     config.timeout = Duration::from_secs(1);
     let exporter = start(&config);
-    exporter.hand_over(&mut encoder(), &some_points(1));
+    cycle(&exporter, &some_points(1));
     assert_eq!(exporter.flush(LONG).await, 0);
     relay.forget().await;
-    exporter.hand_over(&mut encoder(), &some_points(2));
+    cycle(&exporter, &some_points(2));
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
     assert_eq!((stats.sent_points, stats.retried_points), (3, 2));
@@ -499,14 +505,14 @@ async fn a_connection_that_died_in_silence_is_replaced_after_one_timeout() {
 async fn a_server_of_the_other_protocol_is_told_apart() {
     let http_collector = HttpCollector::start([Reply::Reset; 0]).await;
     let exporter = start(&config(Protocol::Grpc, http_collector.url().trim_end_matches("/v1/metrics")));
-    exporter.hand_over(&mut encoder(), &some_points(1));
+    cycle(&exporter, &some_points(1));
     until(|| exporter.stats().outage.is_some()).await;
     let outage = exporter.stats().outage.unwrap();
     assert!(outage.failure.advice.contains("speaks gRPC"), "{outage:?}");
 
     let grpc_collector = GrpcCollector::start([], None, None).await;
     let exporter = start(&config(Protocol::HttpProtobuf, &format!("{}/v1/metrics", grpc_collector.url())));
-    exporter.hand_over(&mut encoder(), &some_points(1));
+    cycle(&exporter, &some_points(1));
     until(|| exporter.stats().outage.is_some()).await;
     let outage = exporter.stats().outage.unwrap();
     assert!(outage.failure.advice.contains("speaks HTTP/1.1"), "{outage:?}");

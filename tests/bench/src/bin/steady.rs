@@ -58,14 +58,14 @@ fn main() -> Result<()> {
     let terms = Terms { cpu_budget: CpuShare::from_parts_per_million(0), ..Terms::default() };
     let processes = ProcReader::open(proc_root, Privileges::read_own()?)?;
     let mut monitor = Monitor::new(SockDiag::open(proc_root)?, processes, Still, probes, terms)?;
-    let mut encoder = Encoder::new(Resource::new([]), env!("CARGO_PKG_VERSION"));
+    let mut encoder = Encoder::new(&Resource::new([]), env!("CARGO_PKG_VERSION"));
     let due: Vec<usize> = (0..links.len()).collect();
     let mut points: Vec<DataPoint> = Vec::new();
     for _ in 0..=arguments.cycles {
         points.clear();
         let cycle = monitor.measure(&due, &mut |point| points.push(point));
         ensure!(cycle.failure.is_none(), "the links could not be measured: {:?}", cycle.failure);
-        encoder.encode(&points);
+        encoder.encode(&points, |_request| ());
     }
     let effort = monitor.effort();
     ensure!(effort.tracked == u64::from(arguments.links), "each link is tracked: {effort:?}");
