@@ -17,14 +17,11 @@ use vms_core::address::Endpoint;
 
 use tree::Leaf;
 
-/// More endpoints than this are told apart by port only.
-///
-/// For each jump the audit counts through the program from its start: its cost grows with the square of the
-/// number of endpoints, and is paid for each dump before the first socket is looked at. At 512 endpoints it is
-/// that of letting some 10,000 sockets through to be turned down here; at 1,000 it is four times that.
-pub const EXACT_ENDPOINTS: usize = 512;
+/// No program for more endpoints than this tells them all apart: each takes at least a condition of 16 bytes and a jump
+/// of 4 for either end, of the 65,528 bytes that an attribute holds.
+pub const EXACT_ENDPOINTS: usize = 65_528 / (2 * (16 + 4));
 
-/// Programs that tell ports only have at most this many ranges of ports, for the same reason.
+/// Programs that tell ports only have at most this many ranges of ports: the cost of their audit grows with the square.
 pub const PORT_RANGES: usize = 256;
 
 /// How closely a program picks sockets. It never turns one down that was asked for.
@@ -41,6 +38,9 @@ pub enum Precision {
 pub struct Program {
     bytes: Vec<u8>,
     precision: Precision,
+    audit_steps: u64,
+    leaves: usize,
+    ports: usize,
 }
 
 impl Program {
@@ -55,21 +55,54 @@ impl Program {
     pub fn precision(&self) -> Precision {
         self.precision
     }
+
+    /// How many operations the kernel's audit steps over in each dump, before the first socket is looked at: for each
+    /// jump those from the start of the program to where it leads. It grows with the square of what is asked for.
+    #[must_use]
+    pub fn audit_steps(&self) -> u64 {
+        self.audit_steps
+    }
+
+    /// About how many operations it takes to turn a socket down: those of a tree for either end.
+    #[must_use]
+    pub fn comparisons(&self) -> u32 {
+        2 * (1 + self.leaves.checked_ilog2().unwrap_or(0))
+    }
+
+    /// How many of the 65,536 ports it lets through, at least for some addresses.
+    #[must_use]
+    pub fn ports(&self) -> usize {
+        self.ports
+    }
 }
 
-/// Compiles a program for sockets whose remote or local end is one of the endpoints.
+/// Compiles a program that accepts exactly the sockets whose remote or local end is one of the endpoints.
 ///
 /// For a dump of `AF_INET` sockets every endpoint has to be IPv4. In a dump of `AF_INET6` sockets, an IPv4
-/// endpoint stands for the IPv4-mapped address. Without endpoints, the program rejects every socket. `None` if
-/// the program were too long for an attribute, which the limits above rule out: then the kernel cannot help.
+/// endpoint stands for the IPv4-mapped address. Without endpoints, the program rejects every socket. `None` when
+/// there are so many that the program is too long for an attribute.
 #[must_use]
-pub fn compile(endpoints: &[Endpoint]) -> Option<Program> {
-    let (leaves, precision) = if endpoints.len() <= EXACT_ENDPOINTS {
-        (exact_leaves(endpoints), Precision::Exact)
-    } else {
-        (port_leaves(endpoints), Precision::Ports)
-    };
-    Some(Program { bytes: tree::assemble(&leaves)?, precision })
+pub fn compile_exact(endpoints: &[Endpoint]) -> Option<Program> {
+    if endpoints.len() > EXACT_ENDPOINTS {
+        return None;
+    }
+    assemble(&exact_leaves(endpoints), Precision::Exact)
+}
+
+/// Compiles a program that accepts every socket with the port of one of the endpoints at either end, whatever its
+/// addresses; where that takes more than [`PORT_RANGES`], also those with a port between two that are close together.
+///
+/// It fits for any number of endpoints.
+#[must_use]
+pub fn compile_ports(endpoints: &[Endpoint]) -> Option<Program> {
+    assemble(&port_leaves(endpoints), Precision::Ports)
+}
+
+fn assemble(leaves: &[Leaf], precision: Precision) -> Option<Program> {
+    let assembled = tree::assemble(leaves)?;
+    let ports = leaves.iter().map(|leaf| usize::from(leaf.last_port() - leaf.first_port()) + 1).sum();
+    let (bytes, audit_steps) = (assembled.bytes, assembled.audit_steps);
+    Some(Program { bytes, precision, audit_steps, leaves: leaves.len(), ports })
 }
 
 /// A leaf for each port, with all addresses that are wanted at it.

@@ -1,14 +1,18 @@
 //! Asks the kernel, as often as it takes, and lets through only what was asked for.
 
+use std::path::{Path, PathBuf};
+
 use rustix::io::Errno;
 use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, ConnectionFilter};
 use vms_core::health::Sighting;
 
-use crate::bytecode::{Program, compile};
+use crate::bytecode::Precision;
 use crate::codec::{DumpRequest, Family, LookupRequest, Malformed, Messages, Reply};
 use crate::error::{Error, Operation};
+use crate::host_size::read_host_sockets;
+use crate::plan::Plan;
 use crate::socket::{NetlinkSocket, Transport, io_error};
 
 /// The kernel's replies come in pieces of at most this size, however large the buffer.
@@ -24,8 +28,9 @@ const LOOKUPS_AT_ONCE: usize = 64;
 /// By how much fewer lookups go in one send after answers did not find room.
 const FEWER_LOOKUPS: usize = 4;
 
-/// Sets of endpoints whose programs are kept beside the present ones. Each holds up to 128 KiB.
-const EARLIER_PROGRAMS: usize = 7;
+/// Sets of endpoints whose plans are kept beside the present one. Each holds up to 256 KiB of programs, and some
+/// hundred bytes for a few endpoints.
+const EARLIER_PLANS: usize = 7;
 
 /// The TCP connections of one network namespace: that of the thread that opened it.
 ///
@@ -34,17 +39,22 @@ const EARLIER_PROGRAMS: usize = 7;
 #[derive(Debug)]
 pub struct SockDiag {
     client: Client<NetlinkSocket>,
+    sockstat: PathBuf,
 }
 
 impl SockDiag {
     /// Opens the netlink socket.
     ///
+    /// `proc_root` is where `/proc` is. Its `net/sockstat` is read before each dump, to choose what costs the kernel
+    /// least on a host of that size; where it cannot be read, the host is taken for a large one.
+    ///
     /// # Errors
     /// [`Error::PermissionMissing`] or [`Error::Unsupported`] where this host does not allow or have it,
     /// [`Error::Io`] where it lacks file descriptors or memory.
-    pub fn open() -> Result<Self, Error> {
+    pub fn open(proc_root: &Path) -> Result<Self, Error> {
         let (socket, port_id) = NetlinkSocket::open().map_err(|errno| classify(Operation::Open, errno))?;
-        Ok(Self { client: Client::new(socket, Some(port_id)) })
+        let sockstat = proc_root.join("net/sockstat");
+        Ok(Self { client: Client::new(socket, Some(port_id)), sockstat })
     }
 }
 
@@ -54,7 +64,7 @@ impl ConnAdapter for SockDiag {
     /// One walk of the kernel's table for `AF_INET6` sockets, and one for `AF_INET` sockets if any endpoint is
     /// IPv4; none if nothing is asked for. Sorted by cookie.
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
-        self.client.dump(filter)
+        self.client.dump(filter, || read_host_sockets(&self.sockstat))
     }
 
     /// One message each way for a connection, many of them in one send. The state may be any, also one that no dump
@@ -76,9 +86,9 @@ struct Client<T> {
     /// last request could be taken for one to the next.
     idle_port_id: Option<u32>,
     sequence: u32,
-    programs: Programs,
+    plan: Plan,
     /// Those used before, the latest first.
-    earlier: Vec<Programs>,
+    earlier: Vec<Plan>,
     /// How many lookups go in one send.
     lookups_at_once: usize,
     request: Vec<u8>,
@@ -89,7 +99,10 @@ struct Client<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// Every socket was told.
-    Complete,
+    Complete {
+        /// How many there were, asked for or not.
+        told: u32,
+    },
     /// The kernel broke it off, or cannot vouch for it.
     Interrupted,
     /// The kernel does not take the program.
@@ -111,7 +124,7 @@ impl<T: Transport> Client<T> {
             transport,
             idle_port_id,
             sequence: 0,
-            programs: Programs::default(),
+            plan: Plan::default(),
             earlier: Vec::new(),
             lookups_at_once: LOOKUPS_AT_ONCE,
             request: Vec::new(),
@@ -119,16 +132,21 @@ impl<T: Transport> Client<T> {
         }
     }
 
-    fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
+    fn dump(
+        &mut self,
+        filter: &ConnectionFilter,
+        host_sockets: impl FnOnce() -> u32,
+    ) -> Result<Vec<Connection>, Error> {
         let mut found = Vec::new();
         if filter.endpoints().is_empty() || filter.states().bits() == 0 {
             return Ok(found);
         }
-        self.choose_programs(filter.endpoints());
+        self.choose_plan(filter.endpoints());
+        let host_sockets = host_sockets();
         if filter.endpoints().iter().any(|endpoint| endpoint.ip().is_ipv4()) {
-            self.dump_family(Family::Inet, filter, &mut found)?;
+            self.dump_family(Family::Inet, filter, host_sockets, &mut found)?;
         }
-        self.dump_family(Family::Inet6, filter, &mut found)?;
+        self.dump_family(Family::Inet6, filter, host_sockets, &mut found)?;
         // Where two pieces of a dump meet within a hash chain that grew in between, a socket comes twice.
         found.sort_unstable_by_key(|connection| connection.cookie);
         found.dedup_by_key(|connection| connection.cookie);
@@ -136,37 +154,40 @@ impl<T: Transport> Client<T> {
     }
 
     /// Compiles, unless these endpoints were asked for before: probes with different intervals take turns.
-    fn choose_programs(&mut self, endpoints: &[Endpoint]) {
-        if self.programs.endpoints == endpoints {
+    fn choose_plan(&mut self, endpoints: &[Endpoint]) {
+        if self.plan.endpoints() == endpoints {
             return;
         }
-        let known = self.earlier.iter().position(|programs| programs.endpoints == endpoints);
+        let known = self.earlier.iter().position(|plan| plan.endpoints() == endpoints);
         let next = match known {
             Some(index) => self.earlier.remove(index),
-            None => Programs::compile(endpoints),
+            None => Plan::new(endpoints),
         };
-        let last = std::mem::replace(&mut self.programs, next);
+        let last = std::mem::replace(&mut self.plan, next);
         self.earlier.insert(0, last);
-        self.earlier.truncate(EARLIER_PROGRAMS);
+        self.earlier.truncate(EARLIER_PLANS);
     }
 
     fn dump_family(
         &mut self,
         family: Family,
         filter: &ConnectionFilter,
+        host_sockets: u32,
         found: &mut Vec<Connection>,
     ) -> Result<(), Error> {
         let found_before = found.len();
         for _attempt in 0..ATTEMPTS {
             found.truncate(found_before);
             let port_id = self.begin()?;
-            match self.exchange(family, filter, port_id, found)? {
-                Outcome::Complete => {
+            let precision = self.plan.family(family).choose(host_sockets);
+            match self.exchange(family, filter, precision, port_id, found)? {
+                Outcome::Complete { told } => {
                     self.idle_port_id = Some(port_id);
+                    self.plan.family_mut(family).learn(precision, told, host_sockets);
                     return Ok(());
                 }
                 Outcome::Interrupted => {}
-                Outcome::ProgramRefused => self.programs.discard(family),
+                Outcome::ProgramRefused => self.plan.family_mut(family).discard(precision),
             }
         }
         Err(Error::Interrupted { attempts: ATTEMPTS })
@@ -279,11 +300,12 @@ impl<T: Transport> Client<T> {
         &mut self,
         family: Family,
         filter: &ConnectionFilter,
+        precision: Option<Precision>,
         port_id: u32,
         found: &mut Vec<Connection>,
     ) -> Result<Outcome, Error> {
         self.sequence = self.sequence.wrapping_add(1);
-        let program = self.programs.program(family);
+        let program = self.plan.family(family).program(precision);
         let sequence = self.sequence;
         let request = DumpRequest { sequence, family, states: filter.states(), program };
         if request.encode(&mut self.request).is_err() {
@@ -297,6 +319,7 @@ impl<T: Transport> Client<T> {
             Err(Errno::MSGSIZE) if filtered => return Ok(Outcome::ProgramRefused),
             Err(errno) => return Err(classify(Operation::Request, errno)),
         }
+        let mut told = 0_u32;
         loop {
             let Some(datagram) = self.receive()? else { return Ok(Outcome::Interrupted) };
             for message in Messages::new(datagram) {
@@ -308,10 +331,15 @@ impl<T: Transport> Client<T> {
                     return Ok(Outcome::Interrupted);
                 }
                 match message.decode()? {
-                    // The program may have let through more than was asked for.
-                    Reply::Socket(connection) if filter.matches(&connection) => found.push(connection),
-                    Reply::Socket(_) | Reply::Nothing => {}
-                    Reply::Done => return Ok(Outcome::Complete),
+                    Reply::Socket(connection) => {
+                        told = told.saturating_add(1);
+                        // The program may have let through more than was asked for.
+                        if filter.matches(&connection) {
+                            found.push(connection);
+                        }
+                    }
+                    Reply::Nothing => {}
+                    Reply::Done => return Ok(Outcome::Complete { told }),
                     Reply::Lost => return Ok(Outcome::Interrupted),
                     Reply::Failed { errno, refused } => {
                         return match Errno::from_raw_os_error(errno) {
@@ -323,40 +351,6 @@ impl<T: Transport> Client<T> {
                     }
                 }
             }
-        }
-    }
-}
-
-/// The programs for one set of endpoints. The same probes ask for the same endpoints each cycle.
-#[derive(Debug, Default)]
-struct Programs {
-    endpoints: Vec<Endpoint>,
-    inet: Option<Program>,
-    inet6: Option<Program>,
-}
-
-impl Programs {
-    fn compile(endpoints: &[Endpoint]) -> Self {
-        // An AF_INET socket has IPv4 addresses only; an AF_INET6 socket may have mapped ones.
-        let ipv4: Vec<Endpoint> =
-            endpoints.iter().copied().filter(|endpoint| endpoint.ip().is_ipv4()).collect();
-        Self { endpoints: endpoints.to_vec(), inet: compile(&ipv4), inet6: compile(endpoints) }
-    }
-
-    /// The bytes of the program for that family; none to ask without one.
-    fn program(&self, family: Family) -> &[u8] {
-        let program = match family {
-            Family::Inet => &self.inet,
-            Family::Inet6 => &self.inet6,
-        };
-        program.as_ref().map_or(&[], Program::bytes)
-    }
-
-    /// Goes on without a program: all sockets in the states asked for then come, and are filtered here.
-    fn discard(&mut self, family: Family) {
-        match family {
-            Family::Inet => self.inet = None,
-            Family::Inet6 => self.inet6 = None,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ fn endpoint(address: SocketAddr) -> Endpoint {
 }
 
 fn dump(states: TcpStates, endpoints: impl IntoIterator<Item = Endpoint>) -> Vec<Connection> {
-    SockDiag::open().unwrap().dump(&ConnectionFilter::new(states, endpoints)).unwrap()
+    SockDiag::open(Path::new("/proc")).unwrap().dump(&ConnectionFilter::new(states, endpoints)).unwrap()
 }
 
 fn of_socket(connections: &[Connection], socket: impl AsFd) -> Vec<Connection> {
@@ -180,7 +181,7 @@ fn a_connection_that_nobody_has_accepted_has_no_inode() {
 
 #[test]
 fn one_socket_serves_many_dumps_and_follows_the_connection() {
-    let mut sock_diag = SockDiag::open().unwrap();
+    let mut sock_diag = SockDiag::open(Path::new("/proc")).unwrap();
     let link = Link::new("127.0.0.1", "127.0.0.1");
     let filter = ConnectionFilter::new(ESTABLISHED, [link.service()]);
     for _ in 0..50 {
@@ -208,7 +209,7 @@ fn a_connection_is_found_among_any_number_of_endpoints() {
         let [high, low] = index.to_be_bytes();
         Endpoint::new(Ipv4Addr::new(198, 18, high, low).into(), services[0].port())
     };
-    let mut sock_diag = SockDiag::open().unwrap();
+    let mut sock_diag = SockDiag::open(Path::new("/proc")).unwrap();
     for count in [0, 1, 100, 500, 1000, 5000, 20_000] {
         let spread: Vec<Endpoint> = (0..count).map(spread).collect();
         let one_port: Vec<Endpoint> = (0..count).map(one_port).collect();
@@ -241,7 +242,7 @@ fn a_standing_connection_is_found_once_in_each_dump_while_others_come_and_go() {
     let link = Link::new("127.0.0.1", "127.0.0.1");
     let address = link.listener.local_addr().unwrap();
     let enough = AtomicBool::new(false);
-    let mut sock_diag = SockDiag::open().unwrap();
+    let mut sock_diag = SockDiag::open(Path::new("/proc")).unwrap();
     let filter = ConnectionFilter::new(ESTABLISHED, [endpoint(address)]);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -266,7 +267,7 @@ fn both_ends(link: &Link) -> [Connection; 2] {
 }
 
 fn lookup(connections: &[Connection]) -> Vec<Option<Sighting>> {
-    SockDiag::open().unwrap().lookup(connections).unwrap()
+    SockDiag::open(Path::new("/proc")).unwrap().lookup(connections).unwrap()
 }
 
 /// Both ends are found again as the dump told them, with every byte counted at the right end.
@@ -384,7 +385,7 @@ fn a_thousand_lookups_in_one_call_keep_their_order() {
         .iter()
         .flat_map(|connection| [*connection, Connection { cookie: Cookie(u64::MAX), ..*connection }])
         .collect();
-    let mut sock_diag = SockDiag::open().unwrap();
+    let mut sock_diag = SockDiag::open(Path::new("/proc")).unwrap();
     for _ in 0..2 {
         let sightings = sock_diag.lookup(&asked).unwrap();
         assert_eq!(sightings.len(), 1_000);
@@ -414,7 +415,7 @@ fn what_is_not_acknowledged_is_told_apart_from_what_is_not_sent() {
 
 #[test]
 fn interfaces_are_known_by_name() {
-    let sock_diag = SockDiag::open().unwrap();
+    let sock_diag = SockDiag::open(Path::new("/proc")).unwrap();
     let index = std::fs::read_to_string("/sys/class/net/lo/ifindex").unwrap();
     assert_eq!(sock_diag.interface_index("lo"), Some(index.trim().parse().unwrap()));
     for absent in ["", "nonesuch0", "a-name-that-is-longer-than-any", "l\0o"] {

@@ -59,6 +59,25 @@ impl Prefix {
     }
 }
 
+/// A program that is ready, and what its audit costs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Assembled {
+    /// The operations.
+    pub(super) bytes: Vec<u8>,
+    /// How many operations the audit steps over, looking for where jumps lead to.
+    pub(super) audit_steps: u64,
+}
+
+/// The most bytes that an attribute holds: its u16 length counts its header too, and programs consist of 4-byte words.
+const ATTRIBUTE_BYTES: usize = 65_528;
+
+/// A place in the program: how many bytes are before it, and how many operations.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    bytes: usize,
+    operations: usize,
+}
+
 /// A program in the making.
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
@@ -66,7 +85,7 @@ pub(super) struct Assembler {
     /// The operations written so far, by their place, and where each goes when it does not hold.
     jumps: Vec<(usize, Target)>,
     /// Where each label was placed.
-    labels: Vec<Option<usize>>,
+    labels: Vec<Option<Place>>,
 }
 
 impl Assembler {
@@ -79,7 +98,7 @@ impl Assembler {
     /// Places the label before the next operation.
     pub(super) fn place(&mut self, label: Label) {
         if let Some(place) = self.labels.get_mut(label.0) {
-            *place = Some(self.bytes.len());
+            *place = Some(Place { bytes: self.bytes.len(), operations: self.jumps.len() });
         }
     }
 
@@ -115,19 +134,30 @@ impl Assembler {
         }
     }
 
-    /// The program, or `None` when a jump is too long for its u16.
-    pub(super) fn finish(mut self) -> Option<Vec<u8>> {
+    /// The program, or `None` when it is too long for an attribute, or a jump for its u16.
+    pub(super) fn finish(mut self) -> Option<Assembled> {
         let end = self.bytes.len();
+        if end > ATTRIBUTE_BYTES {
+            return None;
+        }
+        let mut audit_steps = 0;
         for (place, target) in self.jumps {
             let destination = match target {
                 Target::Accept => end,
                 Target::Reject => end + 4,
-                Target::Label(label) => self.labels.get(label.0).copied().flatten()?,
+                Target::Label(label) => {
+                    let place = self.labels.get(label.0).copied().flatten()?;
+                    // `valid_cc` begins at the first operation each time, and is spared jumps to the end and beyond.
+                    if place.bytes < end {
+                        audit_steps += u64::try_from(place.operations).ok()? + 1;
+                    }
+                    place.bytes
+                }
             };
             let distance = u16::try_from(destination.checked_sub(place)?).ok()?;
             self.bytes.get_mut(place + 2..place + 4)?.copy_from_slice(&distance.to_ne_bytes());
         }
-        Some(self.bytes)
+        Some(Assembled { bytes: self.bytes, audit_steps })
     }
 
     /// The port stands in the `no` of a second `struct inet_diag_bc_op`, in the host's byte order.

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::codec::Family;
+use crate::plan::Plan;
 
 mod kernel;
 
@@ -89,17 +91,28 @@ struct Oracle<'a> {
 }
 
 impl<'a> Oracle<'a> {
-    fn new(endpoints: &'a [Endpoint]) -> Self {
-        let program = compile(endpoints).unwrap();
-        assert_eq!(audit(program.bytes()), Ok(()));
-        Self { endpoints, ports: endpoints.iter().map(Endpoint::port).collect(), program }
+    /// One for each program that there is.
+    fn of(endpoints: &'a [Endpoint]) -> Vec<Self> {
+        let ports: BTreeSet<u16> = endpoints.iter().map(Endpoint::port).collect();
+        let programs = [compile_exact(endpoints), compile_ports(endpoints)].into_iter().flatten();
+        let oracles: Vec<Self> =
+            programs.map(|program| Self { endpoints, ports: ports.clone(), program }).collect();
+        for oracle in &oracles {
+            assert_eq!(audit(oracle.program.bytes()), Ok(oracle.program.audit_steps()));
+            assert!(oracle.program.bytes().len() <= 65_528);
+        }
+        oracles
+    }
+
+    fn precision(&self) -> Precision {
+        self.program.precision()
     }
 
     fn check(&self, local: Endpoint, remote: Endpoint, inet6: bool) {
         let Some(entry) = entry(local, remote, inet6) else { return };
         let accepted = run(self.program.bytes(), &entry);
         let wanted = self.endpoints.contains(&local) || self.endpoints.contains(&remote);
-        match self.program.precision() {
+        match self.precision() {
             Precision::Exact => assert_eq!(accepted, wanted, "{local} {remote}"),
             Precision::Ports if self.ports.len() <= PORT_RANGES => {
                 let port_fits = self.ports.contains(&local.port()) || self.ports.contains(&remote.port());
@@ -126,12 +139,52 @@ proptest! {
             if endpoints.is_empty() {
                 continue;
             }
-            let oracle = Oracle::new(&endpoints);
-            if endpoints.len() <= 200 {
-                prop_assert_eq!(oracle.program.precision(), Precision::Exact);
+            let oracles = Oracle::of(&endpoints);
+            let precisions: Vec<Precision> = oracles.iter().map(Oracle::precision).collect();
+            prop_assert!(precisions.contains(&Precision::Ports));
+            if endpoints.len() <= 500 {
+                prop_assert!(precisions.contains(&Precision::Exact));
             }
+            for oracle in &oracles {
+                for (local, remote) in &sockets {
+                    oracle.check(near(&endpoints, local), near(&endpoints, remote), inet6);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_chosen_for_a_host_passes_the_audit_and_accepts_no_less_than_it_should(
+        endpoints in prop_oneof![
+            4 => vec(any_endpoint(), 1..200),
+            1 => vec(any_endpoint(), 450..3000),
+        ],
+        host_sockets in prop_oneof![0..2000_u32, 0..200_000_u32, Just(u32::MAX)],
+        let_through in proptest::option::of(0..200_000_u32),
+        sockets in vec((any_pick(), any_pick()), 100),
+    ) {
+        let mut plan = Plan::new(&endpoints);
+        for (family, inet6) in [(Family::Inet, false), (Family::Inet6, true)] {
+            if let Some(told) = let_through {
+                plan.family_mut(family).learn(Some(Precision::Ports), told, host_sockets);
+            }
+            let precision = plan.family(family).choose(host_sockets);
+            let program = plan.family(family).program(precision);
+            if precision.is_none() {
+                prop_assert!(program.is_empty());
+                continue;
+            }
+            prop_assert!(audit(program).is_ok() && program.len() <= 65_528);
             for (local, remote) in &sockets {
-                oracle.check(near(&endpoints, local), near(&endpoints, remote), inet6);
+                let (local, remote) = (near(&endpoints, local), near(&endpoints, remote));
+                let wanted = endpoints.contains(&local) || endpoints.contains(&remote);
+                if let Some(entry) = entry(local, remote, inet6).filter(|_| wanted) {
+                    prop_assert!(run(program, &entry), "{local} {remote}");
+                }
             }
         }
     }
@@ -147,8 +200,9 @@ proptest! {
         // At most 256 ports, of which many are neighbors.
         let endpoints: Vec<Endpoint> =
             endpoints.iter().map(|(ip, port)| Endpoint::new(IpAddr::from(*ip), 20_000 + port % 256)).collect();
-        let oracle = Oracle::new(&endpoints);
-        prop_assert_eq!(oracle.program.precision(), Precision::Ports);
+        let oracles = Oracle::of(&endpoints);
+        let oracle = oracles.iter().find(|oracle| oracle.precision() == Precision::Ports).unwrap();
+        prop_assert_eq!(oracle.program.ports(), oracle.ports.len());
         let other = endpoint("192.0.2.1:1");
         for port in (19_990..20_270).chain([0, u16::MAX]) {
             let end = Endpoint::new(IpAddr::from([192, 0, 2, 2]), port);
@@ -160,7 +214,7 @@ proptest! {
 
 #[test]
 fn one_endpoint_compiles_to_one_comparison_for_each_end() {
-    let program = compile(&[endpoint("10.0.0.1:5432")]).unwrap();
+    let program = compile_exact(&[endpoint("10.0.0.1:5432")]).unwrap();
     let [port_low, port_high] = 5432_u16.to_ne_bytes();
     let no = |bytes: u16| bytes.to_ne_bytes();
     let ([cond_low, cond_high], [jump_low, jump_high], [beyond_low, beyond_high], [end_low, end_high]) =
@@ -193,9 +247,11 @@ fn one_endpoint_compiles_to_one_comparison_for_each_end() {
 
 #[test]
 fn without_endpoints_no_socket_is_accepted() {
-    let program = compile(&[]).unwrap();
-    assert_eq!(audit(program.bytes()), Ok(()));
-    assert!(!run(program.bytes(), &entry(endpoint("10.0.0.1:1"), endpoint("10.0.0.2:2"), false).unwrap()));
+    for program in [compile_exact(&[]).unwrap(), compile_ports(&[]).unwrap()] {
+        assert!(audit(program.bytes()).is_ok());
+        let any = entry(endpoint("10.0.0.1:1"), endpoint("10.0.0.2:2"), false).unwrap();
+        assert!(!run(program.bytes(), &any));
+    }
 }
 
 /// Endpoints at as many addresses and ports as there are.
@@ -215,15 +271,18 @@ fn spread(count: usize) -> Vec<Endpoint> {
 
 #[test]
 fn any_number_of_endpoints_compiles_to_a_program_that_passes_the_audit() {
-    for count in [1, 100, EXACT_ENDPOINTS, EXACT_ENDPOINTS + 1, 5000, 20_000, 60_000] {
+    for count in [1, 100, 512, 1000, EXACT_ENDPOINTS, EXACT_ENDPOINTS + 1, 5000, 20_000, 60_000] {
         let endpoints = spread(count);
         let ipv6: Vec<Endpoint> = (0..u16::try_from(count).unwrap())
             .map(|index| Endpoint::new(Ipv6Addr::new(0xfd00, index, 0, 0, 0, 0, 0, index).into(), index))
             .collect();
         for endpoints in [ipv4(&endpoints), endpoints, ipv6] {
-            let oracle = Oracle::new(&endpoints);
-            for wanted in endpoints.iter().step_by(997) {
-                oracle.check(*wanted, *wanted, !wanted.ip().is_ipv4());
+            let oracles = Oracle::of(&endpoints);
+            assert!(oracles.iter().any(|oracle| oracle.precision() == Precision::Ports), "{count}");
+            for oracle in oracles {
+                for wanted in endpoints.iter().step_by(997) {
+                    oracle.check(*wanted, *wanted, !wanted.ip().is_ipv4());
+                }
             }
         }
     }
@@ -234,12 +293,63 @@ fn many_endpoints_at_one_port_are_still_told_apart_in_few_steps() {
     let endpoints: Vec<Endpoint> = (0..512_u32)
         .map(|index| Endpoint::new(Ipv4Addr::from_bits(0x0a00_0000 + index * 3).into(), 443))
         .collect();
-    let program = compile(&endpoints).unwrap();
-    assert_eq!(program.precision(), Precision::Exact);
-    let stranger = entry(endpoint("192.0.2.1:443"), endpoint("10.0.0.1:443"), false).unwrap();
-    let (accepted, steps) = kernel::count_steps(program.bytes(), &stranger);
-    assert!(!accepted);
-    assert!(steps < 60, "{steps} steps");
+    let program = compile_exact(&endpoints).unwrap();
+    let steps = |ip: &str| {
+        let stranger = entry(endpoint(&format!("{ip}:443")), endpoint(&format!("{ip}:443")), false).unwrap();
+        let (accepted, steps) = kernel::count_steps(program.bytes(), &stranger);
+        assert!(!accepted);
+        steps
+    };
+    assert_eq!(steps("192.0.2.1"), 2, "what is far from all of them is turned down at once");
+    assert!(steps("10.0.0.1") < 60, "{} steps", steps("10.0.0.1"));
+}
+
+#[test]
+fn a_port_in_a_wide_gap_is_turned_down_in_few_steps_however_many_ports_there_are() {
+    let endpoints: Vec<Endpoint> = (0..300_u16)
+        .map(|index| {
+            Endpoint::new(IpAddr::from([10, 0, 0, 1]), if index < 150 { index } else { 9000 + index } * 2)
+        })
+        .collect();
+    let program = compile_exact(&endpoints).unwrap();
+    let steps = |port| {
+        let end = Endpoint::new(IpAddr::from([10, 0, 0, 1]), port);
+        let (accepted, steps) = kernel::count_steps(program.bytes(), &entry(end, end, false).unwrap());
+        assert!(!accepted);
+        steps
+    };
+    // Two ends, with at most three comparisons each: above all ports, and between the two groups of them.
+    for port in [60_000, 32_768, 20_000, 10_000] {
+        assert!(steps(port) <= 6, "{port}: {} steps", steps(port));
+    }
+    // Between two ports of a group, as in a tree that halves them, and little more.
+    for port in [51, 151, 18_401] {
+        assert!(steps(port) <= 2 * 12, "{port}: {} steps", steps(port));
+    }
+}
+
+#[test]
+fn no_leaf_is_deep_wherever_the_ports_are() {
+    // Each gap is twice as wide as the one before: by width alone this were a list.
+    let doubling: Vec<u16> = (0..15).map(|bit| (1 << bit) * 2).collect();
+    let crowded = (0..1000).chain([30_000, 60_000]).collect();
+    for ports in [doubling, crowded] {
+        let endpoints: Vec<Endpoint> =
+            ports.iter().map(|port| Endpoint::new(IpAddr::from([10, 0, 0, 1]), *port)).collect();
+        let program = compile_exact(&endpoints).unwrap();
+        let depth = usize::try_from(ports.len().ilog2()).unwrap() + 10;
+        for port in ports {
+            let [near, far] = [1, 2].map(|last| Endpoint::new(IpAddr::from([10, 0, 0, last]), port));
+            let (accepted, steps) = kernel::count_steps(program.bytes(), &entry(near, far, false).unwrap());
+            assert!(accepted && steps <= 2 * depth, "{port}: {steps} steps");
+        }
+    }
+}
+
+#[test]
+fn jumps_that_the_audit_does_not_follow_cost_nothing() {
+    // One leaf: the jump from the remote end to the local one, over two operations. All others leave the program.
+    assert_eq!(compile_exact(&[endpoint("10.0.0.1:5432")]).unwrap().audit_steps(), 3);
 }
 
 #[test]
@@ -251,8 +361,7 @@ fn ranges_join_across_the_narrowest_gaps_when_there_are_too_many() {
             ["10.0.0.1", "10.0.0.2"].map(|ip| Endpoint::new(ip.parse::<IpAddr>().unwrap(), port))
         })
         .collect();
-    let program = compile(&endpoints).unwrap();
-    assert_eq!(program.precision(), Precision::Ports);
+    let program = compile_ports(&endpoints).unwrap();
     let other = endpoint("192.0.2.1:1");
     let accepts = |port| {
         let end = Endpoint::new(IpAddr::from([192, 0, 2, 2]), port);
@@ -264,7 +373,7 @@ fn ranges_join_across_the_narrowest_gaps_when_there_are_too_many() {
 
 #[test]
 fn the_audit_restated_here_refuses_what_the_kernels_refuses() {
-    let program = compile(&[endpoint("10.0.0.1:5432")]).unwrap().bytes().to_vec();
+    let program = compile_exact(&[endpoint("10.0.0.1:5432")]).unwrap().bytes().to_vec();
     let change = |place: usize, value: u8| {
         let mut changed = program.clone();
         changed[place] = value;

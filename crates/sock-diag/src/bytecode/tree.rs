@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use super::assembler::{Assembler, End, Prefix, Target};
+use super::assembler::{Assembled, Assembler, End, Prefix, Target};
 
 /// Up to so many addresses are tried one after the other.
 const LINEAR_ADDRESSES: usize = 4;
@@ -36,14 +36,16 @@ pub(super) enum Leaf {
 }
 
 impl Leaf {
-    fn first_port(&self) -> u16 {
+    /// The lowest port.
+    pub(super) fn first_port(&self) -> u16 {
         match self {
             Self::Ports { first, .. } => *first,
             Self::Addresses { port, .. } => *port,
         }
     }
 
-    fn last_port(&self) -> u16 {
+    /// The highest port.
+    pub(super) fn last_port(&self) -> u16 {
         match self {
             Self::Ports { last, .. } => *last,
             Self::Addresses { port, .. } => *port,
@@ -62,7 +64,7 @@ pub(super) fn address_bits(ip: IpAddr) -> u128 {
 /// A program that accepts a socket if one of the leaves accepts either of its ends.
 ///
 /// The leaves have to be sorted by port and not to overlap. `None` when the program would be too long.
-pub(super) fn assemble(leaves: &[Leaf]) -> Option<Vec<u8>> {
+pub(super) fn assemble(leaves: &[Leaf]) -> Option<Assembled> {
     let mut assembler = Assembler::default();
     let local = assembler.label();
     place_leaves(&mut assembler, End::REMOTE, leaves, 0..=u16::MAX, Target::Label(local));

@@ -40,6 +40,15 @@ struct Script {
     pending: VecDeque<Event>,
 }
 
+/// A host on which every program pays.
+const LARGE_HOST: u32 = 1_000_000;
+
+impl<T: Transport> Client<T> {
+    fn dump_large(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
+        self.dump(filter, || LARGE_HOST)
+    }
+}
+
 impl Transport for Script {
     fn reopen(&mut self) -> Result<u32, Errno> {
         if let Some(errno) = self.open_error {
@@ -145,17 +154,17 @@ fn a_reply_in_pieces_is_one_reply_and_the_socket_is_kept() {
         vec![Answer(socket(1)), Answer(socket(2)), Answer(done())],
         vec![Answer(socket(3)), Answer(done())],
     ]);
-    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1, 2]);
-    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [3]);
+    assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [1, 2]);
+    assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [3]);
     assert_eq!(client.transport.reopened, 0);
 }
 
 #[test]
 fn without_an_endpoint_or_a_state_the_kernel_is_not_asked() {
     let mut client = client([]);
-    assert!(client.dump(&filter_for(&[])).unwrap().is_empty());
+    assert!(client.dump_large(&filter_for(&[])).unwrap().is_empty());
     let no_state = ConnectionFilter::new(TcpStates::of(&[]), filter().endpoints().iter().copied());
-    assert!(client.dump(&no_state).unwrap().is_empty());
+    assert!(client.dump_large(&no_state).unwrap().is_empty());
 }
 
 #[test]
@@ -163,7 +172,7 @@ fn ipv4_sockets_are_asked_for_only_where_an_ipv4_endpoint_is_and_mapped_ones_alw
     let families = |endpoints: &[&str]| {
         let exchanges = (0..2).map(|_| vec![Answer(done())]);
         let mut client = client(exchanges);
-        client.dump(&filter_for(endpoints)).unwrap();
+        client.dump_large(&filter_for(endpoints)).unwrap();
         client.transport.requests.iter().map(|request| request[16]).collect::<Vec<u8>>()
     };
     assert_eq!(families(&["[::1]:5432"]), [10]);
@@ -174,13 +183,13 @@ fn ipv4_sockets_are_asked_for_only_where_an_ipv4_endpoint_is_and_mapped_ones_alw
 #[test]
 fn what_was_not_asked_for_is_left_out() {
     let mut client = client([vec![Answer(socket_with(1, 2, 2)), Answer(socket(2)), Answer(done())]]);
-    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [2]);
+    assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [2]);
 }
 
 #[test]
 fn a_socket_that_comes_twice_is_returned_once() {
     let mut client = client([vec![Answer(socket(2)), Answer(socket(1)), Answer(socket(2)), Answer(done())]]);
-    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1, 2]);
+    assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [1, 2]);
 }
 
 #[test]
@@ -195,7 +204,7 @@ fn an_interrupted_dump_starts_over_on_a_new_socket_and_forgets_what_had_come() {
     for interruption in interruptions {
         let mut client =
             client([vec![Answer(socket(9)), interruption()], vec![Answer(socket(1)), Answer(done())]]);
-        assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1]);
+        assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [1]);
         assert_eq!(client.transport.reopened, 1);
     }
 }
@@ -208,27 +217,27 @@ fn an_interrupted_second_dump_does_not_lose_what_the_first_found() {
         vec![Answer(socket(9)), ReceiveError(Errno::NOBUFS)],
         vec![Answer(socket(2)), Answer(done())],
     ]);
-    let found = client.dump(&filter_for(&["127.0.0.1:5432", "[::1]:5432"])).unwrap();
+    let found = client.dump_large(&filter_for(&["127.0.0.1:5432", "[::1]:5432"])).unwrap();
     assert_eq!(cookies(&found), [1, 2]);
 }
 
 #[test]
 fn a_dump_that_is_always_interrupted_is_given_up() {
     let mut client = client((0..4).map(|_| vec![ReceiveError(Errno::NOBUFS)]));
-    assert!(matches!(client.dump(&filter()), Err(Error::Interrupted { attempts: 4 })));
+    assert!(matches!(client.dump_large(&filter()), Err(Error::Interrupted { attempts: 4 })));
 }
 
 #[test]
 fn a_request_for_which_memory_is_short_is_repeated() {
     let mut client = client([vec![Answer(done())]]);
     client.transport.exchanges.push_front(Err(Errno::NOBUFS));
-    assert!(client.dump(&filter()).unwrap().is_empty());
+    assert!(client.dump_large(&filter()).unwrap().is_empty());
 }
 
 #[test]
 fn what_somebody_else_sends_is_ignored() {
     let mut client = client([vec![Forgery(socket(9)), Forgery(done()), Answer(socket(1)), Answer(done())]]);
-    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1]);
+    assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [1]);
 }
 
 #[test]
@@ -241,16 +250,18 @@ fn the_answer_to_another_request_or_socket_is_ignored() {
         Answer(socket(1)),
         Answer(done()),
     ]]);
-    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1]);
+    assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [1]);
 }
 
 #[test]
 fn after_a_failure_the_socket_is_not_used_again() {
     let broken_off = || vec![Answer(socket(1)), ReceiveError(Errno::AGAIN)];
     let mut client = client([broken_off(), vec![Answer(socket(2)), Answer(done())]]);
-    let Err(Error::Io { operation: Operation::Reply, source }) = client.dump(&filter()) else { panic!() };
+    let Err(Error::Io { operation: Operation::Reply, source }) = client.dump_large(&filter()) else {
+        panic!()
+    };
     assert_eq!(source.kind(), io::ErrorKind::TimedOut);
-    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [2]);
+    assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [2]);
     assert_eq!(client.transport.reopened, 1);
 }
 
@@ -260,19 +271,19 @@ fn a_datagram_that_was_cut_off_or_makes_no_sense_is_malformed() {
         [|| Oversized, || Answer(vec![1, 2, 3]), || Answer(message(77, 0, &[]))];
     for event in senseless {
         let mut client = client([vec![Answer(socket(1)), event()]]);
-        assert!(matches!(client.dump(&filter()), Err(Error::Malformed(_))));
+        assert!(matches!(client.dump_large(&filter()), Err(Error::Malformed(_))));
     }
 }
 
 #[test]
 fn an_empty_datagram_is_not_taken_for_the_end() {
     let mut client = client([vec![Answer(Vec::new()), Answer(socket(1)), Answer(done())]]);
-    assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1]);
+    assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [1]);
 }
 
 #[test]
 fn an_errno_in_the_verdict_or_the_end_becomes_what_the_caller_can_do() {
-    let error = |event| client([vec![event]]).dump(&filter()).unwrap_err();
+    let error = |event| client([vec![event]]).dump_large(&filter()).unwrap_err();
     let request = Operation::Request;
     for errno in [1, 13] {
         let error = error(Answer(refusal(errno)));
@@ -297,7 +308,7 @@ fn a_host_that_forbids_or_lacks_the_socket_is_told_apart() {
         let mut client = client([]);
         client.idle_port_id = None;
         client.transport.open_error = Some(errno);
-        client.dump(&filter()).unwrap_err()
+        client.dump_large(&filter()).unwrap_err()
     };
     let forbidden = [Errno::PERM, Errno::ACCESS, Errno::AFNOSUPPORT].map(error);
     assert!(forbidden.iter().all(|error| matches!(error, Error::PermissionMissing { .. })), "{forbidden:?}");
@@ -315,8 +326,8 @@ fn a_kernel_that_refuses_the_program_is_asked_without_one_from_then_on() {
             vec![Answer(socket(2)), Answer(done())],
         ]);
         client.transport.exchanges.push_front(refuse());
-        assert_eq!(cookies(&client.dump(&filter()).unwrap()), [1], "still filtered here");
-        assert_eq!(cookies(&client.dump(&filter()).unwrap()), [2]);
+        assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [1], "still filtered here");
+        assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [2]);
         let lengths: Vec<usize> = client.transport.requests.iter().map(Vec::len).collect();
         assert!(lengths[0] > 72, "the first request had a program");
         assert_eq!(lengths[1..], [72, 72]);
@@ -326,7 +337,7 @@ fn a_kernel_that_refuses_the_program_is_asked_without_one_from_then_on() {
 #[test]
 fn a_refusal_without_a_program_is_an_error() {
     let mut client = client([vec![Answer(refusal(22))], vec![Answer(refusal(22))]]);
-    assert!(matches!(client.dump(&filter()), Err(Error::Io { operation: Operation::Request, .. })));
+    assert!(matches!(client.dump_large(&filter()), Err(Error::Io { operation: Operation::Request, .. })));
 }
 
 #[test]
@@ -334,7 +345,7 @@ fn programs_follow_the_endpoints() {
     let mut client = client((0..6).map(|_| vec![Answer(done())]));
     let program_bytes = |request: &Vec<u8>| request[72..].to_vec();
     for endpoints in [&["[::1]:5432"][..], &["[::1]:5432"], &["[::1]:5433"]] {
-        client.dump(&filter_for(endpoints)).unwrap();
+        client.dump_large(&filter_for(endpoints)).unwrap();
     }
     let programs: Vec<Vec<u8>> = client.transport.requests.iter().map(program_bytes).collect();
     assert_eq!(programs[0], programs[1]);
@@ -342,6 +353,36 @@ fn programs_follow_the_endpoints() {
 }
 
 mod lookup;
+
+/// 5,000 endpoints at 200 ports, none beside another, with that of [`socket`] among them.
+fn many() -> ConnectionFilter {
+    let ip = |index: u16| std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, index, 1);
+    let endpoints = (0..5000).map(|index| Endpoint::new(ip(index).into(), 5432 + index % 200 * 2));
+    ConnectionFilter::new(TcpStates::of(&[TcpState::Established]), endpoints)
+}
+
+#[test]
+fn a_small_host_is_asked_without_a_program_and_a_large_one_with_it() {
+    let mut client =
+        client((0..4).map(|_| vec![Answer(socket_with(9, 2, 2)), Answer(socket(1)), Answer(done())]));
+    for host_sockets in [100, 100_000, 100, 100_000] {
+        assert_eq!(cookies(&client.dump(&many(), || host_sockets).unwrap()), [1], "filtered here");
+    }
+    let filtered: Vec<bool> = client.transport.requests.iter().map(|request| request.len() > 72).collect();
+    assert_eq!(filtered, [false, true, false, true]);
+}
+
+#[test]
+fn a_program_that_lets_most_sockets_through_is_not_used_again() {
+    let busy = (0..1_900).map(|index| Answer(socket(index))).chain([Answer(done())]).collect();
+    let quiet = || vec![Answer(socket(1)), Answer(done())];
+    let mut client = client([quiet(), busy, quiet(), quiet()]);
+    for _look in 0..4 {
+        client.dump(&many(), || 2_000).unwrap();
+    }
+    let filtered: Vec<bool> = client.transport.requests.iter().map(|request| request.len() > 72).collect();
+    assert_eq!(filtered, [true, true, false, false]);
+}
 
 /// Against the real kernel, from inside: which of its answers came about by which program.
 mod real {
@@ -357,14 +398,33 @@ mod real {
     fn the_kernel_takes_every_program_and_none_is_dropped() {
         let (socket, port_id) = NetlinkSocket::open().unwrap();
         let mut client = Client::new(socket, Some(port_id));
+        let precisions = [Some(Precision::Exact), Some(Precision::Ports), None];
+        let programs = |client: &Client<NetlinkSocket>| {
+            let of_family =
+                |family| precisions.map(|precision| client.plan.family(family).program(precision).len());
+            [of_family(Family::Inet), of_family(Family::Inet6)]
+        };
         for ip in ["192.0.2.1", "2001:db8::1"] {
-            for count in [1, 2, 5, 10, 100, 500, 512, 513, 1000, 5000, 20_000, 60_000] {
-                assert!(client.dump(&endpoints(count, ip)).unwrap().is_empty());
-                let inet6 = client.programs.inet6.as_ref().expect("the kernel takes the program");
-                if count <= 512 {
-                    assert_eq!(inet6.precision(), Precision::Exact, "{count}");
+            for count in [1, 2, 5, 10, 100, 500, 800, 1100, 1600, 5000, 20_000, 60_000] {
+                let filter = endpoints(count, ip);
+                client.choose_plan(filter.endpoints());
+                let compiled = programs(&client);
+                for family in [Family::Inet, Family::Inet6] {
+                    for precision in precisions {
+                        let port_id = client.begin().unwrap();
+                        let mut found = Vec::new();
+                        let outcome =
+                            client.exchange(family, &filter, precision, port_id, &mut found).unwrap();
+                        assert!(matches!(outcome, Outcome::Complete { .. }), "{count} {precision:?}");
+                        client.idle_port_id = Some(port_id);
+                    }
                 }
-                assert!(client.programs.inet.is_some());
+                for host_sockets in [0, 1_000, 100_000] {
+                    assert!(client.dump(&filter, || host_sockets).unwrap().is_empty());
+                }
+                assert_eq!(programs(&client), compiled, "{count}: none was refused");
+                let [exact, ports, _] = compiled[1];
+                assert!(exact > 0 || (ports > 0 && count > 800), "{count}");
             }
         }
     }
@@ -391,7 +451,7 @@ mod real {
             }
             Err(errno) => panic!("{errno}"),
         }
-        let found = client.dump(&filter()).unwrap();
+        let found = client.dump_large(&filter()).unwrap();
         assert!(found.iter().all(|connection| connection.cookie != Cookie(u32::MAX.into())));
         assert_eq!(client.sequence, 1, "the forged sequence number was the one expected");
     }

@@ -16,7 +16,7 @@ fn a_datagram_that_is_cut_off_tells_its_whole_length() {
     let states = TcpStates::of(&[TcpState::Established]);
     let mut request = Vec::new();
     // A program that rejects everything: the reply is an NLMSG_DONE of 20 bytes.
-    let program = crate::bytecode::compile(&[]).unwrap();
+    let program = crate::bytecode::compile_exact(&[]).unwrap();
     DumpRequest { sequence: 1, family: Family::Inet, states, program: program.bytes() }
         .encode(&mut request)
         .unwrap();

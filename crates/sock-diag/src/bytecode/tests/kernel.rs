@@ -30,16 +30,19 @@ fn operation(program: &[u8], place: usize) -> Operation {
     Operation { code, yes: yes.into(), no: u16::from_ne_bytes(no).into() }
 }
 
-/// `inet_diag_bc_audit`.
-pub(super) fn audit(program: &[u8]) -> Result<(), Refusal> {
+/// `inet_diag_bc_audit`; also how many operations `valid_cc` counts over.
+pub(super) fn audit(program: &[u8]) -> Result<u64, Refusal> {
     if program.len() < 4 {
         return Err(Refusal::TooShort);
     }
     // `valid_cc` counts through the program for each jump; the places that it can reach are the same each time.
-    let mut boundaries = vec![false; program.len() + 1];
+    let mut boundaries = vec![None; program.len() + 1];
     let mut place = 0;
+    let mut count = 0;
+    let mut steps = 0;
     while place < program.len() {
-        boundaries[place] = true;
+        count += 1;
+        boundaries[place] = Some(count);
         let yes = usize::from(program[place + 1]);
         if yes < 4 || yes % 4 != 0 {
             break;
@@ -47,7 +50,7 @@ pub(super) fn audit(program: &[u8]) -> Result<(), Refusal> {
         place += yes;
     }
     if place == program.len() {
-        boundaries[place] = true;
+        boundaries[place] = Some(count + 1);
     }
 
     let mut place = 0;
@@ -78,15 +81,18 @@ pub(super) fn audit(program: &[u8]) -> Result<(), Refusal> {
         if left < needs {
             return Err(Refusal::Argument);
         }
-        if no < needs || no > left + 4 || no % 4 != 0 || (no < left && !boundaries[place + no]) {
+        if no < needs || no > left + 4 || no % 4 != 0 {
             return Err(Refusal::No);
+        }
+        if no < left {
+            steps += boundaries[place + no].ok_or(Refusal::No)?;
         }
         if yes < needs || yes > left + 4 || yes % 4 != 0 {
             return Err(Refusal::Yes);
         }
         place += yes;
     }
-    if place == program.len() { Ok(()) } else { Err(Refusal::Yes) }
+    if place == program.len() { Ok(steps) } else { Err(Refusal::Yes) }
 }
 
 /// `inet_diag_bc_run`.
