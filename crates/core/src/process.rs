@@ -147,7 +147,22 @@ pub struct ProcessSelector {
     ids: HashMap<ProcessPattern, PatternId>,
     globs: Vec<GlobSet>,
     of_glob: Vec<Vec<PatternId>>,
+    identity: SelectorIdentity,
 }
+
+/// Tells a selector and its clones from every other, for whoever remembers ids: those of one mean nothing to another,
+/// even where both were compiled from the same patterns in another order.
+#[derive(Debug, Clone, Default)]
+pub struct SelectorIdentity(Arc<()>);
+
+impl PartialEq for SelectorIdentity {
+    fn eq(&self, other: &Self) -> bool {
+        // What is remembered keeps the allocation, so that no later selector can have its address.
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for SelectorIdentity {}
 
 /// Patterns that are each valid, and together more than the matcher can hold.
 #[derive(Debug, thiserror::Error)]
@@ -202,7 +217,8 @@ impl SelectorBuilder {
             }
             sets.push(set.build()?);
         }
-        Ok(ProcessSelector { patterns: self.patterns, ids: self.ids, globs: sets, of_glob })
+        let identity = SelectorIdentity::default();
+        Ok(ProcessSelector { patterns: self.patterns, ids: self.ids, globs: sets, of_glob, identity })
     }
 }
 
@@ -223,6 +239,12 @@ impl ProcessSelector {
     #[must_use]
     pub fn id(&self, pattern: &ProcessPattern) -> Option<PatternId> {
         self.ids.get(pattern).copied()
+    }
+
+    /// What tells this selector and its clones from every other.
+    #[must_use]
+    pub fn identity(&self) -> &SelectorIdentity {
+        &self.identity
     }
 
     /// Which patterns a process with these names fits, and which it might fit.

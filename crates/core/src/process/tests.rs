@@ -118,3 +118,13 @@ fn bad_globs_are_refused_with_what_is_wrong() {
         assert!(matches!(bad.parse::<NameGlob>(), Err(NameGlobError::Syntax(_))), "{bad}");
     }
 }
+
+#[test]
+fn a_selector_is_itself_and_its_clones_and_no_other() {
+    let patterns = [pattern("nginx", None)];
+    let selector = ProcessSelector::new(&patterns).unwrap();
+    assert_eq!(selector.identity(), selector.clone().identity());
+    let recompiled = ProcessSelector::new(&patterns).unwrap();
+    assert_ne!(selector.identity(), recompiled.identity());
+    assert_ne!(ProcessSelector::default().identity(), ProcessSelector::default().identity());
+}
