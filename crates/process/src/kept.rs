@@ -1,58 +1,211 @@
-//! Where sockets were found the last time: what to look at first, and never what to believe.
+//! Where sockets were found, and a handle of each process that held one: what to look at first, and never what to
+//! believe.
+//!
+//! A handle is a descriptor of `/proc/PID`, which answers `ENOENT` or `ESRCH` once its process is gone, even when another
+//! has the number by then. So a holder is verified by reading one link; only where that fails is the process entered
+//! anew. Measured, one of `/proc/PID/fd` is no quicker, and would not lead to the names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
 use vms_core::connection::Inode;
-use vms_core::process::{PatternId, Pid};
+use vms_core::process::{PatternId, Pid, Process, ProcessSelector};
+
+use crate::effort::Effort;
+use crate::ledger::Holder;
+use crate::procfs::{Obstacle, ProcessDir};
+
+/// How old the names of a holder may be when it is verified, that is, how late a program that is replaced (exec) or
+/// renamed while it keeps its sockets is noticed.
+pub(crate) const NAMES_BOUND: Duration = Duration::from_secs(30);
+
+/// How many handles are kept at most, however many descriptors the agent may have.
+const MAX_HANDLES: usize = 4096;
+
+/// After how long a handle or a place that nobody asked about is given up. Entering a process again costs some 20 us:
+/// to do that for a probe that is measured less often than this costs less than to keep its holders open.
+const MAX_IDLE: Duration = Duration::from_mins(10);
+
+/// How often what is idle is looked for: to visit all that is kept would cost more than a call that verifies a few.
+const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
+
+/// How many sockets that were not asked for this time are remembered. With connections that come and go, most of them
+/// are gone.
+const MAX_IDLE_SOCKETS: usize = 16384;
+
+/// What is remembered of holders.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    sockets: HashMap<Inode, Socket>,
+    holders: HashMap<Pid, KeptHolder>,
+    max_holders: usize,
+    swept: Duration,
+}
+
+/// A socket, and where it was found: at one descriptor of each process that holds it and fits, and of one other.
+#[derive(Debug)]
+struct Socket {
+    places: Vec<Place>,
+    asked: Duration,
+}
 
 /// A descriptor at which a socket was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Hint {
-    pub(crate) pid: Pid,
-    pub(crate) descriptor: u32,
+struct Place {
+    pid: Pid,
+    descriptor: u32,
 }
 
-/// For each socket, descriptors that together settled what was asked about it.
-#[derive(Debug, Default)]
-pub(crate) struct Hints {
-    by_inode: HashMap<Inode, Vec<Hint>>,
+/// A process that held a socket.
+#[derive(Debug)]
+struct KeptHolder {
+    dir: ProcessDir,
+    process: Arc<Process>,
+    /// When its names were read; `None` when they were matched against another selector.
+    names_read: Option<Duration>,
+    asked: Duration,
 }
 
-/// How many hints of sockets that were not asked for this time are kept. Probes with longer intervals ask for
-/// theirs less often; beyond this many, most are of sockets that are gone.
-const MAX_IDLE: usize = 4096;
-
-impl Hints {
-    /// Where to look for these sockets, by process.
-    pub(crate) fn of_wanted(
-        &self,
-        wanted: &BTreeMap<Inode, BTreeSet<PatternId>>,
-    ) -> BTreeMap<Pid, Vec<(Inode, u32)>> {
-        let mut places: BTreeMap<Pid, Vec<(Inode, u32)>> = BTreeMap::new();
-        for inode in wanted.keys() {
-            for hint in self.by_inode.get(inode).into_iter().flatten() {
-                places.entry(hint.pid).or_default().push((*inode, hint.descriptor));
-            }
+impl Kept {
+    /// A memory for an agent that may have that many descriptors open (`RLIMIT_NOFILE`); `None` is without limit. It
+    /// never takes more than half of them.
+    pub(crate) fn new(descriptor_limit: Option<u64>) -> Self {
+        let half = descriptor_limit.and_then(|limit| usize::try_from(limit / 2).ok());
+        Self {
+            sockets: HashMap::new(),
+            holders: HashMap::new(),
+            max_holders: half.unwrap_or(MAX_HANDLES).min(MAX_HANDLES),
+            swept: Duration::ZERO,
         }
-        places
     }
 
-    /// Every process that held one of the sockets remembered.
-    pub(crate) fn pids(&self) -> BTreeSet<Pid> {
-        self.by_inode.values().flatten().map(|hint| hint.pid).collect()
+    /// How many processes are kept open.
+    pub(crate) fn handles(&self) -> usize {
+        self.holders.len()
     }
 
-    /// Takes in what was found this time, and forgets what was asked for and not found.
-    pub(crate) fn renew(
+    /// Takes in that what processes fit has to be worked out again.
+    pub(crate) fn forget_fits(&mut self) {
+        for holder in self.holders.values_mut() {
+            holder.names_read = None;
+        }
+    }
+
+    /// Closes all handles, for an agent that has no descriptors left although it keeps no more than this many, and keeps
+    /// half as many at most from now on.
+    pub(crate) fn shed(&mut self, kept: usize) {
+        self.holders.clear();
+        self.max_holders = kept / 2;
+    }
+
+    /// Where to look for these sockets, by process.
+    pub(crate) fn places_of(
         &mut self,
         wanted: &BTreeMap<Inode, BTreeSet<PatternId>>,
-        found: HashMap<Inode, Vec<Hint>>,
-    ) {
-        self.by_inode.retain(|inode, _| !wanted.contains_key(inode));
-        if self.by_inode.len() > MAX_IDLE {
-            self.by_inode.clear();
+        now: Duration,
+    ) -> BTreeMap<Pid, Vec<(Inode, u32)>> {
+        let mut by_process: BTreeMap<Pid, Vec<(Inode, u32)>> = BTreeMap::new();
+        for inode in wanted.keys() {
+            let Some(socket) = self.sockets.get_mut(inode) else { continue };
+            socket.asked = now;
+            for place in &socket.places {
+                by_process.entry(place.pid).or_default().push((*inode, place.descriptor));
+            }
         }
-        self.by_inode.extend(found);
+        by_process
+    }
+
+    /// Where that socket was found in that process.
+    pub(crate) fn place(&self, inode: Inode, pid: Pid) -> Option<u32> {
+        let places = &self.sockets.get(&inode)?.places;
+        places.iter().find(|place| place.pid == pid).map(|place| place.descriptor)
+    }
+
+    /// Every process in which a socket was found.
+    pub(crate) fn pids(&self) -> BTreeSet<Pid> {
+        self.sockets.values().flat_map(|socket| &socket.places).map(|place| place.pid).collect()
+    }
+
+    /// The process, told by reading one link, if it holds that socket where it was found. `None` says nothing: the
+    /// socket may be at another descriptor, the handle may be dead, or there is none.
+    pub(crate) fn verify(
+        &mut self,
+        inode: Inode,
+        pid: Pid,
+        selector: &ProcessSelector,
+        now: Duration,
+        effort: &mut Effort,
+    ) -> Option<Arc<Process>> {
+        let holder = self.holders.get_mut(&pid)?;
+        let socket = self.sockets.get_mut(&inode)?;
+        let descriptor = socket.places.iter().find(|place| place.pid == pid)?.descriptor;
+        (socket.asked, holder.asked) = (now, now);
+        if holder.names_read.is_none_or(|read| now.saturating_sub(read) >= NAMES_BOUND) {
+            effort.names += 1;
+            holder.renew(pid, selector, now).ok()?;
+        }
+        effort.rechecks += 1;
+        holder.dir.holds(descriptor, inode).ok()?.then(|| Arc::clone(&holder.process))
+    }
+
+    /// Hands out the handle of that process; [`Kept::keep`] takes it back.
+    pub(crate) fn take(&mut self, pid: Pid) -> Option<ProcessDir> {
+        self.holders.remove(&pid).map(|holder| holder.dir)
+    }
+
+    /// Keeps the handle of a holder whose names were read just now, if there is room.
+    pub(crate) fn keep(&mut self, dir: ProcessDir, holder: &mut Holder, now: Duration) {
+        let pid = holder.pid();
+        if self.holders.len() < self.max_holders || self.holders.contains_key(&pid) {
+            let kept = KeptHolder { dir, process: holder.process(), names_read: Some(now), asked: now };
+            self.holders.insert(pid, kept);
+        }
+    }
+
+    /// Remembers where a socket was found. One descriptor a process is enough; of holders that fit nothing that was
+    /// asked for, one is.
+    pub(crate) fn remember(&mut self, inode: Inode, pid: Pid, descriptor: u32, fits: bool, now: Duration) {
+        let socket = self.sockets.entry(inode).or_insert_with(|| Socket { places: Vec::new(), asked: now });
+        if let Some(place) = socket.places.iter_mut().find(|place| place.pid == pid) {
+            place.descriptor = descriptor;
+        } else if fits || socket.places.is_empty() {
+            socket.places.push(Place { pid, descriptor });
+        }
+    }
+
+    /// Forgets that this socket was found in that process.
+    pub(crate) fn forget(&mut self, inode: Inode, pid: Pid) {
+        let Some(socket) = self.sockets.get_mut(&inode) else { return };
+        socket.places.retain(|place| place.pid != pid);
+        if socket.places.is_empty() {
+            self.sockets.remove(&inode);
+        }
+    }
+
+    /// Gives up what nobody asked about for long, and what is too much. To be called at the end of each call.
+    pub(crate) fn sweep(&mut self, asked_sockets: usize, now: Duration) {
+        if self.sockets.len() > asked_sockets.saturating_add(MAX_IDLE_SOCKETS) {
+            self.sockets.retain(|_, socket| socket.asked == now);
+        }
+        if now.saturating_sub(self.swept) < SWEEP_INTERVAL {
+            return;
+        }
+        self.swept = now;
+        self.sockets.retain(|_, socket| now.saturating_sub(socket.asked) < MAX_IDLE);
+        self.holders.retain(|_, holder| now.saturating_sub(holder.asked) < MAX_IDLE);
+    }
+}
+
+impl KeptHolder {
+    /// Reads the names again. The process stays the same `Arc` while nothing about it has changed.
+    fn renew(&mut self, pid: Pid, selector: &ProcessSelector, now: Duration) -> Result<(), Obstacle> {
+        let process = Holder::new(pid, self.dir.read_names()?, selector).process();
+        if *process != *self.process {
+            self.process = process;
+        }
+        self.names_read = Some(now);
+        Ok(())
     }
 }
 

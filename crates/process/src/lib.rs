@@ -1,7 +1,9 @@
 //! Which process holds a socket, from /proc: implements `vms_core::ProcessAdapter`.
 //!
-//! [`ProcReader`] is the door. Below it, `scan` decides whom to look at and when enough is known, `hints`
-//! remembers where sockets were last time, `procfs` does the reading, and `parse` makes sense of what was read.
+//! [`ProcReader`] is the door. Below it, `scan` decides whom to look at and when enough is known, and keeps its books in
+//! `ledger`; `verify` looks at known holders again. Three things are remembered from call to call: in `kept`, where
+//! sockets were found, with a handle of each holder; in `table`, what the names of all processes fitted; in
+//! `conclusions`, which sockets nobody who fits holds. `procfs` does the reading, and `parse` makes sense of what was read.
 //!
 //! Every process is looked at through one descriptor of its `/proc/PID`, which goes dead with the process: names
 //! and descriptors are always of one process, even when its number is given to another in mid-scan. A process
@@ -12,18 +14,23 @@
 //! or that only other threads hold after the first one of its process has exited. `/proc/PID/fd` shows the table
 //! of the first thread.
 
+mod conclusions;
+mod effort;
 mod error;
-mod hints;
+mod kept;
+mod ledger;
 mod parse;
 mod privileges;
 mod procfs;
 mod reader;
 mod scan;
+mod table;
 #[cfg(test)]
 mod test_proc;
+mod verify;
 
+pub use effort::Effort;
 pub use error::ProcessError;
 pub use parse::{HiddenProcesses, HidePid};
 pub use privileges::Privileges;
 pub use reader::ProcReader;
-pub use scan::Effort;

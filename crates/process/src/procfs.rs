@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,14 @@ use crate::privileges::Refusal;
 pub(crate) struct Procfs {
     root: OwnedFd,
     path: PathBuf,
+}
+
+/// A process in the listing of a /proc.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) pid: Pid,
+    /// The inode of its directory, which the kernel makes for each process anew (`fs/proc/base.c`).
+    pub(crate) inode: u64,
 }
 
 /// One process, kept hold of: every step fails once it is gone, even if another has its number by then.
@@ -71,10 +79,12 @@ const ARGV0_BYTES: usize = 4096;
 const STAT_BYTES: usize = 2048;
 /// The length of the longest text that names a socket is 29: longer links are of something else.
 const SOCKET_LINK_BYTES: usize = 64;
+/// `fd/`, ten digits, and a NUL.
+const DESCRIPTOR_PATH_BYTES: usize = 14;
 /// Some ten thousand mounts.
 const MOUNTINFO_BYTES: u64 = 16 * 1024 * 1024;
 
-/// A buffer for [`Procfs::read_pids`] and [`ProcessDir::read_descriptors`].
+/// A buffer for [`Procfs::read_processes`] and [`ProcessDir::read_descriptors`].
 pub(crate) fn scratch() -> Vec<u8> {
     Vec::with_capacity(SCRATCH_BYTES)
 }
@@ -88,16 +98,20 @@ impl Procfs {
     }
 
     /// The processes that /proc shows, in the order of their numbers.
-    pub(crate) fn read_pids(&self, scratch: &mut Vec<u8>) -> Result<Vec<Pid>, ProcessError> {
+    pub(crate) fn read_processes(&self, scratch: &mut Vec<u8>) -> Result<Vec<Listed>, ProcessError> {
         seek(&self.root, SeekFrom::Start(0)).map_err(|errno| listing_error(&self.path, errno))?;
-        let mut pids = Vec::new();
+        let mut listed = Vec::new();
         let mut entries = RawDir::new(&self.root, scratch.spare_capacity_mut());
         while let Some(entry) = entries.next() {
             let entry = entry.map_err(|errno| listing_error(&self.path, errno))?;
-            pids.extend(parse_pid(entry.file_name().to_bytes()));
+            let pid = parse_pid(entry.file_name().to_bytes());
+            listed.extend(pid.map(|pid| Listed { pid, inode: entry.ino() }));
         }
-        pids.sort_unstable();
-        if pids.is_empty() { Err(ProcessError::Unsupported { path: self.path.clone() }) } else { Ok(pids) }
+        listed.sort_unstable_by_key(|process| process.pid);
+        if listed.is_empty() {
+            return Err(ProcessError::Unsupported { path: self.path.clone() });
+        }
+        Ok(listed)
     }
 
     /// Takes hold of a process.
@@ -224,8 +238,12 @@ impl ProcessDir {
 
     /// Whether that descriptor is that socket at this moment.
     pub(crate) fn holds(&self, descriptor: u32, inode: Inode) -> Result<bool, Obstacle> {
+        let mut path = [0; DESCRIPTOR_PATH_BYTES];
+        // There is room for any number, and for the NUL.
+        let _infallible = write!(path.as_mut_slice(), "fd/{descriptor}");
+        let Ok(path) = CStr::from_bytes_until_nul(&path) else { return Ok(false) };
         let mut link = [0; SOCKET_LINK_BYTES];
-        match readlinkat_raw(&self.0, format!("fd/{descriptor}"), &mut link) {
+        match readlinkat_raw(&self.0, path, &mut link) {
             Ok(length) => Ok(link.get(..length).and_then(parse_socket_link) == Some(inode)),
             Err(Errno::NOENT | Errno::SRCH) => Ok(false),
             Err(errno) => Err(self.obstacle(errno, Refusal::ReadDescriptor)),

@@ -1,26 +1,46 @@
 //! The door: a /proc, what the agent may see of it, and what it remembers of the last time.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use rustix::process::{Resource, getrlimit};
 use vms_core::ProcessAdapter;
-use vms_core::process::{HolderQuery, HolderScan};
+use vms_core::process::{HolderQuery, HolderScan, Process, ProcessSelector, SelectorIdentity, VerifyQuery};
 
+use crate::conclusions::Conclusions;
+use crate::effort::Effort;
 use crate::error::ProcessError;
-use crate::hints::Hints;
+use crate::kept::Kept;
 use crate::parse::HiddenProcesses;
 use crate::privileges::Privileges;
 use crate::procfs::{Procfs, scratch};
-use crate::scan::{Effort, Scan};
+use crate::scan::{Memory, Scan};
+use crate::table::NameTable;
+use crate::verify::Verification;
 
 /// Finds the holders of sockets in a /proc.
 ///
-/// It remembers at which descriptors it found the sockets that it was asked about, and looks there first. While
-/// each is still there, and its holder's names still fit, /proc is not even listed.
+/// It remembers at which descriptors it found the sockets that it was asked about, keeps their holders open, and looks
+/// there first. While each is still there, and its holder's names still fit, /proc is not even listed. Of all other
+/// processes it remembers what their names fitted, and reads them again only now and then.
+///
+/// How old an answer may be:
+///
+/// * Whether a descriptor is a socket is read in each call.
+/// * The names of a holder are read in each [`find_holders`](ProcessAdapter::find_holders) that tells of it, and at
+///   least every 30 seconds where it is only verified.
+/// * A process that was passed over, and begins to fit while it runs (exec, or a new name), is found to be present
+///   within 60 seconds; a new process at once, and again at the next call, when it may have replaced its program.
+/// * The holder of a new socket is found at once, whatever is remembered. Where nobody who fits was found to hold it,
+///   and a process that runs already begins to fit, or is renamed and then given the socket, that is found after as much
+///   time as the socket had been looked for in vain, and within 60 seconds.
 #[derive(Debug)]
 pub struct ProcReader {
     procfs: Procfs,
     privileges: Privileges,
-    hints: Hints,
+    memory: Memory,
+    /// Whose ids are remembered.
+    selector: SelectorIdentity,
     scratch: Vec<u8>,
     effort: Effort,
 }
@@ -37,7 +57,12 @@ impl ProcReader {
         Ok(Self {
             procfs: Procfs::open(root)?,
             privileges,
-            hints: Hints::default(),
+            memory: Memory {
+                kept: Kept::new(getrlimit(Resource::Nofile).current),
+                table: NameTable::default(),
+                conclusions: Conclusions::default(),
+            },
+            selector: SelectorIdentity::default(),
             scratch: scratch(),
             effort: Effort::default(),
         })
@@ -56,23 +81,56 @@ impl ProcReader {
     pub fn effort(&self) -> Effort {
         self.effort
     }
+
+    /// How many processes are kept open, each by one descriptor of the agent.
+    #[must_use]
+    pub fn kept_handles(&self) -> usize {
+        self.memory.kept.handles()
+    }
+
+    /// Takes in with which patterns is asked: what processes fitted of others means nothing any more.
+    fn adopt(&mut self, selector: &ProcessSelector) {
+        if self.selector != *selector.identity() {
+            self.memory.kept.forget_fits();
+            self.memory.table.forget_fits();
+            self.memory.conclusions.clear();
+            self.selector = selector.identity().clone();
+        }
+    }
+
+    /// Does it, and where the agent has no descriptors left, once more without those that are kept.
+    fn with_descriptors_to_spare<T>(
+        &mut self,
+        act: impl Fn(&mut Self) -> Result<T, ProcessError>,
+    ) -> Result<T, ProcessError> {
+        self.effort = Effort::default();
+        let kept = self.kept_handles();
+        match act(self) {
+            Err(ProcessError::Io { .. }) if kept > 0 => {
+                self.memory.kept.shed(kept);
+                act(self)
+            }
+            outcome => outcome,
+        }
+    }
 }
 
 impl ProcessAdapter for ProcReader {
     type Error = ProcessError;
 
     fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, ProcessError> {
-        self.effort = Effort::default();
-        let scan = Scan::new(
-            query,
-            &self.procfs,
-            &self.privileges,
-            &self.hints,
-            &mut self.scratch,
-            &mut self.effort,
-        );
-        let (found, hints) = scan.run()?;
-        self.hints.renew(query.wanted, hints);
-        Ok(found)
+        self.adopt(query.selector);
+        self.with_descriptors_to_spare(|reader| {
+            let Self { procfs, privileges, memory, scratch, effort, .. } = reader;
+            Scan::new(query, procfs, privileges, memory, scratch, effort).run()
+        })
+    }
+
+    fn verify_holders(&mut self, query: &VerifyQuery<'_>) -> Result<Vec<Option<Arc<Process>>>, ProcessError> {
+        self.adopt(query.selector);
+        self.with_descriptors_to_spare(|reader| {
+            let Self { procfs, memory, scratch, effort, .. } = reader;
+            Verification { query, procfs, kept: &mut memory.kept, scratch, effort }.run()
+        })
     }
 }

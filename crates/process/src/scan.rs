@@ -1,59 +1,56 @@
 //! One search: whom to look at, in which order, and when enough is known.
 //!
-//! First where the sockets were last time; then the processes that held any; then all the others. A process whose
-//! names fit nothing that is still asked for costs its names and no more. What happens during the search (a
-//! process forks and exits, hands a socket on) is made up for by looking again, a bounded number of times.
+//! First where the sockets were found before; then the processes that held any; then all the others. A process whose
+//! names fit nothing that is still asked for costs its names and no more, and where they are remembered (`table`) not
+//! even these. Nothing is claimed of a process by what is remembered of it: who might matter is looked at. What happens
+//! during the search (a process forks and exits, hands a socket on) is made up for by looking again, a bounded number
+//! of times; and who was passed over is looked at after all where a socket is left without a holder that fits, unless
+//! that was concluded already (`conclusions`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use vms_core::connection::Inode;
-use vms_core::process::{Capability, Fits, HolderQuery, HolderScan, Known, PatternId, Pid, Process};
+use vms_core::process::{HolderQuery, HolderScan, Pid};
 
+use crate::conclusions::Conclusions;
+use crate::effort::Effort;
 use crate::error::ProcessError;
-use crate::hints::{Hint, Hints};
-use crate::parse::{TaskKind, display_name};
+use crate::kept::Kept;
+use crate::ledger::{Holder, Ledger, Recorded};
+use crate::parse::TaskKind;
 use crate::privileges::{Privileges, Refusal};
 use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
+use crate::table::{NameTable, Remembered};
 
 /// How often /proc is listed again when something is still open after all processes were looked at.
 const EXTRA_PASSES: usize = 2;
 
-/// What one call of `find_holders` took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Effort {
-    /// How often all processes were listed.
-    pub listings: usize,
-    /// How many processes were looked at; one that was looked at twice counts twice.
-    pub processes: usize,
-    /// How many sockets were found among descriptors, wanted or not.
-    pub sockets: usize,
+/// What a reader remembers from call to call.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pub(crate) kept: Kept,
+    pub(crate) table: NameTable,
+    pub(crate) conclusions: Conclusions,
 }
 
 /// A search under way.
 pub(crate) struct Scan<'a> {
     procfs: &'a Procfs,
     privileges: &'a Privileges,
-    hints: &'a Hints,
+    memory: &'a mut Memory,
     scratch: &'a mut Vec<u8>,
     effort: &'a mut Effort,
     ledger: Ledger<'a>,
 }
 
-/// What is asked, what is found, and what is still open.
-struct Ledger<'a> {
-    query: &'a HolderQuery<'a>,
-    /// The patterns of which anything is asked at all.
-    asked: BTreeSet<PatternId>,
-    /// Sockets, each with a pattern that no holder found so far fits.
-    unsettled: HashSet<(Inode, PatternId)>,
-    /// How many sockets are unsettled, by pattern.
-    need: BTreeMap<PatternId, usize>,
-    /// Patterns of the census that no process seen so far fits.
-    unmet: BTreeSet<PatternId>,
-    found: HolderScan,
-    hints: HashMap<Inode, Vec<Hint>>,
+/// Whose names are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Those of processes that are not remembered, or for too long, or that matter by what is remembered.
+    WhereDue,
+    /// Everybody's.
+    Anew,
 }
 
 /// What came of looking at a process.
@@ -63,6 +60,11 @@ enum Seen {
     Vanished,
     /// It was gone before its descriptors were read, and it fitted: what it held, another may hold now.
     VanishedFitting,
+    /// It was passed over by what is remembered of its names.
+    Remembered {
+        /// It had no descriptors.
+        bare: bool,
+    },
     /// It has no descriptors: a part of the kernel, or dead.
     Bare,
     /// Its names were enough.
@@ -73,21 +75,28 @@ enum Seen {
     Refused,
 }
 
+impl Seen {
+    /// Whether it has descriptors that were not all read.
+    fn has_more(self) -> bool {
+        matches!(self, Self::Remembered { bare: false } | Self::PassedOver | Self::Searched(Extent::Part))
+    }
+}
+
 impl<'a> Scan<'a> {
     pub(crate) fn new(
         query: &'a HolderQuery<'a>,
         procfs: &'a Procfs,
         privileges: &'a Privileges,
-        hints: &'a Hints,
+        memory: &'a mut Memory,
         scratch: &'a mut Vec<u8>,
         effort: &'a mut Effort,
     ) -> Self {
-        Self { procfs, privileges, hints, scratch, effort, ledger: Ledger::new(query) }
+        Self { procfs, privileges, memory, scratch, effort, ledger: Ledger::new(query) }
     }
 
-    /// Searches, and tells what was found and where.
-    pub(crate) fn run(mut self) -> Result<(HolderScan, HashMap<Inode, Vec<Hint>>), ProcessError> {
-        self.check_hints()?;
+    /// Searches, and tells what was found.
+    pub(crate) fn run(mut self) -> Result<HolderScan, ProcessError> {
+        self.check_places()?;
         if !self.ledger.is_complete() {
             let seen = self.search()?;
             self.note_hidden_processes();
@@ -95,13 +104,21 @@ impl<'a> Scan<'a> {
                 self.search_anyone(&seen)?;
             }
         }
+        let (query, unsettled) = (self.ledger.query(), self.ledger.unsettled());
+        self.memory.conclusions.sweep(query.wanted, unsettled, query.now);
+        self.memory.kept.sweep(query.wanted.len(), query.now);
         Ok(self.ledger.finish())
     }
 
-    /// Looks at the descriptors where the sockets were last time.
-    fn check_hints(&mut self) -> Result<(), ProcessError> {
-        for (pid, places) in self.hints.of_wanted(self.ledger.query.wanted) {
-            match self.check_hint(pid, &places) {
+    /// Looks at the descriptors where the sockets were found before.
+    fn check_places(&mut self) -> Result<(), ProcessError> {
+        let query = self.ledger.query();
+        for (pid, mut places) in self.memory.kept.places_of(query.wanted, query.now) {
+            places.retain(|(inode, _)| self.ledger.is_open(*inode));
+            if places.is_empty() {
+                continue;
+            }
+            match self.check_places_in(pid, &places) {
                 // Whatever it was, the search will tell.
                 Ok(()) | Err(Obstacle::Vanished | Obstacle::Refused(_)) => {}
                 Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(pid, errno)),
@@ -110,25 +127,66 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn check_hint(&mut self, pid: Pid, places: &[(Inode, u32)]) -> Result<(), Obstacle> {
-        self.effort.processes += 1;
-        let (dir, names) = self.procfs.enter(pid)?;
-        let mut holder = Holder::new(pid, &names, self.ledger.query.selector.fits(&names.known()));
+    fn check_places_in(&mut self, pid: Pid, places: &[(Inode, u32)]) -> Result<(), Obstacle> {
+        let (dir, names) = match self.memory.kept.take(pid) {
+            Some(dir) => {
+                self.effort.names += 1;
+                let names = dir.read_names()?;
+                (dir, names)
+            }
+            None => self.enter(pid)?,
+        };
+        let query = self.ledger.query();
+        let mut holder = Holder::new(pid, names, query.selector);
         for (inode, descriptor) in places {
+            self.effort.rechecks += 1;
             if dir.holds(*descriptor, *inode)? {
-                self.effort.sockets += 1;
-                self.ledger.record(*inode, *descriptor, &mut holder);
+                self.ledger.record(*inode, &mut holder);
+            } else {
+                self.memory.kept.forget(*inode, pid);
             }
         }
+        if holder.is_described() {
+            self.memory.kept.keep(dir, &mut holder, query.now);
+        }
         Ok(())
+    }
+
+    /// Takes hold of a process by its number, and reads its names.
+    fn enter(&mut self, pid: Pid) -> Result<(ProcessDir, Names), Obstacle> {
+        self.effort.opened += 1;
+        self.effort.names += 1;
+        self.procfs.enter(pid)
     }
 
     /// Looks at processes until nothing is open any more, or all have been looked at.
     fn search(&mut self) -> Result<HashMap<Pid, Seen>, ProcessError> {
         let mut seen = HashMap::new();
-        self.look_at(self.hints.pids(), &mut seen)?;
+        let reading = if self.ledger.query().every_holder { Reading::Anew } else { Reading::WhereDue };
+        self.look_at(self.memory.kept.pids(), reading, &mut seen)?;
+        self.look_at_all(reading, &mut seen)?;
+        let is_remembered = |seen: &Seen| matches!(seen, Seen::Remembered { .. });
+        if seen.values().any(is_remembered) && self.has_unconcluded() {
+            seen.retain(|_, seen| !is_remembered(seen));
+            self.look_at_all(Reading::Anew, &mut seen)?;
+        }
+        if !seen.values().any(is_remembered) {
+            self.memory.conclusions.conclude(self.ledger.unsettled(), self.ledger.query().now);
+        }
+        Ok(seen)
+    }
+
+    /// Whether some socket has no holder that fits, and it is not known already that it has none.
+    fn has_unconcluded(&self) -> bool {
+        let now = self.ledger.query().now;
+        let conclusions = &self.memory.conclusions;
+        self.ledger.unsettled().iter().any(|(inode, pattern)| !conclusions.holds(*inode, *pattern, now))
+    }
+
+    /// Looks at all processes that were not seen yet, and at those that appear meanwhile.
+    fn look_at_all(&mut self, reading: Reading, seen: &mut HashMap<Pid, Seen>) -> Result<(), ProcessError> {
         for pass in 0..=EXTRA_PASSES {
-            if self.ledger.is_complete() || (pass > 0 && self.ledger.is_answered()) {
+            if self.is_enough(reading) || (pass > 0 && self.ledger.is_answered()) {
                 break;
             }
             let listed = self.list()?;
@@ -138,46 +196,73 @@ impl<'a> Scan<'a> {
             if due.is_empty() {
                 break;
             }
-            self.look_at(due, &mut seen)?;
+            self.look_at(due, reading, seen)?;
         }
-        Ok(seen)
+        Ok(())
+    }
+
+    /// Whether nothing more is to be found in this way. A census is not taken anew for the sake of sockets.
+    fn is_enough(&self, reading: Reading) -> bool {
+        let for_sockets = reading == Reading::Anew && !self.ledger.query().every_holder;
+        self.ledger.is_complete() || (for_sockets && self.ledger.unsettled().is_empty())
     }
 
     fn list(&mut self) -> Result<Vec<Pid>, ProcessError> {
         self.effort.listings += 1;
-        self.procfs.read_pids(self.scratch)
+        let listed = self.procfs.read_processes(self.scratch)?;
+        self.memory.table.list(&listed, self.ledger.query().now);
+        Ok(listed.into_iter().map(|process| process.pid).collect())
     }
 
     fn look_at(
         &mut self,
         pids: impl IntoIterator<Item = Pid>,
+        reading: Reading,
         seen: &mut HashMap<Pid, Seen>,
     ) -> Result<(), ProcessError> {
         for pid in pids {
-            if self.ledger.is_complete() {
+            if self.is_enough(reading) {
                 break;
             }
-            seen.insert(pid, self.look(pid)?);
+            let outcome = match self.recall(pid, reading) {
+                Some(remembered) => remembered,
+                None => self.look(pid)?,
+            };
+            seen.insert(pid, outcome);
         }
         Ok(())
     }
 
+    /// Whether that process can be passed over by what is remembered of it.
+    fn recall(&self, pid: Pid, reading: Reading) -> Option<Seen> {
+        if reading == Reading::Anew {
+            return None;
+        }
+        match self.memory.table.remembered(pid, self.ledger.query().now)? {
+            Remembered::Fitted { patterns, bare } if !self.ledger.awaits(patterns) => {
+                Some(Seen::Remembered { bare: *bare })
+            }
+            Remembered::Fitted { .. } | Remembered::Unclear | Remembered::Unread => None,
+        }
+    }
+
     fn look(&mut self, pid: Pid) -> Result<Seen, ProcessError> {
-        self.effort.processes += 1;
-        let (dir, names) = match self.procfs.enter(pid) {
+        let (dir, names) = match self.enter(pid) {
             Ok((dir, names)) => (Some(dir), names),
             Err(Obstacle::Refused(_)) => (None, Names::DENIED),
             Err(Obstacle::Vanished) => return Ok(Seen::Vanished),
             Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(pid, errno)),
         };
-        let fits = self.ledger.query.selector.fits(&names.known());
-        let bare = names.executable == Known::Absent;
-        if !self.ledger.concerns(&fits) {
+        let query = self.ledger.query();
+        let holder = Holder::new(pid, names, query.selector);
+        let bare = holder.is_bare();
+        self.memory.table.note(pid, holder.fits(), bare, query.now);
+        if !self.ledger.concerns(holder.fits()) {
             return Ok(if bare { Seen::Bare } else { Seen::PassedOver });
         }
         let Some(dir) = dir else {
-            self.ledger.note(&fits);
-            self.ledger.obscure(&fits, self.privileges, Refusal::Enter);
+            self.ledger.note(holder.fits());
+            self.ledger.obscure(holder.fits(), self.privileges, Refusal::Enter);
             return Ok(Seen::Refused);
         };
         if bare {
@@ -185,39 +270,47 @@ impl<'a> Scan<'a> {
                 // What is dead is not there any more, though its parent has not noticed yet.
                 Ok(TaskKind::Dead) => Ok(Seen::Bare),
                 Ok(TaskKind::Kernel | TaskKind::User) | Err(Obstacle::Refused(_)) => {
-                    self.ledger.note(&fits);
+                    self.ledger.note(holder.fits());
                     Ok(Seen::Bare)
                 }
                 Err(Obstacle::Vanished) => Ok(Seen::VanishedFitting),
                 Err(Obstacle::Exhausted(errno)) => Err(self.procfs.exhausted(pid, errno)),
             };
         }
-        self.ledger.note(&fits);
-        if !self.ledger.is_open_for(&fits) {
+        self.ledger.note(holder.fits());
+        if !self.ledger.is_open_for(holder.fits()) {
             return Ok(Seen::PassedOver);
         }
-        self.search_descriptors(&dir, Holder::new(pid, &names, fits))
+        self.search_descriptors(dir, holder)
     }
 
     /// Reads the descriptors of a process that fits, or might.
-    fn search_descriptors(&mut self, dir: &ProcessDir, mut holder: Holder<'_>) -> Result<Seen, ProcessError> {
-        let (ledger, effort) = (&mut self.ledger, &mut *self.effort);
+    fn search_descriptors(&mut self, dir: ProcessDir, mut holder: Holder) -> Result<Seen, ProcessError> {
+        let (ledger, kept, effort) = (&mut self.ledger, &mut self.memory.kept, &mut *self.effort);
+        let now = ledger.query().now;
         let outcome = dir.read_descriptors(self.scratch, |descriptor, inode| {
             effort.sockets += 1;
-            if ledger.record(inode, descriptor, &mut holder) && !ledger.is_open_for(&holder.fits) {
+            let recorded = ledger.record(inode, &mut holder);
+            if recorded != Recorded::Unasked {
+                kept.remember(inode, holder.pid(), descriptor, recorded != Recorded::Other, now);
+            }
+            if recorded == Recorded::Settled && !ledger.is_open_for(holder.fits()) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         });
+        if holder.is_described() {
+            kept.keep(dir, &mut holder, now);
+        }
         match outcome {
             Ok(extent) => Ok(Seen::Searched(extent)),
             Err(Obstacle::Vanished) => Ok(Seen::VanishedFitting),
             Err(Obstacle::Refused(refusal)) => {
-                self.ledger.obscure(&holder.fits, self.privileges, refusal);
+                self.ledger.obscure(holder.fits(), self.privileges, refusal);
                 Ok(Seen::Refused)
             }
-            Err(Obstacle::Exhausted(errno)) => Err(self.procfs.exhausted(holder.pid, errno)),
+            Err(Obstacle::Exhausted(errno)) => Err(self.procfs.exhausted(holder.pid(), errno)),
         }
     }
 
@@ -237,11 +330,8 @@ impl<'a> Scan<'a> {
     /// not fit: held by one of those, a socket is no riddle any more.
     fn search_anyone(&mut self, seen: &HashMap<Pid, Seen>) -> Result<(), ProcessError> {
         let mut left = self.ledger.obscured_without_holder();
-        let mut pids: Vec<Pid> = seen
-            .iter()
-            .filter(|(_, seen)| matches!(seen, Seen::PassedOver | Seen::Searched(Extent::Part)))
-            .map(|(pid, _)| *pid)
-            .collect();
+        let mut pids: Vec<Pid> =
+            seen.iter().filter(|(_, seen)| seen.has_more()).map(|(pid, _)| *pid).collect();
         pids.sort_unstable();
         for pid in pids {
             if left.is_empty() {
@@ -256,8 +346,7 @@ impl<'a> Scan<'a> {
     }
 
     fn search_any_process(&mut self, pid: Pid, left: &mut BTreeSet<Inode>) -> Result<(), Obstacle> {
-        self.effort.processes += 1;
-        let (dir, names) = self.procfs.enter(pid)?;
+        let (dir, names) = self.enter(pid)?;
         let mut held = Vec::new();
         let effort = &mut *self.effort;
         dir.read_descriptors(self.scratch, |descriptor, inode| {
@@ -270,171 +359,14 @@ impl<'a> Scan<'a> {
         if held.is_empty() {
             return Ok(());
         }
-        let mut holder = Holder::new(pid, &names, self.ledger.query.selector.fits(&names.known()));
+        let query = self.ledger.query();
+        let mut holder = Holder::new(pid, names, query.selector);
         for (inode, descriptor) in held {
-            self.ledger.record(inode, descriptor, &mut holder);
+            let recorded = self.ledger.record(inode, &mut holder);
+            self.memory.kept.remember(inode, pid, descriptor, recorded != Recorded::Other, query.now);
         }
+        self.memory.kept.keep(dir, &mut holder, query.now);
         Ok(())
-    }
-}
-
-impl<'a> Ledger<'a> {
-    fn new(query: &'a HolderQuery<'a>) -> Self {
-        let unsettled: HashSet<(Inode, PatternId)> = query
-            .wanted
-            .iter()
-            .flat_map(|(inode, patterns)| patterns.iter().map(|pattern| (*inode, *pattern)))
-            .collect();
-        let mut need = BTreeMap::new();
-        for (_, pattern) in &unsettled {
-            *need.entry(*pattern).or_insert(0) += 1;
-        }
-        Self {
-            query,
-            asked: query.census.iter().chain(need.keys()).copied().collect(),
-            unsettled,
-            need,
-            unmet: query.census.clone(),
-            found: HolderScan::default(),
-            hints: HashMap::new(),
-        }
-    }
-
-    /// Whether nothing is open.
-    fn is_answered(&self) -> bool {
-        self.unsettled.is_empty() && self.unmet.is_empty()
-    }
-
-    /// Whether nothing more is of interest.
-    fn is_complete(&self) -> bool {
-        self.is_answered() && (!self.query.every_holder || self.query.wanted.is_empty())
-    }
-
-    /// Whether anything is asked about a process with these names.
-    fn concerns(&self, fits: &Fits) -> bool {
-        fits.certain.iter().chain(&fits.possible).any(|pattern| self.asked.contains(pattern))
-    }
-
-    /// Whether the descriptors of such a process are of interest.
-    fn is_open_for(&self, fits: &Fits) -> bool {
-        fits.certain.iter().chain(&fits.possible).any(|pattern| {
-            self.need.get(pattern).is_some_and(|sockets| *sockets > 0 || self.query.every_holder)
-        })
-    }
-
-    /// Takes in that there is a process with these names.
-    fn note(&mut self, fits: &Fits) {
-        for pattern in fits.certain.iter().filter(|pattern| self.asked.contains(pattern)) {
-            self.found.present.insert(*pattern);
-            self.unmet.remove(pattern);
-        }
-        let possible = fits.possible.iter().filter(|pattern| self.asked.contains(pattern));
-        self.found.uncertain.extend(possible);
-    }
-
-    /// Takes in that this process holds that socket. Tells whether this settled anything.
-    fn record(&mut self, inode: Inode, descriptor: u32, holder: &mut Holder<'_>) -> bool {
-        let Some(patterns) = self.query.wanted.get(&inode) else { return false };
-        if holder.process.is_none() {
-            self.note(&holder.fits);
-        }
-        let process = holder.process();
-        let holders = self.found.holders.entry(inode).or_default();
-        match holders.iter_mut().find(|known| known.pid == process.pid) {
-            // Seen before, by this descriptor or another. Its names may have changed since.
-            Some(known) => *known = process,
-            None => holders.push(process),
-        }
-        let mut settled = false;
-        for pattern in holder.fits.certain.iter().filter(|pattern| patterns.contains(pattern)) {
-            if self.unsettled.remove(&(inode, *pattern)) {
-                settled = true;
-                if let Some(sockets) = self.need.get_mut(pattern) {
-                    *sockets -= 1;
-                }
-            }
-        }
-        let hints = self.hints.entry(inode).or_default();
-        if settled || hints.is_empty() {
-            hints.push(Hint { pid: holder.pid, descriptor });
-        }
-        settled
-    }
-
-    /// Takes in that a process with these names could not be looked into.
-    fn obscure(&mut self, fits: &Fits, privileges: &Privileges, refusal: Refusal) {
-        let missing = privileges.missing(refusal);
-        let certain = fits.certain.iter().map(|pattern| (pattern, true));
-        let possible = fits.possible.iter().map(|pattern| (pattern, false));
-        for (pattern, certain) in certain.chain(possible) {
-            if self.need.contains_key(pattern) {
-                let obscured = self.found.obscured.entry(*pattern).or_default();
-                obscured.certain |= certain;
-                obscured.missing.extend(&missing);
-            }
-        }
-    }
-
-    /// Takes in that there can be processes of which nothing is shown.
-    fn obscure_all(&mut self) {
-        for (pattern, _) in self.need.iter().filter(|(_, sockets)| **sockets > 0) {
-            let obscured = self.found.obscured.entry(*pattern).or_default();
-            obscured.missing.insert(Capability::SysPtrace);
-        }
-        self.found.uncertain.extend(&self.unmet);
-    }
-
-    /// The sockets that nobody is known to hold, and that a process out of sight might.
-    fn obscured_without_holder(&self) -> BTreeSet<Inode> {
-        self.unsettled
-            .iter()
-            .filter(|(inode, pattern)| {
-                self.found.obscured.contains_key(pattern) && !self.found.holders.contains_key(inode)
-            })
-            .map(|(inode, _)| *inode)
-            .collect()
-    }
-
-    fn finish(mut self) -> (HolderScan, HashMap<Inode, Vec<Hint>>) {
-        // What could not be seen does not matter where everything asked for was found elsewhere.
-        let need = &self.need;
-        self.found.obscured.retain(|pattern, _| need.get(pattern).is_some_and(|sockets| *sockets > 0));
-        let present = &self.found.present;
-        self.found.uncertain.retain(|pattern| !present.contains(pattern));
-        for holders in self.found.holders.values_mut() {
-            holders.sort_by_key(|process| process.pid);
-        }
-        (self.found, self.hints)
-    }
-}
-
-/// A process that may turn out to hold a wanted socket: described only then.
-struct Holder<'a> {
-    pid: Pid,
-    names: &'a Names,
-    fits: Fits,
-    process: Option<Arc<Process>>,
-}
-
-impl<'a> Holder<'a> {
-    fn new(pid: Pid, names: &'a Names, fits: Fits) -> Self {
-        Self { pid, names, fits, process: None }
-    }
-
-    fn process(&mut self) -> Arc<Process> {
-        let (pid, names, fits) = (self.pid, self.names, &self.fits);
-        let process = self.process.get_or_insert_with(|| {
-            let executable = match &names.executable {
-                Known::Is(path) => Some(path.clone()),
-                Known::Absent | Known::Denied => None,
-            };
-            let name = match &names.comm {
-                Known::Is(comm) => display_name(comm),
-                Known::Absent | Known::Denied => String::new(),
-            };
-            Arc::new(Process { pid, name, executable, fits: fits.certain.clone() })
-        });
-        Arc::clone(process)
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -15,6 +16,9 @@ use vms_core::process::{HolderQuery, NameGlob, PatternId, ProcessPattern, Proces
 
 use crate::privileges::Privileges;
 use crate::reader::ProcReader;
+
+/// When questions are asked, where a test does not say.
+pub(crate) const START: Duration = Duration::from_secs(1000);
 
 /// The directory, removed at the end.
 pub(crate) struct TestProc(TempDir);
@@ -194,6 +198,7 @@ pub(crate) struct Question {
     wanted: BTreeMap<Inode, BTreeSet<PatternId>>,
     census: BTreeSet<PatternId>,
     every_holder: bool,
+    now: Duration,
 }
 
 impl Question {
@@ -211,7 +216,14 @@ impl Question {
             .collect();
         let selector = ProcessSelector::new(&patterns).unwrap();
         let ids = patterns.iter().map(|pattern| selector.id(pattern).unwrap()).collect();
-        Self { selector, ids, wanted: BTreeMap::new(), census: BTreeSet::new(), every_holder: false }
+        Self {
+            selector,
+            ids,
+            wanted: BTreeMap::new(),
+            census: BTreeSet::new(),
+            every_holder: false,
+            now: START,
+        }
     }
 
     /// Asks who of those that fit these patterns, by their places, holds that socket.
@@ -232,6 +244,16 @@ impl Question {
         self
     }
 
+    /// Asks at that time after [`START`].
+    pub(crate) fn at(&mut self, since_start: Duration) -> &Self {
+        self.now = START + since_start;
+        self
+    }
+
+    pub(crate) fn selector(&self) -> &ProcessSelector {
+        &self.selector
+    }
+
     pub(crate) fn id(&self, pattern: usize) -> PatternId {
         self.ids[pattern]
     }
@@ -242,6 +264,7 @@ impl Question {
             wanted: &self.wanted,
             census: &self.census,
             every_holder: self.every_holder,
+            now: self.now,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{Gid, Uid, fstat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -89,7 +90,13 @@ fn ask(reader: &mut ProcReader, name: &str, executable: Option<&Path>, inodes: &
     let census = BTreeSet::from([id]);
     let wanted: BTreeMap<Inode, BTreeSet<PatternId>> =
         inodes.iter().map(|inode| (*inode, census.clone())).collect();
-    let query = HolderQuery { selector: &selector, wanted: &wanted, census: &census, every_holder: true };
+    let query = HolderQuery {
+        selector: &selector,
+        wanted: &wanted,
+        census: &census,
+        every_holder: true,
+        now: Duration::ZERO,
+    };
     Answer { id, scan: reader.find_holders(&query).unwrap() }
 }
 

@@ -1,39 +1,121 @@
+use vms_core::process::ProcessPattern;
+
 use super::*;
+use crate::procfs::Procfs;
+use crate::test_proc::TestProc;
+
+const NOW: Duration = Duration::from_hours(1);
+
+fn inode(number: u64) -> Inode {
+    Inode::new(number).unwrap()
+}
 
 fn wanted(inodes: impl IntoIterator<Item = u64>) -> BTreeMap<Inode, BTreeSet<PatternId>> {
-    inodes.into_iter().map(|inode| (Inode::new(inode).unwrap(), BTreeSet::new())).collect()
+    inodes.into_iter().map(|number| (inode(number), BTreeSet::new())).collect()
 }
 
-fn found(inodes: impl IntoIterator<Item = u64>) -> HashMap<Inode, Vec<Hint>> {
-    let hint = Hint { pid: Pid(7), descriptor: 3 };
-    inodes.into_iter().map(|inode| (Inode::new(inode).unwrap(), vec![hint])).collect()
+fn selector() -> ProcessSelector {
+    let pattern = ProcessPattern { name: "nginx".parse().unwrap(), executable: None };
+    ProcessSelector::new([&pattern]).unwrap()
+}
+
+/// Keeps processes of a /proc with these numbers, at that time.
+fn keep(kept: &mut Kept, proc: &TestProc, pids: impl IntoIterator<Item = u32>, now: Duration) {
+    let procfs = Procfs::open(proc.path()).unwrap();
+    for pid in pids.into_iter().map(Pid) {
+        let (dir, names) = procfs.enter(pid).unwrap();
+        kept.keep(dir, &mut Holder::new(pid, names, &selector()), now);
+    }
 }
 
 #[test]
-fn a_socket_that_was_asked_for_and_not_found_is_forgotten() {
-    let mut hints = Hints::default();
-    hints.renew(&wanted([1, 2]), found([1, 2]));
-    hints.renew(&wanted([1, 2]), found([2]));
-    assert_eq!(
-        hints.of_wanted(&wanted([1, 2])),
-        BTreeMap::from([(Pid(7), vec![(Inode::new(2).unwrap(), 3)])])
-    );
+fn a_place_is_remembered_until_it_is_forgotten() {
+    let mut kept = Kept::new(None);
+    kept.remember(inode(1), Pid(7), 3, true, NOW);
+    kept.remember(inode(1), Pid(8), 4, true, NOW);
+    kept.remember(inode(1), Pid(8), 5, true, NOW);
+    let places = kept.places_of(&wanted([1, 2]), NOW);
+    assert_eq!(places, BTreeMap::from([(Pid(7), vec![(inode(1), 3)]), (Pid(8), vec![(inode(1), 5)])]));
+    kept.forget(inode(1), Pid(7));
+    assert_eq!(kept.pids(), [Pid(8)].into());
+    kept.forget(inode(1), Pid(8));
+    assert!(kept.sockets.is_empty());
 }
 
 #[test]
-fn sockets_that_are_asked_for_less_often_are_kept_meanwhile() {
-    let mut hints = Hints::default();
-    hints.renew(&wanted([1]), found([1]));
-    hints.renew(&wanted([2]), found([2]));
-    assert_eq!(hints.of_wanted(&wanted([1])).len(), 1);
+fn of_holders_that_do_not_fit_one_place_is_enough() {
+    let mut kept = Kept::new(None);
+    for pid in 1..100 {
+        kept.remember(inode(1), Pid(pid), 3, pid == 50, NOW);
+    }
+    assert_eq!(kept.pids(), [Pid(1), Pid(50)].into());
+}
+
+#[test]
+fn handles_are_bounded_by_half_of_the_descriptors_and_by_a_constant() {
+    assert_eq!(Kept::new(None).max_holders, MAX_HANDLES);
+    assert_eq!(Kept::new(Some(1_048_576)).max_holders, MAX_HANDLES);
+    assert_eq!(Kept::new(Some(1024)).max_holders, 512);
+    assert_eq!(Kept::new(Some(1)).max_holders, 0);
+
+    let proc = TestProc::new();
+    for pid in 1..=5 {
+        drop(proc.process(pid, "nginx"));
+    }
+    let mut kept = Kept::new(Some(6));
+    keep(&mut kept, &proc, 1..=5, NOW);
+    assert_eq!(kept.handles(), 3);
+    keep(&mut kept, &proc, 1..=3, NOW);
+    assert_eq!(kept.handles(), 3, "kept once each");
+    kept.shed(kept.handles());
+    keep(&mut kept, &proc, 1..=5, NOW);
+    assert_eq!(kept.handles(), 1, "fewer, after they were too many");
+}
+
+#[test]
+fn what_nobody_asks_about_is_closed_and_forgotten() {
+    let proc = TestProc::new();
+    let mut kept = Kept::new(None);
+    for pid in [1, 2] {
+        drop(proc.process(pid, "nginx").socket(3, u64::from(pid)));
+        kept.remember(inode(pid.into()), Pid(pid), 3, true, NOW);
+    }
+    keep(&mut kept, &proc, [1, 2], NOW);
+    let later = NOW + MAX_IDLE.saturating_sub(SWEEP_INTERVAL);
+    let process = kept.verify(inode(1), Pid(1), &selector(), later, &mut Effort::default());
+    assert_eq!(process.unwrap().pid, Pid(1));
+    kept.sweep(1, later);
+    assert_eq!(kept.handles(), 2, "a probe with a long interval finds its holders kept");
+    kept.sweep(0, NOW + MAX_IDLE);
+    assert_eq!(kept.handles(), 1);
+    assert_eq!(kept.pids(), [Pid(1)].into());
 }
 
 #[test]
 fn memory_is_bounded_however_many_sockets_come_and_go() {
-    let mut hints = Hints::default();
+    let mut kept = Kept::new(None);
     for call in 0..100 {
-        let sockets = call * 1000 + 1..=(call + 1) * 1000;
-        hints.renew(&wanted(sockets.clone()), found(sockets));
-        assert!(hints.by_inode.len() <= MAX_IDLE + 1000, "{} after {call} calls", hints.by_inode.len());
+        let now = NOW + Duration::from_millis(call);
+        for number in call * 1000 + 1..=(call + 1) * 1000 {
+            kept.remember(inode(number), Pid(7), 3, true, now);
+        }
+        kept.sweep(1000, now);
+        assert!(kept.sockets.len() <= MAX_IDLE_SOCKETS + 1000, "{} after {call} calls", kept.sockets.len());
+        assert!(kept.place(inode(call * 1000 + 1), Pid(7)).is_some(), "what was asked for just now is kept");
     }
+}
+
+#[test]
+fn a_process_stays_the_same_value_while_its_names_do() {
+    let proc = TestProc::new();
+    let process = proc.process(7, "nginx").socket(3, 1);
+    let mut kept = Kept::new(None);
+    kept.remember(inode(1), Pid(7), 3, true, NOW);
+    keep(&mut kept, &proc, [7], NOW);
+    let selector = selector();
+    let mut verify = |now| kept.verify(inode(1), Pid(7), &selector, now, &mut Effort::default()).unwrap();
+    let before = verify(NOW);
+    assert!(Arc::ptr_eq(&before, &verify(NOW + NAMES_BOUND)));
+    drop(process.comm(b"renamed\n"));
+    assert_eq!(verify(NOW + NAMES_BOUND * 2).name, "renamed");
 }

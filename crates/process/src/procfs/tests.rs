@@ -65,6 +65,10 @@ fn only_processes_are_listed_and_in_order() {
     }
     let procfs = Procfs::open(proc.path()).unwrap();
     for _ in 0..2 {
-        assert_eq!(procfs.read_pids(&mut scratch()).unwrap(), [Pid(4), Pid(30), Pid(100)]);
+        let listed = procfs.read_processes(&mut scratch()).unwrap();
+        let pids: Vec<Pid> = listed.iter().map(|process| process.pid).collect();
+        assert_eq!(pids, [Pid(4), Pid(30), Pid(100)]);
+        let directory = fs::metadata(proc.path().join("4")).unwrap();
+        assert_eq!(listed[0].inode, std::os::unix::fs::MetadataExt::ino(&directory));
     }
 }
