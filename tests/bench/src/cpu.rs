@@ -1,4 +1,4 @@
-//! CPU time and memory of processes, as the kernel accounts for them.
+//! CPU time, memory and descriptors of processes, as the kernel accounts for them.
 
 use std::fs;
 use std::time::Duration;
@@ -6,28 +6,31 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
+use nix::time::ClockId;
+use nix::unistd::Pid;
 
-/// Memory of a process, in bytes.
+/// What a process takes up.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Memory {
-    /// Resident now.
+pub(crate) struct Footprint {
+    /// Resident bytes now.
     pub(crate) resident: u64,
-    /// The most that was ever resident.
+    /// The most bytes that were ever resident.
     pub(crate) peak: u64,
+    /// Open file descriptors.
+    pub(crate) descriptors: usize,
 }
 
-/// User and system time of all threads of a running process, to the nanosecond: the first field of
-/// /proc/PID/task/TID/schedstat (`Documentation/scheduler/sched-stats.rst`). /proc/PID/stat counts in ticks of 10 ms,
-/// which is more than a cycle takes.
+/// User and system time of a running process, to the nanosecond: its CPU clock (`clock_getcpuclockid(3)`), which is the
+/// sum of what /proc/PID/task/TID/schedstat shows, with the threads that have ended. /proc/PID/stat counts in ticks of
+/// 10 ms, which is more than a cycle takes.
 pub(crate) fn read_process(pid: u32) -> Result<Duration> {
-    let mut total = Duration::ZERO;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread that ends in between takes its time with it; the agent keeps its threads.
-        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
-        total +=
-            parse_schedstat(&text).with_context(|| format!("/proc/{pid}/task/TID/schedstat: {text:?}"))?;
-    }
-    Ok(total)
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(pid)?))?;
+    clock.now().map(Duration::from).with_context(|| format!("the CPU clock of process {pid}"))
+}
+
+/// User and system time of the calling thread.
+pub(crate) fn read_thread() -> Result<Duration> {
+    Ok(ClockId::CLOCK_THREAD_CPUTIME_ID.now()?.into())
 }
 
 /// User and system time of all children that have ended and of theirs.
@@ -36,21 +39,18 @@ pub(crate) fn read_children() -> Result<Duration> {
     Ok(duration(usage.user_time()) + duration(usage.system_time()))
 }
 
-/// Resident memory of a process.
-pub(crate) fn read_memory(pid: u32) -> Result<Memory> {
+/// What a process takes up.
+pub(crate) fn read_footprint(pid: u32) -> Result<Footprint> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field =
-        |name| parse_status_bytes(&text, name).with_context(|| format!("/proc/{pid}/status has no {name}"));
-    Ok(Memory { resident: field("VmRSS:")?, peak: field("VmHWM:")? })
+    let field = |name| parse_kib(&text, name).with_context(|| format!("/proc/{pid}/status has no {name}"));
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    Ok(Footprint { resident: field("VmRSS:")?, peak: field("VmHWM:")?, descriptors })
 }
 
-fn parse_schedstat(text: &str) -> Option<Duration> {
-    text.split_ascii_whitespace().next()?.parse().ok().map(Duration::from_nanos)
-}
-
-fn parse_status_bytes(text: &str, name: &str) -> Option<u64> {
+/// The bytes behind a name in a file such as /proc/PID/status.
+pub(crate) fn parse_kib(text: &str, name: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-    value.split_ascii_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    value.split_ascii_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn duration(time: TimeVal) -> Duration {

@@ -1,84 +1,437 @@
-//! The measurements as a Markdown table.
+//! The measurements as Markdown.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::cpu::Memory;
+use crate::agent::Stretch;
+use crate::arguments::{Arguments, Scene};
+use crate::host::Host;
+use crate::measure::Findings;
+use crate::peers::{Cost, PEERS};
+use crate::{machine, peers};
 
-/// What one thing costs.
-#[derive(Debug)]
-pub(crate) struct Cost {
-    /// What was measured, in Markdown.
-    pub(crate) label: String,
-    /// User and system time; none if the program is not installed.
-    pub(crate) cpu: Option<Duration>,
-    /// For what goes on running.
-    pub(crate) memory: Option<Memory>,
-}
-
-/// All measurements, by number of connections. The first cost of each is what the others are compared with.
+/// All measurements, and how they came about.
 #[derive(Debug)]
 pub(crate) struct Report {
-    heading: String,
-    sizes: Vec<(usize, Vec<Cost>)>,
+    command: String,
+    machine: String,
+    versions: String,
+    scene: Scene,
+    interval: Duration,
+    window: Duration,
+    cap: Duration,
+    without_budget: bool,
+    findings: Vec<Findings>,
+    left_out: Vec<(Host, String)>,
 }
 
 impl Report {
     /// A report without measurements yet.
-    pub(crate) fn new(agent: &Path, probes: u16, processes: usize) -> Result<Self> {
-        let kernel = rustix::system::uname();
-        let processors = std::thread::available_parallelism()?;
-        let info = fs::read_to_string("/proc/cpuinfo")?;
-        let model =
-            info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unnamed model");
-        let heading = format!(
-            "Linux {}, {processors} x {}; {probes} probes, {processes} idle processes; \
-             the binary has {:.1} MB.\n\n\
-             CPU is user and system time of one call (median), of one cycle for the agent (mean).",
-            kernel.release().to_string_lossy(),
-            model.trim_start_matches([' ', '\t', ':']),
-            megabytes(fs::metadata(agent)?.len()),
-        );
-        Ok(Self { heading, sizes: Vec::new() })
+    pub(crate) fn new(arguments: &Arguments, agent: &Path) -> Result<Self> {
+        let version = machine::version_of(agent, &["--version"]).unwrap_or_default();
+        let size = megabytes(std::fs::metadata(agent)?.len());
+        let others = if arguments.agent_only {
+            String::new()
+        } else {
+            format!("; {}", peers::versions(&arguments.python))
+        };
+        Ok(Self {
+            command: command_line(std::env::args().skip(1)),
+            machine: machine::describe()?,
+            versions: format!("vms-agent {version} ({size} MB){others}"),
+            scene: arguments.scene,
+            interval: arguments.interval(),
+            window: arguments.window(),
+            cap: arguments.cap(),
+            without_budget: arguments.without_budget,
+            findings: Vec::new(),
+            left_out: Vec::new(),
+        })
     }
 
-    /// Adds what was measured with so many connections.
-    pub(crate) fn add(&mut self, connections: usize, costs: Vec<Cost>) {
-        self.sizes.push((connections, costs));
+    /// Adds what was measured on a host.
+    pub(crate) fn add(&mut self, findings: Findings) {
+        self.findings.push(findings);
     }
-}
 
-impl fmt::Display for Report {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "{}", self.heading)?;
-        for (connections, costs) in &self.sizes {
-            let cycle = costs.first().and_then(|cost| cost.cpu);
-            writeln!(out, "\n| {connections} connections | CPU | agent's cycles | resident (peak) |")?;
-            writeln!(out, "|---|--:|--:|--:|")?;
-            for Cost { label, cpu, memory } in costs {
-                let time =
-                    cpu.map_or("not installed".to_owned(), |cpu| format!("{:.2} ms", milliseconds(cpu)));
-                let ratio =
-                    cycle.zip(*cpu).map(|(one, cpu)| format!("{:.2}", milliseconds(cpu) / milliseconds(one)));
-                let memory = memory.map(|memory| {
-                    format!("{:.1} MB ({:.1})", megabytes(memory.resident), megabytes(memory.peak))
-                });
-                let (ratio, memory) = (ratio.unwrap_or_default(), memory.unwrap_or_default());
-                writeln!(out, "| {label} | {time} | {ratio} | {memory} |")?;
+    /// Says that a host was not measured.
+    pub(crate) fn leave_out(&mut self, host: Host, why: &str) {
+        self.left_out.push((host, why.to_owned()));
+    }
+
+    /// What was measured so far.
+    pub(crate) fn findings(&self) -> &[Findings] {
+        &self.findings
+    }
+
+    /// The hosts that differ by their connections alone.
+    fn axis(&self) -> impl Iterator<Item = &Findings> {
+        self.findings.iter().filter(|findings| findings.peers.is_some())
+    }
+
+    fn write_heading(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let far = match self.scene {
+            Scene::Apart => "Their far ends are in another network namespace: the host sees each `forward`",
+            Scene::Loopback => "Both ends are on the host: it sees each twice, `forward` and `reverse`",
+        };
+        writeln!(out, "# What the agent costs\n\nMade by `{}`.\n", self.command)?;
+        writeln!(out, "- {}\n- {}\n", self.machine, self.versions)?;
+        writeln!(
+            out,
+            "CPU is user and system time. Each host is made for the occasion: *connections* are established \
+             loopback connections that nobody watches, each with both its sockets; *processes* sleep; each \
+             *probe* has a link of its own. {far}. The links are held by at most 100 processes. Before \
+             anything is measured, `vms-agent check` has to find every link up, and later exactly those down \
+             that are.\n"
+        )?;
+        writeln!(
+            out,
+            "The agent looks every {} ms, for {} s in each state. Times of one call hold for this machine; \
+             ratios hold better.",
+            self.interval.as_millis(),
+            self.window.as_secs()
+        )?;
+        for (host, why) in &self.left_out {
+            let connections = thousands(host.connections);
+            writeln!(out, "\nA host with {connections} connections was left out: {why}.")?;
+        }
+        Ok(())
+    }
+
+    fn write_agent(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "\n## The agent\n")?;
+        let cycle = if self.without_budget {
+            "This agent has no `cpuBudget`: each cycle is a walk over all sockets"
+        } else {
+            "*Steady* is CPU of a cycle with `cpuBudget: 0%`, all links up: what is known is verified, \
+             nothing else"
+        };
+        writeln!(
+            out,
+            "{cycle}; *measuring* without an exporter, *with export* to a receiver on the same host, whose \
+             CPU does not count; *wall* is the mean of `vms.agent.cycle.duration`. *Cold start* is CPU from \
+             the start of the process until points have arrived of which all links are up. The rest is with \
+             the default `cpuBudget`: the CPU of a cycle on average (walks among them), with all links up \
+             and with 1 % of them down (at least one), and that CPU as a part of one processor, with its \
+             walks a minute.\n"
+        )?;
+        writeln!(
+            out,
+            "| connections | processes | probes | steady: measuring | with export | wall | cold start \
+             | default: a cycle | part | walks/min | links down | a cycle | part | walks/min \
+             | resident (peak) | fds |"
+        )?;
+        writeln!(out, "|{}", "--:|".repeat(16))?;
+        for one in &self.findings {
+            let measuring = one.measuring.map(|stretch| milliseconds(stretch.cycle));
+            let footprint = one.footprint;
+            writeln!(
+                out,
+                "| {} | {} | {} | {} | **{}** | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} ({}) MB | {} |",
+                thousands(one.host.connections),
+                thousands(one.host.processes),
+                thousands(one.host.probes),
+                or_dash(measuring),
+                milliseconds(one.cycle().cycle),
+                or_dash(one.cycle().wall.map(milliseconds)),
+                milliseconds(one.cold_start),
+                milliseconds(one.budgeted.cycle),
+                percent(one.budgeted.share),
+                or_dash(walks_a_minute(&one.budgeted)),
+                one.broken_links,
+                milliseconds(one.broken.cycle),
+                percent(one.broken.share),
+                or_dash(walks_a_minute(&one.broken)),
+                megabytes(footprint.resident),
+                megabytes(footprint.peak),
+                footprint.descriptors,
+            )?;
+        }
+        self.write_extremes(out)?;
+        self.write_unwanted_walks(out)
+    }
+
+    /// How much a full host costs more than an empty one.
+    fn write_extremes(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((emptiest, fullest)) = self.axis().next().zip(self.axis().last()) else { return Ok(()) };
+        if emptiest.host == fullest.host {
+            return Ok(());
+        }
+        let ratio = |of: fn(&Findings) -> Option<Duration>| {
+            of(emptiest).zip(of(fullest)).map(|(empty, full)| ratio(full, empty))
+        };
+        writeln!(
+            out,
+            "\nFrom {} to {} connections a cycle grows to {} x (measuring alone {} x), a cold start to {} x.",
+            thousands(emptiest.host.connections),
+            thousands(fullest.host.connections),
+            or_dash(ratio(|one| Some(one.cycle().cycle))),
+            or_dash(ratio(|one| one.measuring.map(|stretch| stretch.cycle))),
+            or_dash(ratio(|one| Some(one.cold_start))),
+        )
+    }
+
+    /// A steady state in which the agent walked all the same is not what it is called.
+    fn write_unwanted_walks(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for one in &self.findings {
+            if let Some(walks) = one.steady.and_then(|steady| steady.walks).filter(|&walks| walks > 0.0) {
+                let host = one.host;
+                writeln!(out, "\n**On {host} the agent walked {walks:.0} times with `cpuBudget: 0%`.**")?;
             }
+        }
+        Ok(())
+    }
+
+    fn write_links(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let single = |many: &Findings| {
+            let host = Host { probes: 1, ..many.host };
+            self.findings.iter().find(|one| many.host.probes > 1 && one.host == host)
+        };
+        let pairs: Vec<_> = self.findings.iter().filter_map(|many| Some((single(many)?, many))).collect();
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "\n## One link more\n\nCPU of a link is that of the steady cycle, less that of the cycle with one \
+             probe, divided by the links more; the fixed part is what is left of the cycle with one probe.\n"
+        )?;
+        writeln!(
+            out,
+            "| connections | processes | probes | a link: measuring | with export | the export's part \
+             | fixed: measuring | with export |"
+        )?;
+        writeln!(out, "|--:|--:|--:|--:|--:|--:|--:|--:|")?;
+        for (single, many) in pairs {
+            let measuring = single.measuring.zip(many.measuring);
+            let measuring = measuring.map(|(one, all)| PerLink::of(one, all, many.host.probes));
+            let export = PerLink::of(single.cycle(), many.cycle(), many.host.probes);
+            writeln!(
+                out,
+                "| {} | {} | {} | {} | **{:.2} µs** | {} | {} | {:.0} µs |",
+                thousands(many.host.connections),
+                thousands(many.host.processes),
+                thousands(many.host.probes),
+                or_dash(measuring.map(|part| format!("{:.2} µs", part.link))),
+                export.link,
+                or_dash(measuring.map(|part| format!("{:.2} µs", export.link - part.link))),
+                or_dash(measuring.map(|part| format!("{:.0} µs", part.fixed))),
+                export.fixed,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_walks(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            out,
+            "\n## One walk\n\nA walk is CPU of a cycle with `cpuBudget: 100%`, less that of a steady cycle, \
+             for each walk. The floor is what the kernel alone takes for two dumps (IPv4, IPv6) whose \
+             program rejects every socket.\n"
+        )?;
+        writeln!(out, "| connections | processes | probes | a walk | floor | ratio | walks in a cycle |")?;
+        writeln!(out, "|--:|--:|--:|--:|--:|--:|--:|")?;
+        for one in &self.findings {
+            let walk = walk_of(one);
+            writeln!(
+                out,
+                "| {} | {} | {} | {} | {} | {} | {} |",
+                thousands(one.host.connections),
+                thousands(one.host.processes),
+                thousands(one.host.probes),
+                or_dash(walk.map(milliseconds)),
+                milliseconds(one.floor),
+                or_dash(walk.map(|walk| ratio(walk, one.floor))),
+                or_dash(one.walking.and_then(|stretch| {
+                    stretch.walks.map(|walks| format!("{:.2}", walks / stretch.cycles))
+                })),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_peers(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts: Vec<&Findings> = self.axis().collect();
+        let Some(first) = hosts.first() else { return Ok(()) };
+        writeln!(
+            out,
+            "\n## Beside other tools\n\nWith {} processes and {} probes, as multiples of the agent's cycle \
+             (with export). Commands are measured from fork to exit; what would take more than {} s is left \
+             out.\n",
+            thousands(first.host.processes),
+            thousands(first.host.probes),
+            self.cap.as_secs()
+        )?;
+        write!(out, "| connections |")?;
+        for one in &hosts {
+            write!(out, " {} |", thousands(one.host.connections))?;
+        }
+        writeln!(out, "\n|---|{}", "--:|".repeat(hosts.len()))?;
+        write!(out, "| **a cycle of `vms-agent run`** |")?;
+        for one in &hosts {
+            write!(out, " **{}** |", milliseconds(one.cycle().cycle))?;
+        }
+        writeln!(out)?;
+        for (index, peer) in PEERS.iter().enumerate() {
+            write!(out, "| {} |", peer.label)?;
+            for one in &hosts {
+                let cost = one.peers.as_ref().and_then(|costs| costs.get(index));
+                write!(out, " {} |", cost.map_or("–".to_owned(), |cost| multiple(*cost, one.cycle())))?;
+            }
+            writeln!(out)?;
         }
         Ok(())
     }
 }
 
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_heading(out)?;
+        self.write_agent(out)?;
+        self.write_links(out)?;
+        self.write_walks(out)?;
+        self.write_peers(out)
+    }
 }
 
-fn megabytes(bytes: u64) -> f64 {
-    f64::from(u32::try_from(bytes / 1000).unwrap_or(u32::MAX)) / 1e3
+/// Microseconds that a link takes, and those that no link does.
+#[derive(Debug, Clone, Copy)]
+struct PerLink {
+    link: f64,
+    fixed: f64,
+}
+
+impl PerLink {
+    fn of(one: Stretch, all: Stretch, links: usize) -> Self {
+        let micros = |stretch: Stretch| stretch.cycle.as_secs_f64() * 1e6;
+        let more = u32::try_from(links.saturating_sub(1)).map_or(f64::NAN, f64::from);
+        let link = (micros(all) - micros(one)) / more;
+        Self { link, fixed: micros(one) - link }
+    }
+}
+
+/// CPU of one walk beyond that of a steady cycle.
+fn walk_of(findings: &Findings) -> Option<Duration> {
+    let (walking, steady) = (findings.walking?, findings.steady?);
+    let walks = walking.walks.filter(|&walks| walks > 0.0)? / walking.cycles;
+    Some(walking.cycle.checked_sub(steady.cycle)?.div_f64(walks))
+}
+
+fn walks_a_minute(stretch: &Stretch) -> Option<String> {
+    Some(format!("{:.1}", stretch.walks? * 60.0 / stretch.elapsed.as_secs_f64()))
+}
+
+fn multiple(cost: Cost, cycle: Stretch) -> String {
+    match cost {
+        Cost::Cpu(time) => format!("{} x ({})", ratio(time, cycle.cycle), milliseconds(time)),
+        Cost::NotInstalled => "not installed".to_owned(),
+        Cost::TooLong => "too long".to_owned(),
+        Cost::NotApplicable => "–".to_owned(),
+    }
+}
+
+/// The arguments as they have to be given again: those that name a place of this machine are left out.
+fn command_line(arguments: impl Iterator<Item = String>) -> String {
+    let mut command = "make bench".to_owned();
+    let mut flags = Vec::new();
+    let mut arguments = arguments.filter(|argument| argument != "--inside");
+    while let Some(argument) = arguments.next() {
+        let name = argument.split('=').next().unwrap_or_default();
+        if ["--agent", "--python", "--output"].contains(&name) {
+            if !argument.contains('=') {
+                arguments.next();
+            }
+        } else {
+            flags.push(argument);
+        }
+    }
+    if !flags.is_empty() {
+        command = format!("{command} BENCH_FLAGS='{}'", flags.join(" "));
+    }
+    command
+}
+
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "–".to_owned())
+}
+
+/// Three digits that count.
+fn digits(value: f64) -> String {
+    if value < 10.0 {
+        format!("{value:.2}")
+    } else if value < 100.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    }
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{} ms", digits(time.as_secs_f64() * 1e3))
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.2} %", part * 100.0)
+}
+
+fn ratio(time: Duration, other: Duration) -> String {
+    digits(time.as_secs_f64() / other.as_secs_f64())
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1}", f64::from(u32::try_from(bytes / 1000).unwrap_or(u32::MAX)) / 1e3)
+}
+
+/// A number with a comma before each three digits.
+pub(crate) fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stretch(micros: u64) -> Stretch {
+        Stretch {
+            cycle: Duration::from_micros(micros),
+            share: 0.0,
+            wall: None,
+            walks: None,
+            cycles: 1.0,
+            elapsed: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn the_fixed_part_and_the_links_make_the_cycle() {
+        let part = PerLink::of(stretch(310), stretch(300 + 10 * 1_000), 1_000);
+        assert!((part.link - 10.0).abs() < 1e-9 && (part.fixed - 300.0).abs() < 1e-9, "{part:?}");
+    }
+
+    #[test]
+    fn the_command_can_be_given_again_on_another_machine() {
+        let line = |arguments: &str| command_line(arguments.split(' ').map(str::to_owned));
+        assert_eq!(line("--inside --agent /a/b --python=/c"), "make bench");
+        assert_eq!(line("--inside --agent /a --quick --cap 3"), "make bench BENCH_FLAGS='--quick --cap 3'");
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(
+            [0, 999, 1_000, 100_000, 1_234_567].map(thousands),
+            ["0", "999", "1,000", "100,000", "1,234,567"]
+        );
+        assert_eq!([0.123, 12.34, 1_234.5].map(digits), ["0.12", "12.3", "1234"]);
+    }
 }

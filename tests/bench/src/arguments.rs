@@ -1,0 +1,138 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::ends::EndsRole;
+use crate::host::{Design, Host};
+use crate::sockets::SocketsRole;
+
+/// What the benchmark can be told.
+#[expect(clippy::struct_excessive_bools, reason = "they are flags")]
+#[derive(Debug, Parser)]
+#[command(
+    name = "vms-bench",
+    about = "What the agent costs on hosts of all sizes, beside other tools, in one run"
+)]
+pub(crate) struct Arguments {
+    /// The agent to measure.
+    #[arg(long, value_name = "PATH", default_value = "target/release/vms-agent")]
+    pub(crate) agent: PathBuf,
+    /// A Python that has psutil.
+    #[arg(long, value_name = "PATH", default_value = ".venv/bin/python")]
+    pub(crate) python: PathBuf,
+    /// Smaller hosts and shorter windows: a first impression in three minutes.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Where benchmark.md and benchmark.svg go [default: docs, with --quick target/bench].
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// The host of which one number is varied at a time [default: 10000/500/100].
+    #[arg(long, value_name = "CONNECTIONS/PROCESSES/PROBES")]
+    base: Option<Host>,
+    /// Established loopback connections of the hosts, each with both its sockets, beside the watched ones
+    /// [default: 0,1000,10000,100000,500000, with --quick up to 10000].
+    #[arg(long, value_name = "N,...", value_delimiter = ',', num_args = 0..)]
+    connections: Option<Vec<usize>>,
+    /// Idle processes of the hosts [default: 10,500,2000, with --quick 10,500].
+    #[arg(long, value_name = "N,...", value_delimiter = ',', num_args = 0..)]
+    processes: Option<Vec<usize>>,
+    /// Probes, each with a link of its own [default: 1,100,1000,5000, with --quick 1,100,1000].
+    #[arg(long, value_name = "N,...", value_delimiter = ',', num_args = 0..)]
+    probes: Option<Vec<usize>>,
+    /// Further hosts [default: 100000/500/5000, with --quick none].
+    #[arg(long, value_name = "CONNECTIONS/PROCESSES/PROBES,...", value_delimiter = ',', num_args = 0..)]
+    corners: Option<Vec<Host>>,
+    /// Where the far ends of the watched links are.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) scene: Scene,
+    /// Milliseconds between two cycles of the agent.
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    interval: u64,
+    /// Seconds for which each steady state is measured [default: 8, with --quick 3].
+    #[arg(long, value_name = "S")]
+    window: Option<u64>,
+    /// Cold starts; their median counts.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) starts: usize,
+    /// Calls of each other program; their median counts.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) runs: usize,
+    /// Seconds that one call of another program may take; what would take longer is left out, with a note
+    /// [default: 40, with --quick 5].
+    #[arg(long, value_name = "S")]
+    cap: Option<u64>,
+    /// Leave the other programs out.
+    #[arg(long)]
+    pub(crate) agent_only: bool,
+    /// The agent has no `cpuBudget`: each of its cycles is a walk.
+    #[arg(long)]
+    pub(crate) without_budget: bool,
+    /// Set on the second start of this program, in its own namespaces.
+    #[arg(long, hide = true)]
+    pub(crate) inside: bool,
+    #[command(subcommand)]
+    pub(crate) role: Option<Part>,
+}
+
+/// Where the far ends of the watched links are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scene {
+    /// In another network namespace: the host sees each link `forward`.
+    #[default]
+    Apart,
+    /// On the same host: it sees each link twice, `forward` and `reverse`.
+    Loopback,
+}
+
+/// What this program's children do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Part {
+    /// Holds connections that nobody watches.
+    #[command(hide = true)]
+    Sockets(SocketsRole),
+    /// Holds ends of watched links.
+    #[command(hide = true)]
+    Ends(EndsRole),
+}
+
+impl Arguments {
+    /// The hosts to measure.
+    pub(crate) fn design(&self) -> Design {
+        let pick = |given: &Option<Vec<usize>>, full: &[usize], quick: &[usize]| {
+            given.clone().unwrap_or_else(|| if self.quick { quick } else { full }.to_vec())
+        };
+        let corner = Host { connections: 100_000, processes: 500, probes: 5_000 };
+        let corners = if self.quick { vec![] } else { vec![corner] };
+        Design {
+            base: self.base.unwrap_or(Host { connections: 10_000, processes: 500, probes: 100 }),
+            connections: pick(&self.connections, &[0, 1_000, 10_000, 100_000, 500_000], &[0, 1_000, 10_000]),
+            processes: pick(&self.processes, &[10, 500, 2_000], &[10, 500]),
+            probes: pick(&self.probes, &[1, 100, 1_000, 5_000], &[1, 100, 1_000]),
+            corners: self.corners.clone().unwrap_or(corners),
+        }
+    }
+
+    /// Where the report goes.
+    pub(crate) fn output(&self) -> PathBuf {
+        let default = if self.quick { "target/bench" } else { "docs" };
+        self.output.clone().unwrap_or_else(|| default.into())
+    }
+
+    /// Time between two cycles in a steady state.
+    pub(crate) fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval.max(100))
+    }
+
+    /// How long a steady state is measured.
+    pub(crate) fn window(&self) -> Duration {
+        Duration::from_secs(self.window.unwrap_or(if self.quick { 3 } else { 8 }).max(1))
+    }
+
+    /// How long one call of another program may take.
+    pub(crate) fn cap(&self) -> Duration {
+        Duration::from_secs(self.cap.unwrap_or(if self.quick { 5 } else { 40 }))
+    }
+}

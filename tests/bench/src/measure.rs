@@ -1,0 +1,192 @@
+//! One host after the other, and everything that is measured on each.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::agent::{Agent, Mode, Stretch};
+use crate::arguments::Arguments;
+use crate::cpu::Footprint;
+use crate::host::Host;
+use crate::links::Links;
+use crate::load::Load;
+use crate::peers::{Bench, Cost, PEERS};
+use crate::program::now;
+use crate::receiver::Receiver;
+use crate::report::Report;
+use crate::{floor, machine, plot, say};
+
+/// The agent with another budget than its default.
+const NO_WALKS: &str = "0%";
+const ONLY_WALKS: &str = "100%";
+/// Walks over many sockets must fit between two cycles.
+const WALK_TIME_A_CONNECTION: Duration = Duration::from_micros(6);
+
+/// What was measured on one host.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    /// The host.
+    pub(crate) host: Host,
+    /// From the start of the process until the first points arrived of which all links are up: CPU.
+    pub(crate) cold_start: Duration,
+    /// Without walks, without export.
+    pub(crate) measuring: Option<Stretch>,
+    /// Without walks, with export.
+    pub(crate) steady: Option<Stretch>,
+    /// With the default budget, and export.
+    pub(crate) budgeted: Stretch,
+    /// The same with links down.
+    pub(crate) broken: Stretch,
+    /// Links that were down.
+    pub(crate) broken_links: usize,
+    /// With a walk in each cycle.
+    pub(crate) walking: Option<Stretch>,
+    /// What no walk can stay below.
+    pub(crate) floor: Duration,
+    /// Of the agent with the default budget, after all links were up and one of a hundred down.
+    pub(crate) footprint: Footprint,
+    /// The other tools, where they were measured.
+    pub(crate) peers: Option<Vec<Cost>>,
+}
+
+impl Findings {
+    /// The cycle with which everything is compared: without walks, if the agent can do without them.
+    pub(crate) fn cycle(&self) -> Stretch {
+        self.steady.unwrap_or(self.budgeted)
+    }
+}
+
+/// Measures all hosts, and writes the report.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let start = now();
+    let binary = fs::canonicalize(&arguments.agent)
+        .with_context(|| format!("{} is missing: build the agent first", arguments.agent.display()))?;
+    let output = arguments.output();
+    fs::create_dir_all(&output).with_context(|| output.display().to_string())?;
+
+    let receiver = Receiver::start()?;
+    let mut load = Load::new()?;
+    let mut links = Links::new(arguments.scene)?;
+    let mut bench = Bench::new(&arguments.python, arguments.runs, arguments.cap());
+    let mut report = Report::new(arguments, &binary)?;
+    for host in arguments.design().hosts() {
+        let more = host.connections.saturating_sub(load.connections());
+        if let Some(why) = machine::lack_of_room(more)? {
+            say(&format!("{host} is left out: {why}"))?;
+            report.leave_out(host, &why);
+            continue;
+        }
+        load.set_idle(host.processes)?;
+        load.grow_to(host.connections)?;
+        links.set_count(host.probes)?;
+        say(&format!("{:4} s: {host} (connections/processes/probes) ...", start.elapsed().as_secs()))?;
+        let mut findings = measure_agent(arguments, &binary, host, &mut links, &receiver)
+            .with_context(|| host.to_string())?;
+        if arguments.design().is_on_axis(host) && !arguments.agent_only {
+            let watched = links.services()?;
+            let costs: Result<Vec<Cost>> =
+                PEERS.iter().map(|peer| bench.measure(peer, host, &watched)).collect();
+            findings.peers = Some(costs.with_context(|| host.to_string())?);
+        }
+        report.add(findings);
+    }
+    say(&format!("{:4} s: done", start.elapsed().as_secs()))?;
+
+    let text = report.to_string();
+    let plot = plot::draw(report.findings())?;
+    write(&output, "benchmark.md", &text)?;
+    if let Some(plot) = plot {
+        write(&output, "benchmark.svg", &plot)?;
+    }
+    crate::print(&text)?;
+    Ok(())
+}
+
+fn measure_agent(
+    arguments: &Arguments,
+    binary: &Path,
+    host: Host,
+    links: &mut Links,
+    receiver: &Receiver,
+) -> Result<Findings> {
+    let agent = Agent::new(binary, &links.services()?, arguments.scene)?;
+    agent.ensure_only_down(&[])?;
+    let window = arguments.window();
+    let walk = WALK_TIME_A_CONNECTION * u32::try_from(host.connections + host.probes)?;
+    let long = arguments.interval().max(walk);
+    let steady = Mode { interval: arguments.interval(), export: true, budget: Some(NO_WALKS) };
+    let budgeted = if arguments.without_budget {
+        Mode { interval: long, export: true, budget: None }
+    } else {
+        Mode { budget: None, ..steady }
+    };
+    let measure = |mode: Mode, window: Duration| -> Result<Stretch> {
+        let mut running = agent.start(mode, receiver)?;
+        if mode.export {
+            running.wait_for_down(0)?;
+        } else {
+            // Nobody tells when all links are up: the first cycle, which walks, is over when it rests.
+            running.measure(2 * mode.interval)?;
+        }
+        let stretch = running.measure(window)?;
+        running.stop()?;
+        Ok(stretch)
+    };
+
+    let mut cold_starts = Vec::new();
+    for _ in 0..arguments.starts.max(1) {
+        let mut running = agent.start(budgeted, receiver)?;
+        running.wait_for_down(0)?;
+        cold_starts.push(running.used()?);
+        running.stop()?;
+    }
+    cold_starts.sort_unstable();
+    let cold_start = cold_starts.get(cold_starts.len() / 2).copied().unwrap_or_default();
+
+    let can_do_without = !arguments.without_budget;
+    let measuring = if can_do_without {
+        Some(measure(Mode { export: false, ..steady }, window)?)
+    } else {
+        Some(measure(Mode { export: false, ..budgeted }, window)?)
+    };
+    let walk_mode = Mode { interval: long, budget: Some(ONLY_WALKS), ..steady };
+    let steady = can_do_without.then(|| measure(steady, window)).transpose()?;
+    let walking = can_do_without.then(|| measure(walk_mode, window / 2)).transpose()?;
+    let floor = floor::measure_walk(arguments.runs)?;
+
+    let mut running = agent.start(budgeted, receiver)?;
+    running.wait_for_down(0)?;
+    let with_budget = running.measure(window * 3 / 2)?;
+    let down = links.one_percent();
+    links.close(&down)?;
+    running.wait_for_down(down.len())?;
+    agent.ensure_only_down(&down)?;
+    let broken = running.measure(window)?;
+    links.open(&down)?;
+    running.wait_for_down(0)?;
+    let footprint = running.footprint()?;
+    running.stop()?;
+
+    Ok(Findings {
+        host,
+        cold_start,
+        measuring,
+        steady,
+        budgeted: with_budget,
+        broken,
+        broken_links: down.len(),
+        walking,
+        floor,
+        footprint,
+        peers: None,
+    })
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> Result<()> {
+    let path = directory.join(name);
+    fs::write(&path, text).with_context(|| path.display().to_string())?;
+    say(&format!("written: {}", path.display()))?;
+    Ok(())
+}

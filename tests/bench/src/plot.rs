@@ -1,0 +1,166 @@
+//! The measurements as a picture: CPU over connections, a line for each tool.
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::measure::Findings;
+use crate::peers::{Cost, PEERS};
+use crate::report::thousands;
+
+const SIZE: (u32, u32) = (900, 520);
+const FONT: &str = "sans-serif";
+/// Pixels to the right of the last points, for the names of the lines.
+const NAMES_WIDTH: u32 = 180;
+/// Pixels from one name to the next below it.
+const NAME_HEIGHT: i32 = 17;
+
+/// The agent's own color, and those of the others.
+const OWN: RGBColor = RGBColor(200, 30, 30);
+const COLORS: [RGBColor; 9] = [
+    RGBColor(31, 119, 180),
+    RGBColor(23, 130, 140),
+    RGBColor(44, 140, 44),
+    RGBColor(148, 103, 189),
+    RGBColor(230, 140, 20),
+    RGBColor(60, 60, 60),
+    RGBColor(140, 86, 75),
+    RGBColor(210, 100, 180),
+    RGBColor(120, 130, 30),
+];
+
+/// One tool.
+struct Line {
+    name: &'static str,
+    color: RGBColor,
+    width: u32,
+    /// Connections and milliseconds.
+    points: Vec<(f64, f64)>,
+}
+
+/// An SVG; none if there is no line to draw.
+pub(crate) fn draw(findings: &[Findings]) -> Result<Option<String>> {
+    let lines = lines(findings);
+    let points: Vec<(f64, f64)> = lines.iter().flat_map(|line| line.points.iter().copied()).collect();
+    let bounds = |of: fn(&(f64, f64)) -> f64| {
+        let values = points.iter().map(of);
+        (values.clone().fold(f64::INFINITY, f64::min), values.fold(0.0, f64::max))
+    };
+    let ((left, right), (bottom, top)) = (bounds(|point| point.0), bounds(|point| point.1));
+    if left >= right || bottom <= 0.0 {
+        return Ok(None);
+    }
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        paint(&root, &lines, left..right, decade_below(bottom)..top * 1.5)
+            .map_err(|error| anyhow!("the plot: {error}"))?;
+    }
+    Ok(Some(svg))
+}
+
+fn lines(findings: &[Findings]) -> Vec<Line> {
+    // A logarithm has no place for an empty host.
+    let axis: Vec<_> = findings
+        .iter()
+        .filter_map(|one| {
+            let connections = u32::try_from(one.host.connections).ok().filter(|&number| number > 0)?;
+            Some((f64::from(connections), one.cycle().cycle, one.peers.as_ref()?))
+        })
+        .collect();
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let others = PEERS.iter().zip(COLORS).enumerate().map(|(index, (peer, color))| Line {
+        name: peer.name,
+        color,
+        width: 2,
+        points: axis
+            .iter()
+            .filter_map(|(connections, _, costs)| match costs.get(index)? {
+                Cost::Cpu(time) => Some((*connections, milliseconds(*time))),
+                _ => None,
+            })
+            .collect(),
+    });
+    let own = Line {
+        name: "vms-agent, a cycle",
+        color: OWN,
+        width: 4,
+        points: axis.iter().map(|(connections, cycle, _)| (*connections, milliseconds(*cycle))).collect(),
+    };
+    // The last is drawn above the others.
+    others.chain([own]).filter(|line| !line.points.is_empty()).collect()
+}
+
+fn paint(
+    root: &DrawingArea<SVGBackend<'_>, Shift>,
+    lines: &[Line],
+    x: std::ops::Range<f64>,
+    y: std::ops::Range<f64>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(root)
+        .caption("CPU of one cycle, beside one call of other tools", (FONT, 20))
+        .margin(12)
+        .margin_right(NAMES_WIDTH)
+        .x_label_area_size(48)
+        .y_label_area_size(78)
+        .build_cartesian_2d(x.log_scale(), y.log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("established connections on the host")
+        .y_desc("user and system time")
+        .x_label_formatter(&|value| format_connections(*value))
+        .y_label_formatter(&|value| format_milliseconds(*value))
+        .axis_desc_style((FONT, 15))
+        .label_style((FONT, 14))
+        .bold_line_style(RGBColor(215, 215, 215))
+        .light_line_style(RGBColor(242, 242, 242))
+        .draw()?;
+
+    let mut names = Vec::new();
+    for line in lines {
+        let style = line.color.stroke_width(line.width);
+        chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
+        let dot = |&point: &(f64, f64)| Circle::new(point, line.width + 1, line.color.filled());
+        chart.draw_series(line.points.iter().map(dot))?;
+        if let Some(last) = line.points.last() {
+            names.push((chart.backend_coord(last), line));
+        }
+    }
+    // From the lowest to the highest: each name beside the end of its line, or above the one below it.
+    names.sort_by_key(|((x, y), _)| (*x, -*y));
+    let mut below: Option<(i32, i32)> = None;
+    for ((x, y), line) in names {
+        let y = match below {
+            Some((same, taken)) if same == x => y.min(taken - NAME_HEIGHT),
+            _ => y,
+        };
+        below = Some((x, y));
+        let style = (FONT, 15).into_text_style(root).color(&line.color);
+        root.draw(&Text::new(line.name, (x + 10, y), style.pos(Pos::new(HPos::Left, VPos::Center))))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn decade_below(value: f64) -> f64 {
+    10_f64.powf(value.log10().floor())
+}
+
+fn format_connections(value: f64) -> String {
+    // Labels stand at powers of ten.
+    format!("{value:.0}").parse().map_or_else(|_| String::new(), thousands)
+}
+
+fn format_milliseconds(value: f64) -> String {
+    if value >= 999.0 {
+        format!("{:.0} s", value / 1e3)
+    } else if value >= 0.99 {
+        format!("{value:.0} ms")
+    } else {
+        format!("{value} ms")
+    }
+}

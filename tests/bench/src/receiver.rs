@@ -1,0 +1,234 @@
+//! An OTLP/gRPC receiver that keeps only what the benchmark asks for.
+//!
+//! It is a thread of the benchmark, not `vms-agent sink`: that one shows whatever arrives, which takes longer than
+//! measuring it did.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, metric, number_data_point};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, async_trait};
+
+/// Where it listens.
+pub(crate) const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4317);
+/// The default limit of the OpenTelemetry Collector's HTTP receiver.
+const MAX_REQUEST_BYTES: usize = 20 << 20;
+
+/// What has arrived since the last [`Receiver::forget`].
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    links: HashMap<String, Link>,
+    counts: Counts,
+}
+
+/// What the agent has told of itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    /// All data points that have arrived.
+    pub(crate) points: u64,
+    /// Cycles, of `vms.agent.cycle.duration`.
+    pub(crate) cycles: u64,
+    /// Sum of the times that the cycles took, in seconds.
+    pub(crate) cycle_seconds: f64,
+    /// Walks over all sockets; none from an agent that does not count them.
+    pub(crate) walks: Option<f64>,
+    /// Data points that the agent had to drop.
+    pub(crate) dropped: f64,
+}
+
+/// The latest `vms.connection_mon.up` of a probe, by direction.
+#[derive(Debug, Clone, Default)]
+struct Link {
+    undirected: Option<bool>,
+    directed: HashMap<String, bool>,
+}
+
+impl Link {
+    fn is_up(&self) -> bool {
+        !self.directed.is_empty() && self.directed.values().all(|&up| up)
+    }
+
+    fn is_down(&self) -> bool {
+        if self.directed.is_empty() {
+            self.undirected == Some(false)
+        } else {
+            self.directed.values().all(|&up| !up)
+        }
+    }
+}
+
+impl Received {
+    /// Links of which every direction is up.
+    pub(crate) fn up(&self) -> usize {
+        self.links.values().filter(|link| link.is_up()).count()
+    }
+
+    /// Links of which no direction is up.
+    pub(crate) fn down(&self) -> usize {
+        self.links.values().filter(|link| link.is_down()).count()
+    }
+
+    fn take(&mut self, metric: Metric) {
+        use metric::Data;
+        match (metric.name.as_str(), metric.data) {
+            (name, Some(Data::Gauge(gauge))) => {
+                self.count(gauge.data_points.len());
+                if name == "vms.connection_mon.up" {
+                    for point in gauge.data_points {
+                        self.take_link(point);
+                    }
+                }
+            }
+            (name, Some(Data::Sum(sum))) => {
+                self.count(sum.data_points.len());
+                match name {
+                    "vms.agent.walks" => self.counts.walks = Some(sum.data_points.iter().map(number).sum()),
+                    "otel.sdk.exporter.metric_data_point.exported" => {
+                        let failed =
+                            sum.data_points.iter().filter(|point| has(&point.attributes, "error.type"));
+                        self.counts.dropped = failed.map(number).sum();
+                    }
+                    _ => {}
+                }
+            }
+            (name, Some(Data::Histogram(histogram))) => {
+                self.count(histogram.data_points.len());
+                if name == "vms.agent.cycle.duration" {
+                    self.counts.cycles = histogram.data_points.iter().map(|point| point.count).sum();
+                    self.counts.cycle_seconds =
+                        histogram.data_points.iter().filter_map(|point| point.sum).sum();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn take_link(&mut self, point: NumberDataPoint) {
+        let up = number(&point) > 0.5;
+        let (mut name, mut direction) = (None, None);
+        for KeyValue { key, value, .. } in point.attributes {
+            if let Some(any_value::Value::StringValue(text)) = value.and_then(|value| value.value) {
+                match key.as_str() {
+                    "name" => name = Some(text),
+                    "direction" => direction = Some(text),
+                    _ => {}
+                }
+            }
+        }
+        let link = self.links.entry(name.unwrap_or_default()).or_default();
+        match direction {
+            Some(direction) => {
+                link.directed.insert(direction, up);
+            }
+            None => link.undirected = Some(up),
+        }
+    }
+
+    fn count(&mut self, points: usize) {
+        self.counts.points = self.counts.points.saturating_add(u64::try_from(points).unwrap_or(u64::MAX));
+    }
+}
+
+/// The receiver; it goes on until the benchmark ends.
+#[derive(Debug, Clone)]
+pub(crate) struct Receiver {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    received: Mutex<Received>,
+    arrived: Condvar,
+}
+
+impl Receiver {
+    /// Listens.
+    pub(crate) fn start() -> Result<Self> {
+        let receiver = Self { shared: Arc::default() };
+        let service =
+            MetricsServiceServer::new(receiver.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(ADDRESS));
+        let listener = listener.with_context(|| format!("{ADDRESS}: cannot listen"))?;
+        thread::spawn(move || {
+            let server = Server::builder().add_service(service);
+            runtime.block_on(server.serve_with_incoming(TcpIncoming::from(listener)))
+        });
+        Ok(receiver)
+    }
+
+    /// Begins anew.
+    pub(crate) fn forget(&self) {
+        *self.lock() = Received::default();
+    }
+
+    /// What the agent has told of itself so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.lock().counts
+    }
+
+    /// Waits until what has arrived is as wanted.
+    pub(crate) fn wait_for(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut wanted: impl FnMut(&Received) -> bool,
+    ) -> Result<()> {
+        let answer = self.shared.arrived.wait_timeout_while(self.lock(), limit, |received| !wanted(received));
+        let (received, timeout) = answer.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            let (up, down, points) = (received.up(), received.down(), received.counts.points);
+            bail!("waited {limit:?} for {what}: {up} links are up, {down} down; {points} points arrived");
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        // Nothing in here can panic half-way.
+        self.shared.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl MetricsService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let scopes = request.into_inner().resource_metrics.into_iter().flat_map(|one| one.scope_metrics);
+        {
+            let mut received = self.lock();
+            for metric in scopes.flat_map(|scope| scope.metrics) {
+                received.take(metric);
+            }
+        }
+        self.shared.arrived.notify_all();
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+fn has(attributes: &[KeyValue], name: &str) -> bool {
+    attributes.iter().any(|attribute| attribute.key == name)
+}
+
+/// Counts as numbers with a fraction: they stay far below 2^32 here.
+fn number(point: &NumberDataPoint) -> f64 {
+    match point.value {
+        Some(number_data_point::Value::AsDouble(value)) => value,
+        Some(number_data_point::Value::AsInt(value)) => u32::try_from(value).map_or(f64::NAN, f64::from),
+        None => f64::NAN,
+    }
+}
