@@ -8,6 +8,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
 CARGO_DENY_VERSION := 0.20.2
 ROTEL_VERSION := 0.0.1a15
+PSUTIL_VERSION := 7.2.2
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # Named outright, although it is the host's: flags for the target then leave procedural macros alone.
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
@@ -15,6 +16,8 @@ STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 FAST_AGENT := $(TARGET_DIR)/fast/vms-agent
 CARGO_DENY := $(TARGET_DIR)/tools/bin/cargo-deny
 ROTEL := .venv/bin/rotel-agent
+PSUTIL := .venv/psutil-$(PSUTIL_VERSION)
+BENCH_TOOLS := netstat:net-tools lsof:lsof prometheus-node-exporter:prometheus-node-exporter collectd:collectd-core
 
 .PHONY: help run test check bench package clean
 .PHONY: toolchain
@@ -38,10 +41,13 @@ check: toolchain $(CARGO_DENY) ## Checks format, lints, dependencies and documen
 	$(CARGO_DENY) --locked check --deny warnings bans licenses sources
 	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --locked --workspace --no-deps
 
-bench: toolchain ## Prints what a look costs beside ss, netstat and lsof, as a Markdown table
-	@deploy/need.sh ip:iproute2 unshare:util-linux netstat:net-tools lsof:lsof
+bench: toolchain ## Prints what the agent costs beside other tools, and writes docs/benchmark.md (quick: BENCH_FLAGS=--quick)
+	@deploy/need.sh ip:iproute2 unshare:util-linux
+	@# What cannot be had is told as not installed.
+	@for tool in $(BENCH_TOOLS); do deploy/need.sh $$tool || true; done
+	@$(MAKE) --no-print-directory $(PSUTIL) || true
 	$(CARGO) build --locked --release --package vms-agent --package vms-bench
-	@$(TARGET_DIR)/release/vms-bench --agent $(TARGET_DIR)/release/vms-agent $(BENCH_FLAGS)
+	@$(TARGET_DIR)/release/vms-bench --agent $(TARGET_DIR)/release/vms-agent --python .venv/bin/python $(BENCH_FLAGS)
 
 package: toolchain ## Makes a static binary, an archive of it and, with podman, buildah or docker, an image
 	@deploy/need.sh update-ca-certificates:ca-certificates
@@ -63,9 +69,16 @@ $(CARGO_DENY):
 		--root $(TARGET_DIR)/tools
 
 # A collector that this project did not write, for the whole-agent tests.
-$(ROTEL):
+$(ROTEL): | .venv/bin/pip
+	.venv/bin/pip install --quiet rotel==$(ROTEL_VERSION)
+	ln -sf "$$(realpath .venv/lib/python3*/site-packages/rotel/rotel-agent)" $@
+
+# What many monitoring scripts are made of, for the benchmark.
+$(PSUTIL): | .venv/bin/pip
+	.venv/bin/pip install --quiet psutil==$(PSUTIL_VERSION)
+	touch $@
+
+.venv/bin/pip:
 	@deploy/need.sh python3:python3
 	@python3 -c 'import ensurepip' 2>/dev/null || deploy/need.sh ensurepip:python3-venv
 	python3 -m venv .venv
-	.venv/bin/pip install --quiet rotel==$(ROTEL_VERSION)
-	ln -sf "$$(realpath .venv/lib/python3*/site-packages/rotel/rotel-agent)" $@

@@ -20,6 +20,8 @@ use crate::{SCRATCH, report};
 
 /// How often the agent's CPU time is read while waiting for it to rest.
 const PEEK: Duration = Duration::from_millis(5);
+/// Cycles of which the CPU time is taken together.
+const PART_CYCLES: u32 = 2;
 /// How long anything may take that should take a cycle.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -46,8 +48,10 @@ pub(crate) struct Mode {
 /// What some cycles in a row took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stretch {
-    /// CPU of one cycle, on average.
+    /// CPU of one cycle: the median of some cycles each, for a shared machine's other guests show in any mean.
     pub(crate) cycle: Duration,
+    /// CPU of one cycle, on average: walks and all.
+    pub(crate) mean: Duration,
     /// Part of one CPU that was used, the time between the cycles included.
     pub(crate) share: f64,
     /// Wall time of one cycle, on average, as the agent tells it; with export only.
@@ -175,9 +179,19 @@ impl RunningAgent {
         let interval = self.mode.interval;
         self.rest()?;
         let (cpu, moment, earlier) = (self.used()?, now(), self.receiver.counts());
-        // Whole intervals: the end falls into the same rest between two cycles as the beginning did.
-        let intervals = u32::try_from(window.as_nanos().div_ceil(interval.as_nanos().max(1)))?.max(4);
-        thread::sleep(intervals * interval);
+        // Whole intervals: each part ends in the same rest between two cycles as the beginning did.
+        let part = PART_CYCLES * interval;
+        let parts = u32::try_from(window.as_nanos().div_ceil(part.as_nanos().max(1)))?.max(2);
+        let mut spent_in_parts = Vec::new();
+        let mut last = cpu;
+        for number in 1..=parts {
+            thread::sleep((number * part).saturating_sub(moment.elapsed()));
+            let used = self.used()?;
+            spent_in_parts.push(used.saturating_sub(last));
+            last = used;
+        }
+        spent_in_parts.sort_unstable();
+        let median = spent_in_parts.get(spent_in_parts.len() / 2).copied().unwrap_or_default();
         if self.mode.export {
             // Before the counts are read: a cycle that is late must not be counted without its CPU, or the reverse.
             self.rest()?;
@@ -188,12 +202,13 @@ impl RunningAgent {
         let cycles = if self.mode.export {
             f64::from(u32::try_from(later.cycles.saturating_sub(earlier.cycles))?)
         } else {
-            f64::from(intervals)
+            f64::from(parts * PART_CYCLES)
         };
         ensure!(cycles >= 1.0, "the agent told of no cycle in {elapsed:?}");
         ensure!(later.dropped <= 0.0, "the agent dropped {} points", later.dropped);
         Ok(Stretch {
-            cycle: spent.div_f64(cycles),
+            cycle: median / PART_CYCLES,
+            mean: spent.div_f64(cycles),
             share: spent.as_secs_f64() / elapsed.as_secs_f64(),
             wall: wall(&earlier, &later),
             walks: later.walks.map(|walks| walks - earlier.walks.unwrap_or_default()),

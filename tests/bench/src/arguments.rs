@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
     /// Milliseconds between two cycles of the agent.
     #[arg(long, value_name = "MS", default_value_t = 500)]
     interval: u64,
-    /// Seconds for which each steady state is measured [default: 8, with --quick 3].
+    /// Seconds for which each steady state is measured [default: 6, with --quick 3].
     #[arg(long, value_name = "S")]
     window: Option<u64>,
     /// Cold starts; their median counts.
@@ -128,7 +128,7 @@ impl Arguments {
 
     /// How long a steady state is measured.
     pub(crate) fn window(&self) -> Duration {
-        Duration::from_secs(self.window.unwrap_or(if self.quick { 3 } else { 8 }).max(1))
+        Duration::from_secs(self.window.unwrap_or(if self.quick { 3 } else { 6 }).max(1))
     }
 
     /// How long one call of another program may take.

@@ -112,7 +112,7 @@ impl Report {
         writeln!(
             out,
             "{cycle}; *measuring* without an exporter, *with export* to a receiver on the same host, whose \
-             CPU does not count; *wall* is the mean of `vms.agent.cycle.duration`. *Cold start* is CPU from \
+             CPU does not count (medians of cycles, two at a time); *wall* is the mean of `vms.agent.cycle.duration`. *Cold start* is CPU from \
              the start of the process until points have arrived of which all links are up. The rest is with \
              the default `cpuBudget`: the CPU of a cycle on average (walks among them), with all links up \
              and with 1 % of them down (at least one), and that CPU as a part of one processor, with its \
@@ -138,11 +138,11 @@ impl Report {
                 milliseconds(one.cycle().cycle),
                 or_dash(one.cycle().wall.map(milliseconds)),
                 milliseconds(one.cold_start),
-                milliseconds(one.budgeted.cycle),
+                milliseconds(one.budgeted.mean),
                 percent(one.budgeted.share),
                 or_dash(walks_a_minute(&one.budgeted)),
                 one.broken_links,
-                milliseconds(one.broken.cycle),
+                milliseconds(one.broken.mean),
                 percent(one.broken.share),
                 or_dash(walks_a_minute(&one.broken)),
                 megabytes(footprint.resident),
@@ -317,7 +317,7 @@ impl PerLink {
 fn walk_of(findings: &Findings) -> Option<Duration> {
     let (walking, steady) = (findings.walking?, findings.steady?);
     let walks = walking.walks.filter(|&walks| walks > 0.0)? / walking.cycles;
-    Some(walking.cycle.checked_sub(steady.cycle)?.div_f64(walks))
+    Some(walking.mean.checked_sub(steady.cycle)?.div_f64(walks))
 }
 
 fn walks_a_minute(stretch: &Stretch) -> Option<String> {
@@ -405,6 +405,7 @@ mod tests {
     fn stretch(micros: u64) -> Stretch {
         Stretch {
             cycle: Duration::from_micros(micros),
+            mean: Duration::ZERO,
             share: 0.0,
             wall: None,
             walks: None,
