@@ -1,9 +1,14 @@
 //! How links fare, as the kernel tells of their connections, read back from a collector.
+#![expect(
+    clippy::expect_used,
+    clippy::float_cmp,
+    reason = "tests fail by panicking, and bytes are whole numbers"
+)]
 
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
-    AgentCommand, Collector, Link, Namespace, Number, Point, Points, Protocol, Scene, config, eventually, needs,
-    probe,
+    AgentCommand, Collector, Link, Namespace, Number, Point, Points, Protocol, Scene, config, eventually,
+    needs, probe,
 };
 
 const UP: &str = "vms.connection_mon.up";
@@ -117,7 +122,13 @@ fn a_connected_link_has_a_round_trip_time_an_age_and_nothing_that_waits() {
     let _agent = watched.agent(&watched.near).start();
     let up = collector.wait_for_value(UP, FORWARD, 1, 0);
     for statistic in ["min", "mean", "max"] {
-        let rtt = wait_for(&collector, "vms.connection_mon.rtt", &with("forward", "statistic", statistic), 0, |_| true);
+        let rtt = wait_for(
+            &collector,
+            "vms.connection_mon.rtt",
+            &with("forward", "statistic", statistic),
+            0,
+            |_| true,
+        );
         assert!(value(&rtt) > 0.0 && value(&rtt) < 1.0, "{rtt:?}");
     }
     wait_for(&collector, "vms.connection_mon.connection.age", FORWARD, 0, |age| age > 0.5);
@@ -130,7 +141,8 @@ fn a_connected_link_has_a_round_trip_time_an_age_and_nothing_that_waits() {
     // What the process does not read waits in the kernel.
     watched.link.server.send(watched.link.server_end, 3_000);
     let queued = io("forward", "receive");
-    let waiting = wait_for(&collector, "vms.connection_mon.queued", &queued, up.time, |bytes| bytes == 3_000.0);
+    let waiting =
+        wait_for(&collector, "vms.connection_mon.queued", &queued, up.time, |bytes| bytes == 3_000.0);
     wait_for(&collector, "vms.connection_mon.last_data.age", FORWARD, waiting.time, |age| age < 0.5);
     watched.link.client.receive(watched.link.client_end, 3_000);
     wait_for(&collector, "vms.connection_mon.queued", &queued, waiting.time, |bytes| bytes == 0.0);
@@ -148,7 +160,8 @@ fn a_half_open_link_is_told_by_an_acknowledgment_that_does_not_come() {
     let port = watched.link.service().port();
     watched.far.drop_outgoing(&format!("tcp sport {port}"));
     watched.link.client.send(watched.link.client_end, 1_000);
-    let owed = wait_for(&collector, "vms.connection_mon.unacknowledged", FORWARD, up.time, |bytes| bytes == 1_000.0);
+    let owed =
+        wait_for(&collector, "vms.connection_mon.unacknowledged", FORWARD, up.time, |bytes| bytes == 1_000.0);
     let waits = wait_for(&collector, "vms.connection_mon.ack_wait", FORWARD, owed.time, |wait| wait > 1.5);
     wait_for(&collector, "vms.connection_mon.retransmits", FORWARD, owed.time, |segments| segments >= 1.0);
     wait_for(&collector, "vms.connection_mon.last_ack.age", FORWARD, owed.time, |age| age > 1.5);

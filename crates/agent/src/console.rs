@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use vms_core::metric::{self, AttributeValue, DataPoint, Value};
+use vms_core::metric::{self, Attribute, AttributeValue, DataPoint, Value};
 
 use crate::terminal::{Cell, Table, Tone, key_value, write_wrapped};
 

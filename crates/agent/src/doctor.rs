@@ -120,7 +120,7 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         hidden,
         probes: &config.probes,
     };
-    evaluate::evaluate(&read::read_facts(&sources, &mut try_sockets, collector))
+    evaluate::evaluate(&read::read_facts(&sources, &mut || try_sockets(&config.proc_root), collector))
 }
 
 /// Prints what was found.
@@ -140,10 +140,10 @@ pub(crate) fn exit_status(findings: &[Finding]) -> u8 {
 }
 
 /// Whether the kernel tells its sockets: asks for one that need not exist.
-fn try_sockets() -> Result<(), Refusal> {
+fn try_sockets(proc_root: &Path) -> Result<(), Refusal> {
     let endpoint = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 1);
     let filter = ConnectionFilter::new(TcpStates::of(&[TcpState::Established]), [endpoint]);
-    SockDiag::open()
+    SockDiag::open(proc_root)
         .and_then(|mut sockets| sockets.dump(&filter))
         .map(drop)
         .map_err(|error| Refusal::new(&error))

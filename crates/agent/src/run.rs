@@ -157,7 +157,13 @@ impl Worker {
         if probes.len() < due.entries.len() {
             let counts = self.pipeline.counts();
             let usage = self_metrics::read_usage();
-            points.extend(self.metrics.points(self.clock.wall(), self.monitor.outcomes(), &self.monitor.effort(), &counts, usage));
+            points.extend(self.metrics.points(
+                self.clock.wall(),
+                self.monitor.outcomes(),
+                &self.monitor.effort(),
+                &counts,
+                usage,
+            ));
         }
         self.pipeline.send(&points);
         drop(entered);

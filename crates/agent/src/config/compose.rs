@@ -30,7 +30,15 @@ const DEFAULT_SERVICE_NAME: &str = "vms-agent";
 /// For endpoints that do not: the check of relations tells of them with their source, and before.
 pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
     let Settings {
-        interval, probes, cpu_budget, link_health, export, resource, log, self_telemetry, proc_root
+        interval,
+        probes,
+        cpu_budget,
+        link_health,
+        export,
+        resource,
+        log,
+        self_telemetry,
+        proc_root,
     } = settings;
     let interval = interval.0.0;
     let probes = probes.into_iter().map(|Probe::ConnectionMon(probe)| connection_probe(probe, interval));

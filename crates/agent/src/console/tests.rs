@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use insta::assert_snapshot;
 use vms_core::metric::{
-    Attribute, CONNECTIONS, CYCLE_DURATION, DOWN_REASON, Histogram, Kind, MEASUREMENTS, Metric,
-    PERMISSION_MISSING, PROCESS_CPU_TIME, STATUS, UNATTRIBUTED, UP,
+    Attribute, AttributeSet, CONNECTIONS, CYCLE_DURATION, DOWN_REASON, Extra, Histogram, Kind, MEASUREMENTS,
+    Metric, PERMISSION_MISSING, PROCESS_CPU_TIME, STATUS, UNATTRIBUTED, UP,
 };
 
 use super::*;
@@ -13,15 +13,10 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(seconds * 1000 + 25)
 }
 
-fn point(
-    metric: &'static Metric,
-    attributes: &[Attribute],
-    extra: Option<Attribute>,
-    value: i64,
-) -> DataPoint {
+fn point(metric: &'static Metric, attributes: &[Attribute], extra: Option<Extra>, value: i64) -> DataPoint {
     DataPoint {
         metric,
-        attributes: attributes.into(),
+        attributes: Arc::new(AttributeSet::new(attributes)),
         extra,
         time: at(1_785_628_800),
         start: None,
@@ -55,15 +50,15 @@ fn a_link_is_told_line_by_line_and_the_agent_itself_in_few() {
     let forward = link("forward");
     let points = [
         point(&UP, &forward, None, 1),
-        point(&STATUS, &forward, Some(Attribute::new("state", "up")), 1),
-        point(&STATUS, &forward, Some(Attribute::new("state", "down")), 0),
+        point(&STATUS, &forward, Some(Extra { key: "state", value: "up" }), 1),
+        point(&STATUS, &forward, Some(Extra { key: "state", value: "down" }), 0),
         point(&CONNECTIONS, &forward, None, 12),
-        point(&PERMISSION_MISSING, &[], Some(Attribute::new("capability", "CAP_SYS_PTRACE")), 0),
-        point(&MEASUREMENTS, &[], Some(Attribute::new("outcome", "ok")), 41),
+        point(&PERMISSION_MISSING, &[], Some(Extra { key: "capability", value: "CAP_SYS_PTRACE" }), 0),
+        point(&MEASUREMENTS, &[], Some(Extra { key: "outcome", value: "ok" }), 41),
         cycle_duration(),
         DataPoint {
             value: Value::Double(0.125),
-            ..point(&PROCESS_CPU_TIME, &[], Some(Attribute::new("cpu.mode", "user")), 0)
+            ..point(&PROCESS_CPU_TIME, &[], Some(Extra { key: "cpu.mode", value: "user" }), 0)
         },
     ];
     let mut console = Console::new(anstream::StripStream::new(Vec::new()), resource());
@@ -164,7 +159,7 @@ fn the_whole_cycle_goes_out_in_one_write() {
         }
     }
     let mut console = Console::new(Writes::default(), resource());
-    let attributes: Arc<[Attribute]> = link("forward").into();
+    let attributes = link("forward");
     console.export(&vec![point(&UP, &attributes, None, 1); 50]).unwrap();
     assert_eq!(console.out.0, 1);
 }

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use vms_core::Clock;
 use vms_core::budget::CpuShare;
@@ -53,7 +53,7 @@ type Link = (TcpListener, TcpStream, TcpStream);
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let links: Vec<Link> = (0..arguments.links).map(|_| connect()).collect::<Result<_>>()?;
-    let probes = links.iter().map(|(listener, ..)| Ok(probe(listener.local_addr()?)?)).collect::<Result<_>>()?;
+    let probes = links.iter().map(|(listener, ..)| probe(listener.local_addr()?)).collect::<Result<_>>()?;
     let proc_root = Path::new("/proc");
     let terms = Terms { cpu_budget: CpuShare::from_parts_per_million(0), ..Terms::default() };
     let processes = ProcReader::open(proc_root, Privileges::read_own()?)?;
@@ -82,7 +82,8 @@ fn connect() -> Result<Link> {
 
 /// Seen `forward` alone: what the other end asks for is nobody's name.
 fn probe(service: SocketAddr) -> Result<ConnectionProbe> {
-    let pattern = |name: &str| Ok::<_, anyhow::Error>(ProcessPattern { name: name.parse()?, executable: None });
+    let pattern =
+        |name: &str| Ok::<_, anyhow::Error>(ProcessPattern { name: name.parse()?, executable: None });
     Ok(ConnectionProbe {
         name: format!("link-{}", service.port()).into(),
         source_process: pattern("vms-steady")?,

@@ -4,7 +4,14 @@ use super::*;
 
 #[test]
 fn percentages_are_read_to_the_millionth() {
-    for (text, parts) in [("0%", 0), ("0.5%", 5_000), ("0.5 %", 5_000), ("100%", 1_000_000), ("1.2500000%", 12_500), ("0.0001%", 1)] {
+    for (text, parts) in [
+        ("0%", 0),
+        ("0.5%", 5_000),
+        ("0.5 %", 5_000),
+        ("100%", 1_000_000),
+        ("1.2500000%", 12_500),
+        ("0.0001%", 1),
+    ] {
         assert_eq!(text.parse(), Ok(PercentText { parts_per_million: parts }), "{text}");
     }
 }
