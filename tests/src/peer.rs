@@ -190,8 +190,6 @@ impl Peer {
     #[track_caller]
     pub fn exec(&mut self, stream: Stream, program: &Program) {
         self.order(format_args!("exec {} {}", stream.id, program.path.display()));
-        let became = program.path.clone();
-        crate::eventually("the other program", || (self.executable() == became).then_some(()));
     }
 
     /// Gets ready to [`take`](Self::take) what others [`give`](Self::give).

@@ -53,6 +53,9 @@ struct Peer {
 fn main() -> ExitCode {
     let mut peer = Peer::default();
     let hold = std::env::args().nth(1).is_some_and(|argument| argument == HOLD);
+    if hold && writeln!(io::stdout(), "ok ").is_err() {
+        return ExitCode::FAILURE;
+    }
     for line in io::stdin().lock().lines().map_while(io::Result::ok) {
         if hold {
             continue;
@@ -144,9 +147,7 @@ impl Peer {
     /// Goes on as another program, with that socket and no other.
     fn exec(&self, id: &str, path: &str) -> Result<String> {
         fcntl_setfd(self.socket(id)?, FdFlags::empty())?;
-        // What runs then answers nothing any more.
-        writeln!(io::stdout(), "ok ")?;
-        io::stdout().flush()?;
+        // What runs then answers this order, and no other.
         Err(program::command(path).arg(HOLD).exec().into())
     }
 
