@@ -12,7 +12,7 @@ use crate::bytecode::Precision;
 use crate::codec::{DumpRequest, Family, LookupRequest, Malformed, Messages, Reply};
 use crate::error::{Error, Operation};
 use crate::host_size::read_host_sockets;
-use crate::plan::Plan;
+use crate::plan::{Experience, Plan};
 use crate::socket::{NetlinkSocket, Transport, io_error};
 
 /// The kernel's replies come in pieces of at most this size, however large the buffer.
@@ -89,6 +89,8 @@ struct Client<T> {
     plan: Plan,
     /// Those used before, the latest first.
     earlier: Vec<Plan>,
+    /// How many `AF_INET` and `AF_INET6` sockets the last dumps without a program told.
+    counted: [Option<Experience>; 2],
     /// How many lookups go in one send.
     lookups_at_once: usize,
     request: Vec<u8>,
@@ -126,6 +128,7 @@ impl<T: Transport> Client<T> {
             sequence: 0,
             plan: Plan::default(),
             earlier: Vec::new(),
+            counted: [None; 2],
             lookups_at_once: LOOKUPS_AT_ONCE,
             request: Vec::new(),
             buffer: vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice(),
@@ -179,11 +182,18 @@ impl<T: Transport> Client<T> {
         for _attempt in 0..ATTEMPTS {
             found.truncate(found_before);
             let port_id = self.begin()?;
-            let precision = self.plan.family(family).choose(host_sockets);
+            let counted = *self.counted_mut(family);
+            let precision = self.plan.family(family).choose(host_sockets, counted);
             match self.exchange(family, filter, precision, port_id, found)? {
                 Outcome::Complete { told } => {
                     self.idle_port_id = Some(port_id);
-                    self.plan.family_mut(family).learn(precision, told, host_sockets);
+                    let experience = Experience { told, host_sockets };
+                    match precision {
+                        None => *self.counted_mut(family) = Some(experience),
+                        Some(Precision::Ports) => self.plan.family_mut(family).learn(experience),
+                        // It told what was asked for, whatever else there is.
+                        Some(Precision::Exact) => {}
+                    }
                     return Ok(());
                 }
                 Outcome::Interrupted => {}
@@ -191,6 +201,14 @@ impl<T: Transport> Client<T> {
             }
         }
         Err(Error::Interrupted { attempts: ATTEMPTS })
+    }
+
+    fn counted_mut(&mut self, family: Family) -> &mut Option<Experience> {
+        let [inet, inet6] = &mut self.counted;
+        match family {
+            Family::Inet => inet,
+            Family::Inet6 => inet6,
+        }
     }
 
     /// The port id for an exchange. Where that ends well, it is idle again.
@@ -248,7 +266,9 @@ impl<T: Transport> Client<T> {
         let mut unanswered = connections.iter().enumerate();
         let mut next = unanswered.next();
         while next.is_some() {
-            let Some(datagram) = self.receive()? else { return Ok(Answers::Lost) };
+            let Some(datagram) = receive(&mut self.transport, &mut self.buffer)? else {
+                return Ok(Answers::Lost);
+            };
             for message in Messages::new(datagram) {
                 let message = message?;
                 let answered = message.answered(first, connections.len(), port_id);
@@ -274,25 +294,6 @@ impl<T: Transport> Client<T> {
             }
         }
         Ok(Answers::All)
-    }
-
-    /// The next datagram of the kernel's; `None` when messages were lost.
-    fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
-        loop {
-            let datagram = match self.transport.receive(&mut self.buffer) {
-                Ok(datagram) => datagram,
-                Err(Errno::NOBUFS) => return Ok(None),
-                Err(errno) => return Err(classify(Operation::Reply, errno)),
-            };
-            if datagram.from_kernel {
-                let bytes = self.buffer.get(..datagram.bytes).ok_or(Malformed {
-                    offset: RECEIVE_BUFFER_BYTES,
-                    expected: "the end of the datagram",
-                    found: u64::try_from(datagram.bytes).unwrap_or(u64::MAX),
-                })?;
-                return Ok(Some(bytes));
-            }
-        }
     }
 
     /// One request and all of its reply.
@@ -321,7 +322,9 @@ impl<T: Transport> Client<T> {
         }
         let mut told = 0_u32;
         loop {
-            let Some(datagram) = self.receive()? else { return Ok(Outcome::Interrupted) };
+            let Some(datagram) = receive(&mut self.transport, &mut self.buffer)? else {
+                return Ok(Outcome::Interrupted);
+            };
             for message in Messages::new(datagram) {
                 let message = message?;
                 if !message.answers(sequence, port_id) {
@@ -333,8 +336,8 @@ impl<T: Transport> Client<T> {
                 match message.decode()? {
                     Reply::Socket(connection) => {
                         told = told.saturating_add(1);
-                        // The program may have let through more than was asked for.
-                        if filter.matches(&connection) {
+                        // The program may have let through more than was asked for. Of most of that the port tells.
+                        if self.plan.has_port_of(&connection) && filter.matches(&connection) {
                             found.push(connection);
                         }
                     }
@@ -351,6 +354,25 @@ impl<T: Transport> Client<T> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The next datagram of the kernel's; `None` when messages were lost.
+fn receive<'a, T: Transport>(transport: &mut T, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>, Error> {
+    loop {
+        let datagram = match transport.receive(buffer) {
+            Ok(datagram) => datagram,
+            Err(Errno::NOBUFS) => return Ok(None),
+            Err(errno) => return Err(classify(Operation::Reply, errno)),
+        };
+        if datagram.from_kernel {
+            let bytes = buffer.get(..datagram.bytes).ok_or(Malformed {
+                offset: RECEIVE_BUFFER_BYTES,
+                expected: "the end of the datagram",
+                found: u64::try_from(datagram.bytes).unwrap_or(u64::MAX),
+            })?;
+            return Ok(Some(bytes));
         }
     }
 }

@@ -9,10 +9,15 @@
 //! | ports only | an audit, by the square of the port ranges | fewer comparisons | telling it, decoding it |
 //! | no program | nothing | there is none | telling it, decoding it |
 //!
+//! How many sockets of the host are in this network namespace, and of the family that a dump is about, no file tells
+//! reliably, and the two may be far apart: a node of containers has few of its own. So where a program is dear, the first
+//! dump goes without one, and counts.
+//!
 //! What the walk itself costs is the same for all three, and no part of the decision: 0.15 ms and 125 ns a socket, as
 //! a dump takes whose program turns everything down at its first operation.
 
 use vms_core::address::Endpoint;
+use vms_core::connection::Connection;
 
 use crate::bytecode::{Precision, Program, compile_exact, compile_ports};
 use crate::codec::Family;
@@ -40,13 +45,17 @@ const PORTS: f64 = 65_536.0;
 /// the memory.
 const CHEAP_AUDIT_STEPS: u64 = 50_000;
 
+/// No program with a longer audit, of 0.7 ms, is used on a guess of how many sockets it would save.
+const DEAR_AUDIT_STEPS: u64 = 500_000;
+
 /// What was seen on a host counts until it has this many times as many sockets, or one so-manieth.
 const SIMILAR_HOST: u32 = 2;
 
-/// The programs for one set of endpoints, and what came of them. The same probes ask for the same endpoints each cycle.
+/// The programs for one set of endpoints, and what came of that for ports. The same probes ask for the same endpoints each cycle.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     endpoints: Vec<Endpoint>,
+    ports: PortSet,
     inet: FamilyPlan,
     inet6: FamilyPlan,
 }
@@ -58,6 +67,7 @@ impl Plan {
             endpoints.iter().copied().filter(|endpoint| endpoint.ip().is_ipv4()).collect();
         Self {
             endpoints: endpoints.to_vec(),
+            ports: PortSet::new(endpoints),
             inet: FamilyPlan::new(&ipv4, 2),
             inet6: FamilyPlan::new(endpoints, if ipv4.is_empty() { 1 } else { 2 }),
         }
@@ -66,6 +76,12 @@ impl Plan {
     /// The endpoints that it is for.
     pub(crate) fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+
+    /// Whether one of the endpoints has a port of the connection: what is quickly told of one that has nothing to do with
+    /// any of them.
+    pub(crate) fn has_port_of(&self, connection: &Connection) -> bool {
+        self.ports.contains(connection.remote.port()) || self.ports.contains(connection.local.port())
     }
 
     /// The part of one of the dumps.
@@ -94,15 +110,13 @@ pub(crate) struct FamilyPlan {
     dumps: u32,
     /// What the last dump with the program for ports told.
     by_ports: Option<Experience>,
-    /// What the last dump without a program told.
-    without: Option<Experience>,
 }
 
-/// What came of a dump.
+/// How many sockets a dump told, on a host that had so many.
 #[derive(Debug, Clone, Copy)]
-struct Experience {
-    told: u32,
-    host_sockets: u32,
+pub(crate) struct Experience {
+    pub(crate) told: u32,
+    pub(crate) host_sockets: u32,
 }
 
 impl Experience {
@@ -119,34 +133,32 @@ impl FamilyPlan {
         let exact = compile_exact(endpoints);
         let cheap = exact.as_ref().is_some_and(|program| program.audit_steps() < CHEAP_AUDIT_STEPS);
         let ports = if cheap { None } else { compile_ports(endpoints) };
-        Self { exact, ports, dumps, by_ports: None, without: None }
+        Self { exact, ports, dumps, by_ports: None }
     }
 
-    /// Which program costs least on a host with so many sockets; `None` if it is none.
+    /// Which program costs least on a host with so many sockets; `None` if it is none. `counted` is what the last dump of
+    /// the family without a program told.
     ///
-    /// How many of the sockets are in this network namespace and of this family is not known before all of them were
-    /// told once: until then the dumps are taken to share them equally. So a program is used only if it pays even
-    /// then, and all dumps together cost no more than without one.
-    pub(crate) fn choose(&self, host_sockets: u32) -> Option<Precision> {
-        let sockets = self
-            .without
-            .and_then(|experience| experience.expect(host_sockets))
-            .unwrap_or_else(|| f64::from(host_sockets) / f64::from(self.dumps.max(1)));
-        let exact = self.exact.as_ref().map(|program| (Some(Precision::Exact), cost(program, sockets, 0.0)));
-        let ports = self.ports.as_ref().map(|program| {
-            let let_through = self
-                .by_ports
-                .and_then(|experience| experience.expect(host_sockets))
-                .unwrap_or_else(|| sockets * expected_share(program));
-            (Some(Precision::Ports), cost(program, sockets, let_through))
+    /// Before there was one, the dumps are taken to share the sockets of the host equally: so a program is used only if it
+    /// pays even then, and all dumps together cost no more than without one.
+    pub(crate) fn choose(&self, host_sockets: u32, counted: Option<Experience>) -> Option<Precision> {
+        let counted = counted.and_then(|experience| experience.expect(host_sockets));
+        let sockets = counted.unwrap_or_else(|| f64::from(host_sockets) / f64::from(self.dumps.max(1)));
+        let without = (None, sockets * LET_THROUGH_NANOSECONDS);
+        let programs = [&self.exact, &self.ports].into_iter().flatten().map(|program| {
+            let let_through = match program.precision() {
+                Precision::Exact => 0.0,
+                Precision::Ports => self
+                    .by_ports
+                    .and_then(|experience| experience.expect(host_sockets))
+                    .unwrap_or_else(|| sockets * expected_share(program)),
+            };
+            (Some(program), cost(program, sockets, let_through))
         });
-        let programs = [exact, ports].into_iter().flatten();
-        programs
-            .fold(
-                (None, sockets * LET_THROUGH_NANOSECONDS),
-                |least, next| if next.1 < least.1 { next } else { least },
-            )
-            .0
+        let (least, _) = programs.fold(without, |least, next| if next.1 < least.1 { next } else { least });
+        least
+            .filter(|program| counted.is_some() || program.audit_steps() <= DEAR_AUDIT_STEPS)
+            .map(Program::precision)
     }
 
     /// The bytes of the program; none to ask without one.
@@ -168,15 +180,29 @@ impl FamilyPlan {
         }
     }
 
-    /// Remembers how many sockets were told in a dump narrowed so.
-    pub(crate) fn learn(&mut self, precision: Option<Precision>, told: u32, host_sockets: u32) {
-        let experience = Some(Experience { told, host_sockets });
-        match precision {
-            // It told what was asked for, whatever else there is.
-            Some(Precision::Exact) => {}
-            Some(Precision::Ports) => self.by_ports = experience,
-            None => self.without = experience,
+    /// Remembers what a dump with the program for ports told.
+    pub(crate) fn learn(&mut self, by_ports: Experience) {
+        self.by_ports = Some(by_ports);
+    }
+}
+
+/// The ports of some endpoints: a bit for each that there is.
+#[derive(Debug, Default)]
+struct PortSet(Vec<u64>);
+
+impl PortSet {
+    fn new(endpoints: &[Endpoint]) -> Self {
+        let mut words = vec![0; 65_536 / 64];
+        for endpoint in endpoints {
+            if let Some(word) = words.get_mut(usize::from(endpoint.port() / 64)) {
+                *word |= 1 << (endpoint.port() % 64);
+            }
         }
+        Self(words)
+    }
+
+    fn contains(&self, port: u16) -> bool {
+        self.0.get(usize::from(port / 64)).is_some_and(|word| word & (1 << (port % 64)) != 0)
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::codec::Family;
-use crate::plan::Plan;
+use crate::plan::{Experience, Plan};
 
 mod kernel;
 
@@ -164,15 +164,16 @@ proptest! {
             1 => vec(any_endpoint(), 450..3000),
         ],
         host_sockets in prop_oneof![0..2000_u32, 0..200_000_u32, Just(u32::MAX)],
-        let_through in proptest::option::of(0..200_000_u32),
+        (counted, let_through) in (proptest::option::of(0..200_000_u32), proptest::option::of(0..200_000_u32)),
         sockets in vec((any_pick(), any_pick()), 100),
     ) {
         let mut plan = Plan::new(&endpoints);
         for (family, inet6) in [(Family::Inet, false), (Family::Inet6, true)] {
             if let Some(told) = let_through {
-                plan.family_mut(family).learn(Some(Precision::Ports), told, host_sockets);
+                plan.family_mut(family).learn(Experience { told, host_sockets });
             }
-            let precision = plan.family(family).choose(host_sockets);
+            let counted = counted.map(|told| Experience { told, host_sockets });
+            let precision = plan.family(family).choose(host_sockets, counted);
             let program = plan.family(family).program(precision);
             if precision.is_none() {
                 prop_assert!(program.is_empty());

@@ -384,6 +384,21 @@ fn a_program_that_lets_most_sockets_through_is_not_used_again() {
     assert_eq!(filtered, [true, true, false, false]);
 }
 
+#[test]
+fn where_a_program_is_dear_the_sockets_are_counted_by_a_dump_without_one_and_again_when_the_host_has_changed()
+{
+    let told = |count| (0..count).map(|index| Answer(socket(index))).chain([Answer(done())]).collect();
+    let mut client = client([told(2_000), told(1), told(1), told(9_000), told(1)]);
+    let ip = |index: u16| std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, index, 1);
+    let endpoints = (0..300).map(|index| Endpoint::new(ip(index).into(), 5432 + index * 2));
+    let filter = ConnectionFilter::new(TcpStates::of(&[TcpState::Established]), endpoints);
+    for host_sockets in [3_000, 3_000, 4_000, 9_000, 9_000] {
+        client.dump(&filter, || host_sockets).unwrap();
+    }
+    let filtered: Vec<bool> = client.transport.requests.iter().map(|request| request.len() > 72).collect();
+    assert_eq!(filtered, [false, true, true, false, true]);
+}
+
 /// Against the real kernel, from inside: which of its answers came about by which program.
 mod real {
     use super::*;
