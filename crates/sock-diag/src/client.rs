@@ -28,8 +28,8 @@ const LOOKUPS_AT_ONCE: usize = 64;
 /// By how much fewer lookups go in one send after answers did not find room.
 const FEWER_LOOKUPS: usize = 4;
 
-/// Sets of endpoints whose plans are kept beside the present one. Each holds up to 256 KiB of programs, and some
-/// hundred bytes for a few endpoints.
+/// Sets of endpoints whose plans are kept beside the present one. Each holds 9 KiB for a few endpoints, and at most
+/// 8 KiB and 4 programs of 64 KiB beside the endpoints themselves.
 const EARLIER_PLANS: usize = 7;
 
 /// The TCP connections of one network namespace: that of the thread that opened it.

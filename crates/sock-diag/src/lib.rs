@@ -1,12 +1,12 @@
 //! TCP connections as the kernel tells them through netlink `sock_diag`: implements [`vms_core::ConnAdapter`].
 //!
-//! One dump is one or two walks of the kernel's table, narrowed in the kernel by a program compiled from the endpoints
-//! asked for: exactly, by ports only, or not at all, whichever costs the kernel least for so many endpoints on a host of
-//! that size. A lookup asks for single sockets that are known, at a cost that does not depend on the host.
+//! One dump is one or two walks of the kernel's table, narrowed in the kernel by a program compiled from the
+//! endpoints asked for: exactly, by ports only, or not at all, whichever costs least for so many endpoints on a
+//! host of that size. A lookup asks for single sockets that are known, and costs the same on any host.
 //!
-//! [`codec`] and [`bytecode`] are pure, and the only places that know the kernel's structs; [`client`] asks, retries and
-//! verifies; the choice of the program, the size of the host and the socket itself are private. Reads top down:
-//! [`client`], `plan`, [`codec`], [`bytecode`].
+//! [`codec`] and [`bytecode`] are pure, and the only places that know the kernel's structs; [`client`] asks,
+//! retries and verifies; the choice of the program, the size of the host and the socket itself are private.
+//! Reads top down: [`client`], `plan`, [`codec`], [`bytecode`].
 
 pub mod bytecode;
 pub mod client;

@@ -1,7 +1,7 @@
 //! Chooses how a dump is narrowed: by an exact program, by one that tells ports only, or not at all. Pure.
 //!
-//! Each costs the kernel something else, and which costs least depends on how many endpoints there are, how many sockets
-//! the host has, and how many of them are let through:
+//! Each costs the kernel something else, and which costs least depends on how many endpoints there are, how many
+//! sockets the host has, and how many of them are let through:
 //!
 //! | | before the first socket | for each socket turned down | for each let through in vain |
 //! |---|---|---|---|
@@ -10,8 +10,8 @@
 //! | no program | nothing | there is none | telling it, decoding it |
 //!
 //! How many sockets of the host are in this network namespace, and of the family that a dump is about, no file tells
-//! reliably, and the two may be far apart: a node of containers has few of its own. So where a program is dear, the first
-//! dump goes without one, and counts.
+//! reliably, and it may be few: on a node of containers most are in theirs. So where a program is dear, the first dump
+//! goes without one, and counts; after that, no dump costs more than it would without a program.
 //!
 //! What the walk itself costs is the same for all three, and no part of the decision: 0.15 ms and 125 ns a socket, as
 //! a dump takes whose program turns everything down at its first operation.
@@ -48,10 +48,11 @@ const CHEAP_AUDIT_STEPS: u64 = 50_000;
 /// No program with a longer audit, of 0.7 ms, is used on a guess of how many sockets it would save.
 const DEAR_AUDIT_STEPS: u64 = 500_000;
 
-/// What was seen on a host counts until it has this many times as many sockets, or one so-manieth.
+/// What was seen on a host is forgotten when it has more than so many times the sockets, or less than the same part.
 const SIMILAR_HOST: u32 = 2;
 
-/// The programs for one set of endpoints, and what came of that for ports. The same probes ask for the same endpoints each cycle.
+/// The programs for one set of endpoints, and what came of that for ports. The same probes ask for the same endpoints
+/// each cycle.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     endpoints: Vec<Endpoint>,
@@ -78,8 +79,7 @@ impl Plan {
         &self.endpoints
     }
 
-    /// Whether one of the endpoints has a port of the connection: what is quickly told of one that has nothing to do with
-    /// any of them.
+    /// Whether one of the endpoints has a port of the connection. Told quickly; where none has, none is its end.
     pub(crate) fn has_port_of(&self, connection: &Connection) -> bool {
         self.ports.contains(connection.remote.port()) || self.ports.contains(connection.local.port())
     }
@@ -136,11 +136,11 @@ impl FamilyPlan {
         Self { exact, ports, dumps, by_ports: None }
     }
 
-    /// Which program costs least on a host with so many sockets; `None` if it is none. `counted` is what the last dump of
-    /// the family without a program told.
+    /// Which program costs least on a host with so many sockets; `None` if it is none. `counted` is what the last dump
+    /// of the family without a program told.
     ///
-    /// Before there was one, the dumps are taken to share the sockets of the host equally: so a program is used only if it
-    /// pays even then, and all dumps together cost no more than without one.
+    /// Before there was one, the dumps are taken to share the sockets of the host equally: so a program is used only if
+    /// it pays even then, and all dumps together cost no more than without one.
     pub(crate) fn choose(&self, host_sockets: u32, counted: Option<Experience>) -> Option<Precision> {
         let counted = counted.and_then(|experience| experience.expect(host_sockets));
         let sockets = counted.unwrap_or_else(|| f64::from(host_sockets) / f64::from(self.dumps.max(1)));

@@ -1,6 +1,6 @@
 //! `struct tcp_info` (`include/uapi/linux/tcp.h`), as far as [`Vitals`] go.
 //!
-//! It has grown at its end ever since: an older kernel tells less of it, and a newer one more. The offsets never change.
+//! It has grown at its end ever since: an older kernel tells less of it, and a newer one more. Offsets never change.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const ROUND_TRIP: usize = 68;
 const TOTAL_RETRANSMITS: usize = 100;
 /// `tcpi_bytes_acked`, since Linux 4.1. It counts a SYN and a FIN as a byte each.
 const BYTES_ACKNOWLEDGED: usize = 120;
-/// `tcpi_bytes_received`, since Linux 4.1.
+/// `tcpi_bytes_received`, since Linux 4.1. It counts a FIN as a byte.
 const BYTES_RECEIVED: usize = 128;
 /// `tcpi_notsent_bytes`, since Linux 4.6.
 const NOT_SENT: usize = 144;
@@ -38,8 +38,10 @@ pub(super) struct Queues {
     pub(super) send_bytes: u32,
 }
 
-/// What a kernel does not know, for it is too old, has been 0 bytes; only of those sent, it knows the acknowledged ones
-/// longer than all.
+/// The vitals of a connection.
+///
+/// What the kernel is too old to count is 0 bytes. But for the bytes sent, those acknowledged stand in, which it has
+/// counted for longer.
 ///
 /// # Errors
 /// When even what is older than `sock_diag` is missing.

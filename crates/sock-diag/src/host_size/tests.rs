@@ -45,15 +45,19 @@ fn a_host_that_does_not_tell_is_taken_for_a_large_one() {
 #[test]
 fn sockets_of_both_families_are_counted() {
     let sockets = || read_host_sockets(Path::new("/proc/self/net/sockstat"));
-    let before = sockets();
     let listen = |_index| {
         let inet = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         (inet, TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap())
     };
-    let listeners: Vec<_> = (0..600).map(listen).collect();
-    // Other tests open and close some meanwhile, but not as many.
-    assert!(sockets() >= before + 700, "{before} {}", sockets());
-    drop(listeners);
+    // Everybody's sockets count: others may close as many at the same time, but not each time.
+    let counted = (0..50).any(|_attempt| {
+        let before = sockets();
+        let listeners: Vec<_> = (0..100).map(listen).collect();
+        let after = sockets();
+        drop(listeners);
+        (before + 190..before + 300).contains(&after)
+    });
+    assert!(counted);
 }
 
 proptest! {
