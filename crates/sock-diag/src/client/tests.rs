@@ -445,6 +445,23 @@ mod real {
     }
 
     #[test]
+    fn the_answers_to_as_many_lookups_as_go_at_once_find_room_in_the_socket() {
+        let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let links: Vec<_> = (0..LOOKUPS_AT_ONCE)
+            .map(|_| (std::net::TcpStream::connect(address).unwrap(), listener.accept().unwrap()))
+            .collect();
+        let (socket, port_id) = NetlinkSocket::open().unwrap();
+        let mut client = Client::new(socket, Some(port_id));
+        let established = TcpStates::of(&[TcpState::Established]);
+        let filter = ConnectionFilter::new(established, [Endpoint::new(address.ip(), address.port())]);
+        let found = client.dump_large(&filter).unwrap();
+        assert_eq!(found.len(), 2 * links.len());
+        assert!(client.lookup(&found).unwrap().iter().all(Option::is_some));
+        assert_eq!((client.lookups_at_once, client.idle_port_id), (LOOKUPS_AT_ONCE, Some(port_id)));
+    }
+
+    #[test]
     fn a_forged_reply_is_ignored() {
         use rustix::net::netlink::SocketAddrNetlink;
         use rustix::net::{AddressFamily, SendFlags, SocketType, sendto, socket};
