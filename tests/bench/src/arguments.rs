@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// [default: 0,1000,10000,100000,500000, with --quick up to 10000].
     #[arg(long, value_name = "N,...", value_delimiter = ',', num_args = 0..)]
     connections: Option<Vec<usize>>,
-    /// Idle processes of the hosts [default: 10,500,2000, with --quick 10,500].
+    /// Idle processes of the hosts [default: 10,500,2000, with --quick 500].
     #[arg(long, value_name = "N,...", value_delimiter = ',', num_args = 0..)]
     processes: Option<Vec<usize>>,
     /// Probes, each with a link of its own [default: 1,100,1000,5000, with --quick 1,100,1000].
@@ -54,12 +54,12 @@ pub(crate) struct Arguments {
     /// Seconds for which each steady state is measured [default: 6, with --quick 3].
     #[arg(long, value_name = "S")]
     window: Option<u64>,
-    /// Cold starts; their median counts.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub(crate) starts: usize,
-    /// Calls of each other program; their median counts.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub(crate) runs: usize,
+    /// Cold starts; their median counts [default: 3, with --quick 1].
+    #[arg(long, value_name = "N")]
+    starts: Option<usize>,
+    /// Calls of each other program; their median counts [default: 5, with --quick 3].
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
     /// Seconds that one call of another program may take; what would take longer is left out, with a note
     /// [default: 40, with --quick 5].
     #[arg(long, value_name = "S")]
@@ -109,7 +109,7 @@ impl Arguments {
         Design {
             base: self.base.unwrap_or(Host { connections: 10_000, processes: 500, probes: 100 }),
             connections: pick(&self.connections, &[0, 1_000, 10_000, 100_000, 500_000], &[0, 1_000, 10_000]),
-            processes: pick(&self.processes, &[10, 500, 2_000], &[10, 500]),
+            processes: pick(&self.processes, &[10, 500, 2_000], &[500]),
             probes: pick(&self.probes, &[1, 100, 1_000, 5_000], &[1, 100, 1_000]),
             corners: self.corners.clone().unwrap_or(corners),
         }
@@ -129,6 +129,16 @@ impl Arguments {
     /// How long a steady state is measured.
     pub(crate) fn window(&self) -> Duration {
         Duration::from_secs(self.window.unwrap_or(if self.quick { 3 } else { 6 }).max(1))
+    }
+
+    /// Cold starts of the agent.
+    pub(crate) fn starts(&self) -> usize {
+        self.starts.unwrap_or(if self.quick { 1 } else { 3 }).max(1)
+    }
+
+    /// Calls of each other program.
+    pub(crate) fn runs(&self) -> usize {
+        self.runs.unwrap_or(if self.quick { 3 } else { 5 }).max(1)
     }
 
     /// How long one call of another program may take.

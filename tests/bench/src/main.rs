@@ -22,6 +22,7 @@ mod report;
 mod services;
 mod sockets;
 
+use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
@@ -37,6 +38,9 @@ use crate::program::program;
 
 /// Where the configurations lie that are handed to other programs: a file system of this mount namespace, gone with it.
 const SCRATCH: &str = "/run";
+/// The most connections that may wait to be accepted, in this network namespace.
+const LISTEN_LIMIT: &str = "/proc/sys/net/core/somaxconn";
+const QUEUE: usize = 65_535;
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
@@ -71,6 +75,9 @@ fn furnish() -> Result<()> {
     end_on_signal()?;
     mount("tmpfs", SCRATCH, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None)
         .with_context(|| format!("a tmpfs on {SCRATCH}"))?;
+    if let Err(error) = fs::write(LISTEN_LIMIT, QUEUE.to_string()) {
+        say(&format!("{LISTEN_LIMIT}: {error}; connections will take longer to make"))?;
+    }
     program::succeed("ip", ["link", "set", "lo", "up"])
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let receiver = Receiver::start()?;
     let mut load = Load::new()?;
     let mut links = Links::new(arguments.scene)?;
-    let mut bench = Bench::new(&arguments.python, arguments.runs, arguments.cap());
+    let mut bench = Bench::new(&arguments.python, arguments.runs(), arguments.cap());
     let mut report = Report::new(arguments, &binary)?;
     for host in arguments.design().hosts() {
         let more = host.connections.saturating_sub(load.connections());
@@ -136,7 +136,7 @@ fn measure_agent(
     };
 
     let mut cold_starts = Vec::new();
-    for _ in 0..arguments.starts.max(1) {
+    for _ in 0..arguments.starts() {
         let mut running = agent.start(budgeted, receiver)?;
         running.wait_for_down(0)?;
         cold_starts.push(running.used()?);
@@ -154,7 +154,7 @@ fn measure_agent(
     let walk_mode = Mode { interval: long, budget: Some(ONLY_WALKS), ..steady };
     let steady = can_do_without.then(|| measure(steady, window)).transpose()?;
     let walking = can_do_without.then(|| measure(walk_mode, window / 2)).transpose()?;
-    let floor = floor::measure_walk(2 * arguments.runs)?;
+    let floor = floor::measure_walk(2 * arguments.runs())?;
 
     let mut running = agent.start(budgeted, receiver)?;
     running.wait_for_down(0)?;

@@ -90,7 +90,7 @@ pub(crate) struct Bench<'a> {
 impl<'a> Bench<'a> {
     /// Nothing has been called yet.
     pub(crate) fn new(python: &'a Path, runs: usize, cap: Duration) -> Self {
-        Self { python, runs: runs.max(1), cap, slowest: BTreeMap::new() }
+        Self { python, runs, cap, slowest: BTreeMap::new() }
     }
 
     /// Measures one tool on the present host.

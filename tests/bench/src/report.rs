@@ -126,7 +126,7 @@ impl Report {
         )?;
         writeln!(out, "|{}", "--:|".repeat(16))?;
         for one in &self.findings {
-            let measuring = one.measuring.map(|stretch| milliseconds(stretch.cycle));
+            let measuring = one.measuring.map(|stretch| brief(stretch.cycle));
             let footprint = one.footprint;
             writeln!(
                 out,
@@ -135,14 +135,14 @@ impl Report {
                 thousands(one.host.processes),
                 thousands(one.host.probes),
                 or_dash(measuring),
-                milliseconds(one.cycle().cycle),
-                or_dash(one.cycle().wall.map(milliseconds)),
-                milliseconds(one.cold_start),
-                milliseconds(one.budgeted.mean),
+                brief(one.cycle().cycle),
+                or_dash(one.cycle().wall.map(brief)),
+                brief(one.cold_start),
+                brief(one.budgeted.mean),
                 percent(one.budgeted.share),
                 or_dash(walks_a_minute(&one.budgeted)),
                 one.broken_links,
-                milliseconds(one.broken.mean),
+                brief(one.broken.mean),
                 percent(one.broken.share),
                 or_dash(walks_a_minute(&one.broken)),
                 megabytes(footprint.resident),
@@ -242,8 +242,8 @@ impl Report {
                 thousands(one.host.connections),
                 thousands(one.host.processes),
                 thousands(one.host.probes),
-                or_dash(walk.map(milliseconds)),
-                milliseconds(one.floor),
+                or_dash(walk.map(brief)),
+                brief(one.floor),
                 or_dash(walk.map(|walk| ratio(walk, one.floor))),
                 or_dash(one.walking.and_then(|stretch| {
                     stretch.walks.map(|walks| format!("{:.2}", walks / stretch.cycles))
@@ -272,7 +272,7 @@ impl Report {
         writeln!(out, "\n|---|{}", "--:|".repeat(hosts.len()))?;
         write!(out, "| **a cycle of `vms-agent run`** |")?;
         for one in &hosts {
-            write!(out, " **{}** |", milliseconds(one.cycle().cycle))?;
+            write!(out, " **{}** |", brief(one.cycle().cycle))?;
         }
         writeln!(out)?;
         for (index, peer) in PEERS.iter().enumerate() {
@@ -326,7 +326,7 @@ fn walks_a_minute(stretch: &Stretch) -> Option<String> {
 
 fn multiple(cost: Cost, cycle: Stretch) -> String {
     match cost {
-        Cost::Cpu(time) => format!("{} x ({})", ratio(time, cycle.cycle), milliseconds(time)),
+        Cost::Cpu(time) => format!("{} x ({})", ratio(time, cycle.cycle), brief(time)),
         Cost::NotInstalled => "not installed".to_owned(),
         Cost::TooLong => "too long".to_owned(),
         Cost::NotApplicable => "–".to_owned(),
@@ -369,8 +369,10 @@ fn digits(value: f64) -> String {
     }
 }
 
-fn milliseconds(time: Duration) -> String {
-    format!("{} ms", digits(time.as_secs_f64() * 1e3))
+/// Milliseconds, or seconds from the first one on.
+fn brief(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 1.0 { format!("{} ms", digits(seconds * 1e3)) } else { format!("{} s", digits(seconds)) }
 }
 
 fn percent(part: f64) -> String {

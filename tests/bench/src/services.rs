@@ -43,7 +43,7 @@ pub(crate) fn measure_node_exporter(scrapes: usize) -> Result<Cost> {
     let page = scrape()?;
     ensure!(page.contains("node_tcp_connection_states"), "no state of TCP connections in: {page}");
     let before = cpu::read_process(running.id())?;
-    let scrapes = u32::try_from(scrapes.max(1))?;
+    let scrapes = u32::try_from(scrapes)?;
     for _ in 0..scrapes {
         scrape()?;
     }
@@ -68,7 +68,7 @@ pub(crate) fn measure_collectd(intervals: usize, watched: &[SocketAddrV4]) -> Re
     };
     thread::sleep(2 * COLLECTD_INTERVAL + COLLECTD_INTERVAL / 2);
     let before = cpu::read_process(running.id())?;
-    let intervals = u32::try_from(intervals.max(1))?;
+    let intervals = u32::try_from(intervals)?;
     thread::sleep(intervals * COLLECTD_INTERVAL);
     let spent = cpu::read_process(running.id())?.saturating_sub(before);
     running.ensure_alive()?;

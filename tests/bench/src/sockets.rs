@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustix::net::listen;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -37,6 +38,8 @@ pub(crate) fn hold(role: &SocketsRole) -> Result<()> {
         }
     } else {
         let listener = TcpListener::bind(role.address)?;
+        // Whoever finds the queue full tries again after a second.
+        listen(listener.as_fd(), i32::try_from(role.count)?)?;
         writeln!(output, "{}", listener.local_addr()?)?;
         for _ in 0..role.count {
             held.push(listener.accept()?.0);
