@@ -47,6 +47,8 @@ pub(crate) struct Findings {
     pub(crate) floor: Duration,
     /// Of the agent with the default budget, after all links were up and one of a hundred down.
     pub(crate) footprint: Footprint,
+    /// Whether it differs from other hosts by its connections alone.
+    pub(crate) on_axis: bool,
     /// The other tools, where they were measured.
     pub(crate) peers: Option<Vec<Cost>>,
 }
@@ -84,7 +86,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         say(&format!("{:4} s: {host} (connections/processes/probes) ...", start.elapsed().as_secs()))?;
         let mut findings = measure_agent(arguments, &binary, host, &mut links, &receiver)
             .with_context(|| host.to_string())?;
-        if arguments.design().is_on_axis(host) && !arguments.agent_only {
+        findings.on_axis = arguments.design().is_on_axis(host);
+        if findings.on_axis && !arguments.agent_only {
             let watched = links.services()?;
             let costs: Result<Vec<Cost>> =
                 PEERS.iter().map(|peer| bench.measure(peer, host, &watched)).collect();
@@ -180,6 +183,7 @@ fn measure_agent(
         walking,
         floor,
         footprint,
+        on_axis: false,
         peers: None,
     })
 }

@@ -66,9 +66,10 @@ fn lines(findings: &[Findings]) -> Vec<Line> {
     // A logarithm has no place for an empty host.
     let axis: Vec<_> = findings
         .iter()
+        .filter(|one| one.on_axis)
         .filter_map(|one| {
             let connections = u32::try_from(one.host.connections).ok().filter(|&number| number > 0)?;
-            Some((f64::from(connections), one.cycle().cycle, one.peers.as_ref()?))
+            Some((f64::from(connections), one.cycle().cycle, one.peers.as_deref().unwrap_or_default()))
         })
         .collect();
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;

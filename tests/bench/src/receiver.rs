@@ -232,3 +232,37 @@ fn number(point: &NumberDataPoint) -> f64 {
         None => f64::NAN,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::common::v1::AnyValue;
+
+    use super::*;
+
+    fn point(name: &str, direction: Option<&str>, up: i64) -> NumberDataPoint {
+        let attribute = |key: &str, text: &str| KeyValue {
+            key: key.to_owned(),
+            value: Some(AnyValue { value: Some(any_value::Value::StringValue(text.to_owned())) }),
+            ..KeyValue::default()
+        };
+        let directed = direction.map(|direction| attribute("direction", direction));
+        NumberDataPoint {
+            attributes: [attribute("name", name)].into_iter().chain(directed).collect(),
+            value: Some(number_data_point::Value::AsInt(up)),
+            ..NumberDataPoint::default()
+        }
+    }
+
+    #[test]
+    fn a_link_is_up_or_down_only_when_all_its_directions_are() {
+        let mut received = Received::default();
+        let mut tell = |direction, up| {
+            received.take_link(point("link", direction, up));
+            (received.up(), received.down())
+        };
+        assert_eq!(tell(None, 0), (0, 1));
+        assert_eq!(tell(Some("forward"), 1), (1, 0), "what was told before it matched no longer counts");
+        assert_eq!(tell(Some("reverse"), 0), (0, 0));
+        assert_eq!(tell(Some("forward"), 0), (0, 1));
+    }
+}

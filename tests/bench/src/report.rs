@@ -69,7 +69,7 @@ impl Report {
 
     /// The hosts that differ by their connections alone.
     fn axis(&self) -> impl Iterator<Item = &Findings> {
-        self.findings.iter().filter(|findings| findings.peers.is_some())
+        self.findings.iter().filter(|findings| findings.on_axis)
     }
 
     fn write_heading(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -254,7 +254,7 @@ impl Report {
     }
 
     fn write_peers(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts: Vec<&Findings> = self.axis().collect();
+        let hosts: Vec<&Findings> = self.axis().filter(|findings| findings.peers.is_some()).collect();
         let Some(first) = hosts.first() else { return Ok(()) };
         writeln!(
             out,
