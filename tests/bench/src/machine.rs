@@ -42,6 +42,17 @@ pub(crate) fn lack_of_room(connections: usize) -> Result<Option<String>> {
     }))
 }
 
+/// TCP sockets of all network namespaces: the kernel keeps them in one table, and walks over all of them.
+pub(crate) fn count_sockets() -> Result<usize> {
+    let text = fs::read_to_string("/proc/net/sockstat")?;
+    parse_sockets(&text).with_context(|| format!("/proc/net/sockstat: {text:?}"))
+}
+
+fn parse_sockets(text: &str) -> Option<usize> {
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    line.split_ascii_whitespace().skip_while(|word| *word != "alloc").nth(1)?.parse().ok()
+}
+
 /// What the control group of a container still allows; none where it sets no limit that can be seen from here.
 fn room_in_cgroup() -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
@@ -69,6 +80,12 @@ fn parse_version(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sockets_of_all_namespaces_are_counted() {
+        let text = "sockets: used 90\nTCP: inuse 5 orphan 0 tw 3 alloc 1234 mem 1\nUDP: inuse 0 mem 0\n";
+        assert_eq!(parse_sockets(text), Some(1_234));
+    }
 
     #[test]
     fn a_version_is_found_wherever_a_program_puts_it() {

@@ -47,6 +47,8 @@ pub(crate) struct Findings {
     pub(crate) floor: Duration,
     /// Of the agent with the default budget, after all links were up and one of a hundred down.
     pub(crate) footprint: Footprint,
+    /// TCP sockets of other network namespaces, beyond what was made here: walks go over them as well.
+    pub(crate) foreign_sockets: usize,
     /// Whether it differs from other hosts by its connections alone.
     pub(crate) on_axis: bool,
     /// The other tools, where they were measured.
@@ -86,6 +88,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         say(&format!("{:4} s: {host} (connections/processes/probes) ...", start.elapsed().as_secs()))?;
         let mut findings = measure_agent(arguments, &binary, host, &mut links, &receiver)
             .with_context(|| host.to_string())?;
+        // Both ends of each connection and link, and the listener of each link.
+        let own = 2 * host.connections + 3 * host.probes;
+        findings.foreign_sockets = machine::count_sockets()?.saturating_sub(own);
         findings.on_axis = arguments.design().is_on_axis(host);
         if findings.on_axis && !arguments.agent_only {
             let watched = links.services()?;
@@ -183,6 +188,7 @@ fn measure_agent(
         walking,
         floor,
         footprint,
+        foreign_sockets: 0,
         on_axis: false,
         peers: None,
     })

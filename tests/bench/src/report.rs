@@ -13,6 +13,9 @@ use crate::measure::Findings;
 use crate::peers::{Cost, PEERS};
 use crate::{machine, peers};
 
+/// Sockets of others that no walk notices.
+const FEW_SOCKETS: usize = 1_000;
+
 /// All measurements, and how they came about.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -151,6 +154,7 @@ impl Report {
             )?;
         }
         self.write_extremes(out)?;
+        self.write_foreign_sockets(out)?;
         self.write_unwanted_walks(out)
     }
 
@@ -172,6 +176,15 @@ impl Report {
             or_dash(ratio(|one| one.measuring.map(|stretch| stretch.cycle))),
             or_dash(ratio(|one| Some(one.cold_start))),
         )
+    }
+
+    /// The machine's other guests share the kernel's table of sockets.
+    fn write_foreign_sockets(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for one in self.findings.iter().filter(|one| one.foreign_sockets > FEW_SOCKETS) {
+            let (host, sockets) = (one.host, thousands(one.foreign_sockets));
+            writeln!(out, "\nOn {host} each walk also went over {sockets} TCP sockets of others.")?;
+        }
+        Ok(())
     }
 
     /// A steady state in which the agent walked all the same is not what it is called.

@@ -40,6 +40,8 @@ pub(crate) fn hold(role: &SocketsRole) -> Result<()> {
         let listener = TcpListener::bind(role.address)?;
         // Whoever finds the queue full tries again after a second.
         listen(listener.as_fd(), i32::try_from(role.count)?)?;
+        // What is accepted inherits it.
+        end_by_reset(listener.as_fd())?;
         writeln!(output, "{}", listener.local_addr()?)?;
         for _ in 0..role.count {
             held.push(listener.accept()?.0);
@@ -79,9 +81,14 @@ pub(crate) fn most_descriptors() -> usize {
     most.map_or(usize::MAX, |most: u64| usize::try_from(most).unwrap_or(usize::MAX))
 }
 
-/// Connects. The end of the connection is a reset, which leaves no `TIME_WAIT` behind for those measured next.
+/// Connects.
 pub(crate) fn connect(address: SocketAddrV4) -> Result<TcpStream> {
     let stream = TcpStream::connect(address).with_context(|| format!("{address}: cannot connect"))?;
-    set_socket_linger(stream.as_fd(), Some(Duration::ZERO))?;
+    end_by_reset(stream.as_fd())?;
     Ok(stream)
+}
+
+/// No end of a connection is to leave a `TIME_WAIT` behind for those measured next.
+fn end_by_reset(socket: impl AsFd) -> Result<()> {
+    Ok(set_socket_linger(socket, Some(Duration::ZERO))?)
 }
