@@ -134,3 +134,6 @@ impl ProcessAdapter for ProcReader {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

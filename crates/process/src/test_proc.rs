@@ -244,6 +244,11 @@ impl Question {
         self
     }
 
+    /// Asks nothing yet, about the same patterns under the same ids.
+    pub(crate) fn about_nothing(self) -> Self {
+        Self { wanted: BTreeMap::new(), census: BTreeSet::new(), ..self }
+    }
+
     /// Asks at that time after [`START`].
     pub(crate) fn at(&mut self, since_start: Duration) -> &Self {
         self.now = START + since_start;

@@ -12,6 +12,8 @@ use crate::reader::ProcReader;
 use crate::table::NAMES_TABLE_BOUND;
 use crate::test_proc::{Question, TestProc, privileged, unprivileged, without_overriding_modes};
 
+mod remembered;
+
 /// The holders found of a socket, by PID.
 fn holders(scan: &HolderScan, inode: u64) -> Vec<u32> {
     let holders = scan.holders.get(&Inode::new(inode).unwrap()).map(Vec::as_slice).unwrap_or_default();
