@@ -28,8 +28,17 @@ pub fn peer_program() -> PathBuf {
 /// The agent under test: `VMS_AGENT_BIN`, or what the profile `fast` built.
 #[must_use]
 pub fn agent_program() -> Option<PathBuf> {
-    let path = variable("VMS_AGENT_BIN")
-        .map_or_else(|| target_directory().join("fast").join("vms-agent"), PathBuf::from);
+    fast_program("VMS_AGENT_BIN", "vms-agent")
+}
+
+/// Cycles in which nothing happens, to count instructions of: `VMS_STEADY_BIN`, or what the profile `fast` built.
+#[must_use]
+pub fn steady_program() -> Option<PathBuf> {
+    fast_program("VMS_STEADY_BIN", "vms-steady")
+}
+
+fn fast_program(named_by: &str, name: &str) -> Option<PathBuf> {
+    let path = variable(named_by).map_or_else(|| target_directory().join("fast").join(name), PathBuf::from);
     path.is_file().then_some(path)
 }
 

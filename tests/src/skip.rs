@@ -14,6 +14,8 @@ pub enum Need {
     Tool(&'static str),
     /// The agent, built with the profile `fast`.
     Agent,
+    /// The cycles in which nothing happens, built with the profile `fast`.
+    Steady,
     /// The collector rotel.
     Rotel,
     /// The kernel's packet filter, and its tool.
@@ -26,6 +28,7 @@ impl Need {
             Self::Root => !rustix::process::geteuid().is_root(),
             Self::Tool(name) => !has_tool(name),
             Self::Agent => environment::agent_program().is_none(),
+            Self::Steady => environment::steady_program().is_none(),
             Self::Rotel => environment::rotel_program().is_none(),
             Self::PacketFilter => !has_tool("nft"),
         };
@@ -33,6 +36,7 @@ impl Need {
             Self::Root => "needs root".to_owned(),
             Self::Tool(name) => format!("needs the program {name}"),
             Self::Agent => "needs the agent: cargo build --profile fast -p vms-agent".to_owned(),
+            Self::Steady => "needs vms-steady: cargo build --profile fast -p vms-bench".to_owned(),
             Self::Rotel => "needs the collector rotel: pip install --pre rotel".to_owned(),
             Self::PacketFilter => "needs nft".to_owned(),
         })

@@ -3,6 +3,7 @@
 //! The links are this process's own, over loopback, each to a port of its own and seen from one end. The first cycle
 //! walks; the others verify what it found, and all of them encode their points.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -53,7 +54,11 @@ type Link = (TcpListener, TcpStream, TcpStream);
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let links: Vec<Link> = (0..arguments.links).map(|_| connect()).collect::<Result<_>>()?;
-    let probes = links.iter().map(|(listener, ..)| probe(listener.local_addr()?)).collect::<Result<_>>()?;
+    // Under an emulator, as valgrind is one, the process has another name.
+    let name = fs::read_to_string("/proc/self/comm")?;
+    let name = name.trim_end();
+    let probes =
+        links.iter().map(|(listener, ..)| probe(name, listener.local_addr()?)).collect::<Result<_>>()?;
     let proc_root = Path::new("/proc");
     let terms = Terms { cpu_budget: CpuShare::from_parts_per_million(0), ..Terms::default() };
     let processes = ProcReader::open(proc_root, Privileges::read_own()?)?;
@@ -81,12 +86,12 @@ fn connect() -> Result<Link> {
 }
 
 /// Seen `forward` alone: what the other end asks for is nobody's name.
-fn probe(service: SocketAddr) -> Result<ConnectionProbe> {
+fn probe(name: &str, service: SocketAddr) -> Result<ConnectionProbe> {
     let pattern =
         |name: &str| Ok::<_, anyhow::Error>(ProcessPattern { name: name.parse()?, executable: None });
     Ok(ConnectionProbe {
         name: format!("link-{}", service.port()).into(),
-        source_process: pattern("vms-steady")?,
+        source_process: pattern(name)?,
         dest_process: pattern("nobody-has-this-name")?,
         dest_ip: service.ip().into(),
         dest_port: service.port(),
