@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -59,23 +60,44 @@ struct Program {
 
 impl Program {
     /// Runs a copy of `sleep` under that name for that user, with the socket as its standard input.
-    #[expect(clippy::disallowed_methods, reason = "a test that looks at processes has to start some")]
     fn start(name: &str, uid: Option<u32>, socket: &Socket, seconds: &str) -> Self {
+        let program = Self::start_copy("/bin/sleep", name, |path| {
+            let mut command = command(path);
+            command.arg(seconds).stdin(Stdio::from(OwnedFd::from(socket.end.try_clone().unwrap())));
+            if let Some(uid) = uid {
+                command.uid(uid).gid(uid);
+            }
+            command
+        });
+        // The kernel lets the parent go on a little before it names the child.
+        let comm = format!("/proc/{}/comm", program.pid());
+        while fs::read_to_string(&comm).unwrap().trim_end() != name.get(..15).unwrap_or(name) {
+            thread::yield_now();
+        }
+        program
+    }
+
+    /// Copies a program to that name, and runs it as `prepare` says.
+    fn start_copy(of: &str, name: &str, prepare: impl FnOnce(&Path) -> Command) -> Self {
+        /// One at a time: a child that another thread forks meanwhile would keep the copy open for writing, and what is
+        /// written to cannot be run.
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = TempDir::new().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let path = directory.path().join(name);
-        fs::copy("/bin/sleep", &path).unwrap();
-        let mut command = Command::new(&path);
-        command.arg(seconds).stdin(Stdio::from(OwnedFd::from(socket.end.try_clone().unwrap())));
-        if let Some(uid) = uid {
-            command.uid(uid).gid(uid);
-        }
-        Self { child: command.spawn().unwrap(), path, _directory: directory }
+        fs::copy(of, &path).unwrap();
+        Self { child: prepare(&path).spawn().unwrap(), path, _directory: directory }
     }
 
     fn pid(&self) -> Pid {
         Pid(self.child.id())
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test that looks at processes has to start some")]
+fn command(program: &Path) -> Command {
+    Command::new(program)
 }
 
 impl Drop for Program {

@@ -70,27 +70,24 @@ struct Transformer {
 }
 
 impl Transformer {
-    #[expect(clippy::disallowed_methods, reason = "a test that looks at processes has to start some")]
     fn start(into: &str, sockets: &[&Socket; 2]) -> Self {
-        let directory = TempDir::new().unwrap();
-        let path = directory.path().join(into);
-        fs::copy("/bin/cat", &path).unwrap();
         // Standard input and output serve to tell when; the sockets are inherited by number.
-        let numbers = sockets.map(|socket| {
-            let kept = socket.end.try_clone().unwrap();
-            rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty()).unwrap();
-            kept
+        let mut inherited = Vec::new();
+        let mut program = Program::start_copy("/bin/cat", into, |path| {
+            for socket in sockets {
+                let kept = socket.end.try_clone().unwrap();
+                rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty()).unwrap();
+                inherited.push(kept);
+            }
+            let mut command = command(Path::new("/bin/sh"));
+            command.args(["-c", "echo started; read line; exec \"$0\"", path.to_str().unwrap()]);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            command
         });
-        let script = "echo started; read line; exec \"$0\"";
-        let mut child = Command::new("/bin/sh")
-            .args(["-c", script, path.to_str().unwrap()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(numbers);
+        drop(inherited);
+        let child = &mut program.child;
         let (go, started) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let mut transformer = Self { program: Program { child, path, _directory: directory }, go, started };
+        let mut transformer = Self { program, go, started };
         transformer.wait_for("started\n");
         transformer
     }
@@ -243,14 +240,12 @@ fn a_number_that_is_given_to_another_process_is_told_apart() {
 impl Program {
     /// Starts it, and asks the kernel to give it that number, which must be free.
     fn under_number(pid: Pid, name: &str, socket: &Socket) -> Self {
-        // The copy takes time; the number is asked for after it.
-        let directory = TempDir::new().unwrap();
-        let path = directory.path().join(name);
-        fs::copy("/bin/sleep", &path).unwrap();
-        fs::write("/proc/sys/kernel/ns_last_pid", (pid.0 - 1).to_string()).unwrap();
-        let stdin = Stdio::from(OwnedFd::from(socket.end.try_clone().unwrap()));
-        #[expect(clippy::disallowed_methods, reason = "a test that looks at processes has to start some")]
-        let child = Command::new(&path).arg("600").stdin(stdin).spawn().unwrap();
-        Self { child, path, _directory: directory }
+        Self::start_copy("/bin/sleep", name, |path| {
+            // Last, for others to have little time to take it.
+            let mut command = command(path);
+            command.arg("600").stdin(Stdio::from(OwnedFd::from(socket.end.try_clone().unwrap())));
+            fs::write("/proc/sys/kernel/ns_last_pid", (pid.0 - 1).to_string()).unwrap();
+            command
+        })
     }
 }

@@ -66,6 +66,35 @@ fn a_new_process_is_counted_at_once_and_a_renamed_one_within_the_bound() {
 }
 
 #[test]
+fn a_process_that_fits_is_counted_at_each_call() {
+    let proc = TestProc::new();
+    idle(&proc);
+    drop(proc.process(10, "nginx"));
+    let mut question = Question::new(&["nginx", "absent"]).counts(0).counts(1);
+    let mut reader = proc.reader();
+    for (now, names) in [(0, 51), (1, 1), (2, 1)] {
+        let scan = reader.find_holders(&question.at(seconds(now)).query()).unwrap();
+        assert_eq!(scan.present, [question.id(0)].into());
+        assert_eq!(reader.effort().names, names, "what is claimed of it is read, at {now} s");
+    }
+}
+
+#[test]
+fn a_place_where_the_socket_is_no_more_is_not_looked_at_again() {
+    let proc = TestProc::new();
+    let process = proc.process(10, "nginx").socket(3, 77);
+    let question = Question::new(&["nginx"]).wants(77, &[0]);
+    let mut reader = proc.reader();
+    reader.find_holders(&question.query()).unwrap();
+    drop(process.close(3));
+    for rechecks in [1, 0] {
+        assert!(reader.find_holders(&question.query()).unwrap().holders.is_empty());
+        assert_eq!(reader.effort().rechecks, rechecks);
+    }
+    assert_eq!(reader.kept_handles(), 0);
+}
+
+#[test]
 fn a_process_is_not_counted_by_what_its_name_was() {
     let proc = TestProc::new();
     idle(&proc);
@@ -141,7 +170,7 @@ fn what_was_concluded_of_one_socket_says_nothing_of_another() {
 fn ids_of_other_patterns_are_not_taken_for_those_that_were_remembered() {
     let proc = TestProc::new();
     idle(&proc);
-    drop(proc.process(10, "php").socket(3, 77));
+    drop(proc.process(160, "php").socket(3, 77));
     let mut before = Question::new(&["nginx"]).wants(77, &[0]);
     let mut reader = proc.reader();
     for now in [0, 60] {
@@ -151,7 +180,7 @@ fn ids_of_other_patterns_are_not_taken_for_those_that_were_remembered() {
     let scan = reader.find_holders(&after.at(seconds(61)).query()).unwrap();
     assert_eq!(scan.present, [after.id(0)].into(), "who fits is worked out anew");
     drop(proc.process(120, "php").socket(4, 77));
-    proc.remove(10);
+    proc.remove(160);
     after = after.wants(77, &[0]);
     let scan = reader.find_holders(&after.at(seconds(62)).query()).unwrap();
     assert_eq!(holders(&scan, 77), [120], "and so is what nobody holds");
@@ -190,5 +219,9 @@ fn a_process_of_which_nothing_can_be_read_might_be_any_at_each_call() {
             assert_eq!(holders(&scan, 78), [12], "somebody else is seen to hold it, at {now} s");
             assert_eq!(holders(&scan, 77), [0; 0]);
         }
+        drop(proc.process(12, "dozing").close(3));
+        drop(proc.process(120, "idle").socket(3, 78));
+        let scan = reader.find_holders(&question.at(seconds(82)).query()).unwrap();
+        assert_eq!(holders(&scan, 78), [120], "somebody whose names are not read again");
     });
 }
