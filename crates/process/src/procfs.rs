@@ -295,7 +295,8 @@ impl ProcessDir {
         }
     }
 
-    fn is_gone(&self) -> bool {
+    /// Whether the process is gone.
+    pub(crate) fn is_gone(&self) -> bool {
         matches!(statat(&self.0, c"stat", AtFlags::empty()), Err(Errno::NOENT | Errno::SRCH))
     }
 }

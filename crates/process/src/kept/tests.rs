@@ -92,6 +92,19 @@ fn what_nobody_asks_about_is_closed_and_forgotten() {
 }
 
 #[test]
+fn the_handle_of_a_process_that_is_gone_is_closed_although_nobody_asks_about_it() {
+    let proc = TestProc::new();
+    for pid in [1, 2] {
+        drop(proc.process(pid, "nginx"));
+    }
+    let mut kept = Kept::new(None);
+    keep(&mut kept, &proc, [1, 2], NOW);
+    proc.remove(1);
+    kept.sweep(0, NOW + SWEEP_INTERVAL);
+    assert_eq!(kept.holders.keys().collect::<Vec<_>>(), [&Pid(2)]);
+}
+
+#[test]
 fn memory_is_bounded_however_many_sockets_come_and_go() {
     let mut kept = Kept::new(None);
     for call in 0..100 {
