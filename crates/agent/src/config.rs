@@ -27,6 +27,7 @@ mod vms;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use figment::value::Value;
@@ -55,7 +56,7 @@ pub(crate) struct Config {
     /// How often the agent reports on itself; that of each probe is in the probe.
     pub(crate) interval: Duration,
     /// What is measured; at least one, with unique names.
-    pub(crate) probes: Vec<ConnectionProbe>,
+    pub(crate) probes: Vec<Arc<ConnectionProbe>>,
     /// How much is looked at, and what is told of it.
     pub(crate) terms: Terms,
     /// What becomes of the measurements.

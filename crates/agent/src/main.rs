@@ -55,16 +55,16 @@ fn main() -> ExitCode {
 }
 
 fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
-    let loaded = load(global, environment)?;
-    let config = loaded.config;
+    // What the configuration looks like printed is not kept: of thousands of probes it takes megabytes.
+    let Loaded { config, file, warnings, .. } = load(global, environment)?;
     let clock = SystemClock::start();
     block_on(async {
         let resource = host::read_resource(&config, environment, None);
         let telemetry = telemetry::init(&telemetry::Settings::new(&config, &resource)?)?;
-        if let Some(file) = &loaded.file {
+        if let Some(file) = &file {
             tracing::info!(file = %file.display(), "configuration loaded");
         }
-        for warning in &loaded.warnings {
+        for warning in &warnings {
             tracing::warn!("{warning}");
         }
         let reload = || load(global, environment);

@@ -29,8 +29,8 @@ const STOP_FLUSH: Duration = Duration::from_secs(5);
 /// And how long the agent's own traces and logs may take after that.
 pub(crate) const STOP_TELEMETRY: Duration = Duration::from_secs(2);
 
-/// Points that are encoded together: a request of some 600 KiB.
-const POINTS_AT_ONCE: usize = 4_096;
+/// Points that are encoded together: a request of some 400 KiB.
+const POINTS_AT_ONCE: usize = 2_048;
 
 /// Everything that a cycle needs; it moves to the measuring thread and back.
 struct Worker {

@@ -163,7 +163,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         connections: C,
         processes: P,
         clock: K,
-        probes: Vec<ConnectionProbe>,
+        probes: impl IntoIterator<Item = impl Into<Arc<ConnectionProbe>>>,
         terms: Terms,
     ) -> Result<Self, SelectorError> {
         let budget = Budget::new(terms.cpu_budget, clock.monotonic());
@@ -192,10 +192,13 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     ///
     /// # Errors
     /// As [`Monitor::new`]; then the old probes stay in force.
-    pub fn replace_probes(&mut self, probes: Vec<ConnectionProbe>) -> Result<(), SelectorError> {
+    pub fn replace_probes(
+        &mut self,
+        probes: impl IntoIterator<Item = impl Into<Arc<ConnectionProbe>>>,
+    ) -> Result<(), SelectorError> {
         let mut patterns = SelectorBuilder::default();
         let planned: Vec<PlannedProbe> =
-            probes.into_iter().map(|probe| PlannedProbe::new(Arc::new(probe), &mut patterns)).collect();
+            probes.into_iter().map(|probe| PlannedProbe::new(probe.into(), &mut patterns)).collect();
         self.selector = Arc::new(patterns.build()?);
         self.plans.clear();
         let mut known: HashMap<Arc<str>, (Link, BTreeSet<Capability>)> = self
@@ -265,14 +268,15 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let began = self.clock.monotonic();
         let wall = self.clock.wall();
         let mut cycle = Cycle::default();
-        let known = self.verify(due, began);
-        let planned = self.plan_walk(due, began, known.is_some());
+        let verified = self.verify(due, began);
+        let planned = self.plan_walk(due, began, verified);
         let mut reported: Vec<(usize, SystemTime)> = Vec::with_capacity(due.len());
         let mut walked: HashSet<usize> = HashSet::new();
         if let Some((reason, probes)) = planned {
             self.tracked = self.links.iter().map(|link| link.tracked().count()).sum();
             let cpu = self.clock.cpu();
-            let outcome = self.look(&probes, false, &known.unwrap_or_default());
+            let held = self.held(due);
+            let outcome = self.look(&probes, false, &held);
             let looked = outcome.is_ok();
             match outcome {
                 Ok(looks) => self.take_in(&probes, looks, wall, &mut cycle, &mut reported),
@@ -326,14 +330,14 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         Ok(self.links.iter().map(|link| Arc::clone(link.probe())).zip(looks).collect())
     }
 
-    /// Looks up every tracked connection of these probes, and asks its holders. Tells the sockets that are still held, or
-    /// `None` when nothing could be verified: then nothing that was known is believed.
-    fn verify(&mut self, due: &[usize], now: Duration) -> Option<HashMap<Inode, Vec<Arc<Process>>>> {
+    /// Looks up every tracked connection of these probes, and asks its holders. False when nothing could be verified: then
+    /// nothing that was known is believed.
+    fn verify(&mut self, due: &[usize], now: Duration) -> bool {
         let links = &self.links;
         let tracked: Vec<&Tracked> =
             due.iter().filter_map(|index| links.get(*index)).flat_map(Link::tracked).collect();
         if tracked.is_empty() {
-            return Some(HashMap::new());
+            return true;
         }
         let connections: Vec<Connection> = tracked.iter().map(|tracked| *tracked.connection()).collect();
         let sightings =
@@ -359,32 +363,36 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                     link.distrust();
                 }
             }
-            return None;
+            return false;
         };
         let (mut sightings, mut owners) = (sightings.iter(), owners.into_iter());
-        let mut known: HashMap<Inode, Vec<Arc<Process>>> = HashMap::with_capacity(connections.len());
         for index in due {
-            let (Some(link), Some(planned)) = (self.links.get_mut(*index), self.planned.get(*index)) else {
-                continue;
-            };
-            link.verify(
-                |direction| planned.pattern(direction),
-                now,
-                || sightings.next().and_then(Option::as_ref),
-                || owners.next().flatten(),
-            );
-            for tracked in link.tracked().filter(|tracked| tracked.is_held()) {
-                if let Some(inode) = tracked.connection().inode {
-                    let holders = known.entry(inode).or_default();
-                    for owner in tracked.owners() {
-                        if !holders.iter().any(|holder| holder.pid == owner.pid) {
-                            holders.push(Arc::clone(owner));
-                        }
-                    }
+            if let (Some(link), Some(planned)) = (self.links.get_mut(*index), self.planned.get(*index)) {
+                link.verify(
+                    |direction| planned.pattern(direction),
+                    now,
+                    || sightings.next().and_then(Option::as_ref),
+                    || owners.next().flatten(),
+                );
+            }
+        }
+        true
+    }
+
+    /// The sockets that are known to be held, as was just verified, by inode.
+    fn held(&self, due: &[usize]) -> HashMap<Inode, Vec<Arc<Process>>> {
+        let mut held: HashMap<Inode, Vec<Arc<Process>>> = HashMap::new();
+        let links = due.iter().filter_map(|index| self.links.get(*index));
+        for tracked in links.flat_map(Link::tracked).filter(|tracked| tracked.is_held()) {
+            let Some(inode) = tracked.connection().inode else { continue };
+            let holders = held.entry(inode).or_default();
+            for owner in tracked.owners() {
+                if !holders.iter().any(|holder| holder.pid == owner.pid) {
+                    holders.push(Arc::clone(owner));
                 }
             }
         }
-        Some(known)
+        held
     }
 
     /// Which of the probes that are due a walk has to look for, and why; `None` where none is called for.

@@ -52,7 +52,7 @@ impl fmt::Display for Capability {
 
 /// A `processName` pattern: `*`, `?`, `[...]` and `{a,b}` over a whole name, ASCII letters in either case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct NameGlob(Glob);
+pub struct NameGlob(Arc<str>);
 
 /// Why a text is not a `processName` pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,7 +69,7 @@ impl NameGlob {
     /// The pattern as configured.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        self.0.glob()
+        &self.0
     }
 }
 
@@ -80,14 +80,15 @@ impl FromStr for NameGlob {
         if text.is_empty() {
             return Err(NameGlobError::Empty);
         }
-        // A name is no path: `*` also covers the slashes of kernel-thread names such as `kworker/0:1`.
-        GlobBuilder::new(text)
-            .case_insensitive(true)
-            .literal_separator(false)
-            .build()
-            .map(Self)
-            .map_err(|error| NameGlobError::Syntax(error.kind().to_string()))
+        // Thousands of probes may have patterns, and few different ones: only the text is kept of each.
+        compile(text).map_err(|error| NameGlobError::Syntax(error.kind().to_string()))?;
+        Ok(Self(text.into()))
     }
+}
+
+fn compile(text: &str) -> Result<Glob, globset::Error> {
+    // A name is no path: `*` also covers the slashes of kernel-thread names such as `kworker/0:1`.
+    GlobBuilder::new(text).case_insensitive(true).literal_separator(false).build()
 }
 
 impl fmt::Display for NameGlob {
@@ -213,7 +214,7 @@ impl SelectorBuilder {
         for chunk in globs.chunks(GLOBS_A_SET) {
             let mut set = GlobSetBuilder::new();
             for glob in chunk {
-                set.add(glob.0.clone());
+                set.add(compile(glob.as_str())?);
             }
             sets.push(set.build()?);
         }

@@ -183,6 +183,10 @@ impl Track {
             self.vacant -= 1;
             self.totals.reconnects += 1;
         }
+        if self.connections.is_empty() {
+            // Most links have one connection, and there may be thousands of links: no room is held for more.
+            self.connections.reserve_exact(1);
+        }
         self.connections.push(Tracked {
             connection,
             owners: owners.to_vec(),

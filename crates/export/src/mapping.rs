@@ -45,10 +45,10 @@ impl Resource {
 /// requests of this size as of those twice as large.
 pub const MAX_REQUEST_BYTES: usize = 512 << 10;
 
-/// The most bytes that each buffer of an encoder keeps from one call to the next. What a small cycle needs is not
-/// allocated anew each time; for a large one that costs little beside the points, and to hold it for a whole interval
-/// costs memory.
-const KEPT_BYTES: usize = 16 << 10;
+/// The most bytes that the buffer of each metric keeps from one call to the next: what a full request needs where its
+/// points are spread over some twenty metrics, as those of links are. So no cycle allocates them anew, and one metric that
+/// had a burst does not keep it.
+const KEPT_BYTES: usize = 32 << 10;
 
 /// An encoded `ExportMetricsServiceRequest`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,8 +119,9 @@ impl Encoder {
             self.close(&mut take);
         }
         self.request.clear();
-        for buffer in self.metrics.iter_mut().map(|metric| &mut metric.points).chain([&mut self.request]) {
-            buffer.shrink_to(KEPT_BYTES);
+        self.request.shrink_to(self.limit);
+        for metric in &mut self.metrics {
+            metric.points.shrink_to(KEPT_BYTES);
         }
     }
 

@@ -162,7 +162,7 @@ fn measure_agent(
     let walk_mode = Mode { interval: long, budget: Some(ONLY_WALKS), ..steady };
     let steady = can_do_without.then(|| measure(steady, window)).transpose()?;
     let walking = can_do_without.then(|| measure(walk_mode, window / 2)).transpose()?;
-    let floor = floor::measure_walk(2 * arguments.runs())?;
+    let floor = floor::measure_walk(2 * arguments.runs(), arguments.interval())?;
 
     let mut running = agent.start(budgeted, receiver)?;
     running.wait_for_down(0)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use vms_core::budget::CpuShare;
 use vms_core::monitor::Terms;
@@ -41,7 +42,8 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         proc_root,
     } = settings;
     let interval = interval.0.0;
-    let probes = probes.into_iter().map(|Probe::ConnectionMon(probe)| connection_probe(probe, interval));
+    let probes =
+        probes.into_iter().map(|Probe::ConnectionMon(probe)| Arc::new(connection_probe(probe, interval)));
     let exporter = export.exporter;
     let (metrics, own) = export_configs(export)?;
     Ok(Config {

@@ -713,7 +713,7 @@ probes:
         interval: Duration::from_secs(90),
         matched_source_labels: vms_core::probe::MatchedSourceLabels::IpPort,
     };
-    assert_eq!(config.probes, [expected]);
+    assert_eq!(config.probes, [Arc::new(expected)]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use vms_core::address::{ServiceIp, Zone};
 use vms_core::probe::ConnectionProbe;
@@ -31,7 +32,7 @@ pub(crate) struct Sources<'a> {
     /// Which processes the configured /proc hides, where that could be read.
     pub(crate) hidden: Option<HiddenProcesses>,
     /// What is configured to be measured.
-    pub(crate) probes: &'a [ConnectionProbe],
+    pub(crate) probes: &'a [Arc<ConnectionProbe>],
 }
 
 /// Looks at everything. Nothing is changed, and no connection is opened here: whether the kernel tells its sockets

@@ -57,7 +57,7 @@ fn main() -> Result<()> {
     // Under an emulator, as valgrind is one, the process has another name.
     let name = fs::read_to_string("/proc/self/comm")?;
     let name = name.trim_end();
-    let probes =
+    let probes: Vec<ConnectionProbe> =
         links.iter().map(|(listener, ..)| probe(name, listener.local_addr()?)).collect::<Result<_>>()?;
     let proc_root = Path::new("/proc");
     let terms = Terms { cpu_budget: CpuShare::from_parts_per_million(0), ..Terms::default() };

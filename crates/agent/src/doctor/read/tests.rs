@@ -55,7 +55,7 @@ impl Host {
         self.link(&format!("{proc}/{pid}/ns/net"), "net:[4026531840]");
     }
 
-    fn facts(&self, proc_root: &str, variables: &[&str], probes: &[ConnectionProbe]) -> Facts {
+    fn facts(&self, proc_root: &str, variables: &[&str], probes: &[Arc<ConnectionProbe>]) -> Facts {
         let (proc, proc_root) = (self.path("proc"), self.path(proc_root));
         let sources = Sources {
             root: self.0.path(),
@@ -70,12 +70,12 @@ impl Host {
     }
 }
 
-fn probe(dest_ip: &str, executable: Option<&str>, dest_executable: Option<&str>) -> ConnectionProbe {
+fn probe(dest_ip: &str, executable: Option<&str>, dest_executable: Option<&str>) -> Arc<ConnectionProbe> {
     let process = |executable: Option<&str>| ProcessPattern {
         name: "java".parse().unwrap(),
         executable: executable.map(PathBuf::from),
     };
-    ConnectionProbe {
+    Arc::new(ConnectionProbe {
         name: Arc::from("orders-db"),
         source_process: process(executable),
         dest_process: process(dest_executable.or(executable)),
@@ -85,7 +85,7 @@ fn probe(dest_ip: &str, executable: Option<&str>, dest_executable: Option<&str>)
         source_port: None,
         interval: Duration::from_secs(15),
         matched_source_labels: MatchedSourceLabels::None,
-    }
+    })
 }
 
 #[test]
