@@ -165,7 +165,7 @@ impl Receiver {
         let listener = listener.with_context(|| format!("{ADDRESS}: cannot listen"))?;
         thread::spawn(move || {
             let server = Server::builder().add_service(service);
-            runtime.block_on(server.serve_with_incoming(TcpIncoming::from(listener)))
+            runtime.block_on(server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))))
         });
         Ok(receiver)
     }
