@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 use vms_core::connection::Direction;
 use vms_core::link::LinkChange;
+use vms_core::look::LookError;
 use vms_core::monitor::{Cycle, Failure, PermissionChange};
 use vms_core::process::Process;
 
@@ -15,6 +16,7 @@ use crate::advice;
 pub(crate) struct Journal {
     failing_cycles: u64,
     overrunning: bool,
+    unverified: bool,
 }
 
 impl Journal {
@@ -26,6 +28,7 @@ impl Journal {
         for change in &cycle.permissions {
             tell_permission(*change);
         }
+        self.tell_unverified(cycle.unverified.as_ref());
         self.tell_failure(cycle.failure.as_ref());
     }
 
@@ -41,6 +44,19 @@ impl Journal {
             );
         }
         self.overrunning = overrunning;
+    }
+
+    fn tell_unverified(&mut self, unverified: Option<&LookError>) {
+        match unverified {
+            Some(error) if !self.unverified => warn!(
+                error = chain(error),
+                "known connections could not be looked up one by one: each cycle walks over all sockets instead, which \
+                 costs more and is no less exact; run `vms-agent doctor`"
+            ),
+            None if self.unverified => info!("known connections are looked up one by one again"),
+            _ => {}
+        }
+        self.unverified = unverified.is_some();
     }
 
     fn tell_failure(&mut self, failure: Option<&Failure>) {

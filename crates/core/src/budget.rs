@@ -38,7 +38,8 @@ impl Default for CpuShare {
 /// An account of CPU time: it earns a share of the time that passes, and pays for walks what they took.
 ///
 /// A walk may begin whenever something is left, and costs what it turns out to cost: an expensive one leaves a debt, and
-/// the next waits until that is earned. So the share holds on average, whatever a walk costs on this host.
+/// the next waits until that is earned. So the share holds on average, as long as a walk costs less than the share of a
+/// minute.
 #[derive(Debug, Clone)]
 pub struct Budget {
     share: CpuShare,
@@ -46,6 +47,10 @@ pub struct Budget {
     owed: Duration,
     at: Duration,
 }
+
+/// Time in which any debt is earned; what goes beyond is forgiven. Links are looked for once in that time whatever it costs
+/// ([`crate::monitor::WALK_BOUND`]), so a longer debt would only outlast what caused it.
+const MAX_OWED: Duration = Duration::from_mins(1);
 
 /// Time whose share may be saved up, so that an idle while does not pay for a burst of walks.
 const MAX_SAVED: Duration = Duration::from_secs(10);
@@ -72,7 +77,7 @@ impl Budget {
     pub fn pay(&mut self, cost: Duration) {
         let rest = cost.saturating_sub(self.saved);
         self.saved = self.saved.saturating_sub(cost);
-        self.owed += rest;
+        self.owed = (self.owed + rest).min(self.share.of(MAX_OWED));
     }
 
     fn earn(&mut self, now: Duration) {

@@ -17,13 +17,13 @@ use crate::look::{DirectionLook, DownReason, MatchedConnection, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Kind, Metric, Value};
 use crate::probe::{ConnectionProbe, MatchedSourceLabels};
 use crate::process::{PatternId, Process};
-use crate::track::{Track, Tracked};
+use crate::track::{Past, Track, Tracked};
 
 /// Series that one probe may have for the sources that matched. Beyond it, the one that has been down for longest
 /// makes room; while none is down, further sources get no series.
 pub const MAX_SOURCES: usize = 1_000;
 
-/// Connections of one probe that are looked up again each cycle; no less than its series, so that each can have one.
+/// Connections of one probe that are looked up again each cycle, beside the first of each series.
 pub const MAX_TRACKED_A_PROBE: usize = 1_024;
 
 /// The source by which series of one probe are told apart, as far as `matchedSourceLabels` asks.
@@ -63,6 +63,8 @@ pub struct Link {
     /// Series that have not matched and were flagged as unattributed: told to be 0 when they no longer are.
     flagged: BTreeMap<SeriesKey, Flag>,
     walked_at: Option<Duration>,
+    /// The connections that fitted by address at the last walk, and whether they satisfied the probe; sorted.
+    seen: BTreeMap<Direction, Box<[(Cookie, bool)]>>,
     untracked: Untracked,
 }
 
@@ -80,8 +82,6 @@ struct Series {
     owners: Vec<Arc<Process>>,
     down_since: Option<SystemTime>,
     track: Track,
-    /// Whether it was up by connections that are tracked: if none of these is left, it may be down.
-    is_tracked: bool,
 }
 
 /// What one series has, as of the last look.
@@ -127,6 +127,7 @@ impl Link {
             series: BTreeMap::new(),
             flagged: BTreeMap::new(),
             walked_at: None,
+            seen: BTreeMap::new(),
             untracked: Untracked::default(),
         }
     }
@@ -174,7 +175,7 @@ impl Link {
     /// another.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.series.values().any(|series| series.is_tracked && series.is_up() && !series.track.is_held())
+        self.series.values().any(|series| series.is_up() && !series.track.is_held())
     }
 
     /// Whether all that is known of the link is known of this cycle, without a walk: each of its series is up.
@@ -193,7 +194,7 @@ impl Link {
             .any(|n| n > 0)
     }
 
-    /// The connections that satisfy no bound and so are not tracked.
+    /// The connections that are beyond a bound and so are not tracked.
     #[must_use]
     pub fn untracked(&self) -> Untracked {
         self.untracked
@@ -239,7 +240,8 @@ impl Link {
         }
     }
 
-    /// Takes in what a walk found, and adds the changes of status. At most `room` more connections are tracked.
+    /// Takes in what a walk found, and adds the changes of status. One connection of each series is tracked, and at most
+    /// `room` more.
     pub fn absorb(&mut self, look: &ProbeLook, at: Moment, room: usize, changes: &mut Vec<LinkChange>) {
         let is_first = self.walked_at.is_none();
         self.walked_at = Some(at.monotonic);
@@ -258,12 +260,32 @@ impl Link {
             for direction in Direction::ALL {
                 self.absorb_direction(look.direction(direction), direction, at.wall, changes);
             }
-            // Beyond a bound, a connection that comes into reach need not be new.
-            let counts_whole = !is_first && self.untracked == Untracked::default();
-            self.track(look, at.monotonic, room, counts_whole);
+            self.track(look, at.monotonic, room, is_first);
             for direction in Direction::ALL {
                 self.flag(look.direction(direction), direction);
             }
+        }
+        self.remember(look);
+    }
+
+    fn remember(&mut self, look: &ProbeLook) {
+        for direction in Direction::ALL {
+            let look = look.direction(direction);
+            let matched: HashSet<Cookie> =
+                look.matched.iter().map(|matched| matched.connection.cookie).collect();
+            let seen = look.addressed.iter().map(|cookie| (*cookie, matched.contains(cookie))).collect();
+            self.seen.insert(direction, seen);
+        }
+    }
+
+    /// What the last walk knew of a connection.
+    fn past(&self, direction: Direction, cookie: Cookie) -> Past {
+        let seen = self.seen.get(&direction).map(AsRef::as_ref).unwrap_or_default();
+        match seen.binary_search_by_key(&cookie, |(cookie, _)| *cookie).ok().and_then(|index| seen.get(index))
+        {
+            Some((_, true)) => Past::Matched,
+            Some((_, false)) => Past::Addressed,
+            None => Past::Unseen,
         }
     }
 
@@ -334,7 +356,7 @@ impl Link {
                 .iter()
                 .map(|matched| (matched.connection.cookie, matched.owners.as_slice()))
                 .collect();
-            series.track.renew(&found);
+            series.track.renew(&found, &look.addressed);
             // What was verified in this cycle and not found by the walk is there all the same.
             let unseen = series.track.held().filter(|known| !found.contains_key(&known.connection().cookie));
             let connections = count(&connections) + unseen.fold(0, |sum, _| sum + 1);
@@ -356,8 +378,9 @@ impl Link {
         }
     }
 
-    /// Begins to track what matches: first one connection of each series, then the others, as far as the bounds allow.
-    fn track(&mut self, look: &ProbeLook, now: Duration, room: usize, counts_whole: bool) {
+    /// Begins to track what matches: one connection of each series whatever the bounds, so that its end is seen at once, and
+    /// the others as far as the bounds allow.
+    fn track(&mut self, look: &ProbeLook, now: Duration, room: usize, is_first: bool) {
         let known: HashSet<(Direction, Cookie)> = self
             .series
             .iter()
@@ -373,15 +396,19 @@ impl Link {
             .collect();
         let of_probe = MAX_TRACKED_A_PROBE.saturating_sub(self.tracked().count());
         let mut left = of_probe.min(room);
-        for only_first in [true, false] {
+        for is_first_round in [true, false] {
             candidates.retain(|(key, matched)| {
-                let Some(series) = self.series.get_mut(key) else { return false };
-                if left == 0 || (only_first && series.track.is_held()) {
-                    return true;
+                let cookie = matched.connection.cookie;
+                let past = if is_first { Past::Addressed } else { self.past(key.0, cookie) };
+                let (Some(series), Some(inode)) = (self.series.get_mut(key), matched.connection.inode) else {
+                    return false;
+                };
+                let has_to_wait = if is_first_round { series.track.is_held() } else { left == 0 };
+                if !has_to_wait {
+                    left = left.saturating_sub(1);
+                    series.track.admit(matched.connection, inode, &matched.owners, now, past);
                 }
-                left -= 1;
-                series.track.admit(matched.connection, &matched.owners, now, counts_whole);
-                false
+                has_to_wait
             });
         }
         let beyond = count(&candidates);
@@ -390,9 +417,6 @@ impl Link {
         } else {
             Untracked { by_probe: 0, by_agent: beyond }
         };
-        for series in self.series.values_mut() {
-            series.is_tracked = series.track.is_held();
-        }
     }
 
     /// What fits by address and may not be attributed is told even where nothing has matched yet, and then that it is
@@ -463,7 +487,6 @@ impl Series {
             owners: Vec::new(),
             down_since: None,
             track: Track::default(),
-            is_tracked: false,
         }
     }
 

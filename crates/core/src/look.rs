@@ -83,6 +83,8 @@ pub struct DirectionLook {
     pub unattributed: Vec<Connection>,
     /// ESTABLISHED connections that fit by address, and that no process that fits holds.
     pub held_by_other: usize,
+    /// All ESTABLISHED connections that fit by address, whoever holds them.
+    pub addressed: BTreeSet<Cookie>,
     /// Of the connections that do not match, those that nobody was seen to hold: in a listener's backlog no longer, so
     /// closed since they were dumped, or handed on meanwhile, or out of sight.
     pub unheld: BTreeSet<Cookie>,
@@ -161,6 +163,7 @@ impl ProbeLook {
             matched: both.iter().flat_map(|look| look.matched.iter().cloned()).collect(),
             unattributed: both.iter().flat_map(|look| look.unattributed.iter().copied()).collect(),
             held_by_other: both.iter().map(|look| look.held_by_other).sum(),
+            addressed: both.iter().flat_map(|look| look.addressed.iter().copied()).collect(),
             unheld: both.iter().flat_map(|look| look.unheld.iter().copied()).collect(),
             connecting: both.iter().map(|look| look.connecting).sum(),
             process,
@@ -175,6 +178,9 @@ pub enum LookError {
     /// The kernel did not tell which connections there are.
     #[error("connections could not be read")]
     Connections(#[source] Box<dyn Error + Send + Sync>),
+    /// What was known could not be verified: there were not as many answers as questions.
+    #[error("known connections could not all be looked up")]
+    Incomplete,
     /// Connections that fit came and went, look after look, before it was known who holds them.
     #[error("connections are replaced faster than their holders can be found")]
     Unsettled,
@@ -379,6 +385,7 @@ impl LookPlan {
             let look = look.direction_mut(candidate.direction);
             match connection.state {
                 TcpState::Established => {
+                    look.addressed.insert(connection.cookie);
                     if connection.inode.is_some_and(|inode| !scan.holders.contains_key(&inode)) {
                         look.unheld.insert(connection.cookie);
                     }

@@ -225,7 +225,7 @@ metrics! {
         "1 for the reason why the link is down; no point while it is up.";
     /// How old is what only a walk can tell.
     WALK_AGE = "vms.connection_mon.walk.age", "s", Kind::Gauge, [] + LINK,
-        "Time since the last walk over all sockets that covered the link. A link that is up is up now; how many connections it has, and a link that is down, are as of that walk.";
+        "Time since the last walk over all sockets that covered the link: what a point tells beyond the connections that each cycle verifies is as of then.";
     /// How often connections were replaced.
     RECONNECTS = "vms.connection_mon.reconnects", "{connection}", Kind::Counter, [] + LINK,
         "Connections of the link that took the place of one that had ended.";
@@ -282,7 +282,7 @@ metrics! {
         "Connections that are looked up again each cycle.";
     /// Connections that are not.
     UNTRACKED = "vms.agent.connections.untracked", "{connection}", Kind::UpDownCounter, ["limit"],
-        "Connections of links that are only seen by walks, because more are tracked than the limit allows: of one probe or of the agent.";
+        "Connections of links that are only seen by walks, because no more are tracked: beyond the limit of one probe, or of the agent.";
     /// Reloads of the configuration.
     CONFIG_RELOADS = "vms.agent.config.reloads", "{reload}", Kind::Counter, ["outcome"],
         "Reloads of the configuration by outcome: applied or refused.";

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::adapter::{Clock, ConnAdapter, ProcessAdapter};
 use crate::budget::{Budget, CpuShare};
 use crate::connection::{Connection, Cookie, Direction, Inode};
+use crate::health::Sighting;
 use crate::link::{Link, LinkChange, Moment, Untracked};
 use crate::look::{LookError, LookPlan, Manner, PlannedProbe, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, DataPoint, Value};
@@ -16,8 +17,9 @@ use crate::process::{
 };
 use crate::track::Tracked;
 
-/// Plans kept for sets of probes that fall due together; more sets than that are planned anew each time.
-const MAX_PLANS: usize = 64;
+/// How many plans of all probes may be kept, or as much of plans of some: for sets of probes that fall due together, or
+/// broke together.
+const PLANNED_TIMES: usize = 4;
 
 /// How often a link that seems to have gone down is looked for again. Twice is enough unless its connections are
 /// being replaced all the while.
@@ -26,7 +28,7 @@ const SECOND_LOOKS: usize = 4;
 /// How old what only a walk can tell may become: a probe that falls due after that is looked for whatever it costs.
 pub const WALK_BOUND: Duration = Duration::from_mins(1);
 
-/// Connections of all probes together that are looked up again each cycle.
+/// Connections of all probes together that are looked up again each cycle, beside the first of each series.
 pub const MAX_TRACKED: usize = 16_384;
 
 /// How the measurements of probes ended, counted since the start.
@@ -109,6 +111,8 @@ pub struct Cycle {
     pub changes: Vec<LinkChange>,
     /// Why probes were not measured, and which.
     pub failure: Option<Failure>,
+    /// Why what was known could not be verified: all was looked for anew.
+    pub unverified: Option<LookError>,
     /// The capabilities that began to be missed, and that no longer are.
     pub permissions: Vec<PermissionChange>,
     /// How long it took.
@@ -132,6 +136,9 @@ pub struct PermissionChange {
     /// Whether it is missed now.
     pub missing: bool,
 }
+
+/// The tracked connections as they are now, and for those that are still there their owners, each in order.
+type Verified = (Vec<Option<Sighting>>, Vec<Option<Arc<Process>>>);
 
 /// The probes, what is remembered of their links, and the edges through which the host is seen.
 #[derive(Debug)]
@@ -267,9 +274,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     pub fn measure(&mut self, due: &[usize], emit: &mut dyn FnMut(DataPoint)) -> Cycle {
         let began = self.clock.monotonic();
         let wall = self.clock.wall();
-        let mut cycle = Cycle::default();
-        let verified = self.verify(due, began);
-        let planned = self.plan_walk(due, began, verified);
+        let mut cycle = Cycle { unverified: self.verify(due, began).err(), ..Cycle::default() };
+        let planned = self.plan_walk(due, began, cycle.unverified.is_none());
         let mut reported: Vec<(usize, SystemTime)> = Vec::with_capacity(due.len());
         let mut walked: HashSet<usize> = HashSet::new();
         if let Some((reason, probes)) = planned {
@@ -330,40 +336,21 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         Ok(self.links.iter().map(|link| Arc::clone(link.probe())).zip(looks).collect())
     }
 
-    /// Looks up every tracked connection of these probes, and asks its holders. False when nothing could be verified: then
-    /// nothing that was known is believed.
-    fn verify(&mut self, due: &[usize], now: Duration) -> bool {
-        let links = &self.links;
-        let tracked: Vec<&Tracked> =
-            due.iter().filter_map(|index| links.get(*index)).flat_map(Link::tracked).collect();
-        if tracked.is_empty() {
-            return true;
-        }
-        let connections: Vec<Connection> = tracked.iter().map(|tracked| *tracked.connection()).collect();
-        let sightings =
-            self.connections.lookup(&connections).ok().filter(|found| found.len() == tracked.len());
-        let verified = sightings.and_then(|sightings| {
-            let mut holdings: Vec<(Inode, Pid)> = Vec::with_capacity(tracked.len());
-            for (tracked, sighting) in tracked.iter().zip(&sightings) {
-                if let (Some(inode), Some(true)) = (
-                    tracked.connection().inode,
-                    sighting.as_ref().map(|sighting| tracked.is_seen_in(sighting)),
-                ) {
-                    holdings.extend(tracked.owners().iter().map(|owner| (inode, owner.pid)));
+    /// Looks up every tracked connection of these probes, and asks its holders.
+    ///
+    /// # Errors
+    /// When nothing could be verified: then nothing that was known is believed.
+    fn verify(&mut self, due: &[usize], now: Duration) -> Result<(), LookError> {
+        let (sightings, owners) = match self.look_up(due, now) {
+            Ok(found) => found,
+            Err(error) => {
+                for index in due {
+                    if let Some(link) = self.links.get_mut(*index) {
+                        link.distrust();
+                    }
                 }
+                return Err(error);
             }
-            let query = VerifyQuery { selector: &self.selector, holdings: &holdings, now };
-            let owners =
-                self.processes.verify_holders(&query).ok().filter(|found| found.len() == holdings.len())?;
-            Some((sightings, owners))
-        });
-        let Some((sightings, owners)) = verified else {
-            for index in due {
-                if let Some(link) = self.links.get_mut(*index) {
-                    link.distrust();
-                }
-            }
-            return false;
         };
         let (mut sightings, mut owners) = (sightings.iter(), owners.into_iter());
         for index in due {
@@ -376,7 +363,35 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 );
             }
         }
-        true
+        Ok(())
+    }
+
+    /// Asks the kernel for every tracked connection of these probes, and for each that is still there whether its owners
+    /// hold it.
+    fn look_up(&mut self, due: &[usize], now: Duration) -> Result<Verified, LookError> {
+        let links = &self.links;
+        let tracked: Vec<&Tracked> =
+            due.iter().filter_map(|index| links.get(*index)).flat_map(Link::tracked).collect();
+        if tracked.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let connections: Vec<Connection> = tracked.iter().map(|tracked| *tracked.connection()).collect();
+        let sightings = self.connections.lookup(&connections);
+        let sightings = sightings.map_err(|error| LookError::Connections(Box::new(error)))?;
+        let mut holdings: Vec<(Inode, Pid)> = Vec::with_capacity(tracked.len());
+        for (tracked, sighting) in tracked.iter().zip(&sightings) {
+            if sighting.as_ref().is_some_and(|sighting| tracked.is_seen_in(sighting)) {
+                holdings.extend(tracked.owners().iter().map(|owner| (tracked.inode(), owner.pid)));
+            }
+        }
+        let query = VerifyQuery { selector: &self.selector, holdings: &holdings, now };
+        let owners = self.processes.verify_holders(&query);
+        let owners = owners.map_err(|error| LookError::Processes(Box::new(error)))?;
+        if (sightings.len(), owners.len()) == (tracked.len(), holdings.len()) {
+            Ok((sightings, owners))
+        } else {
+            Err(LookError::Incomplete)
+        }
     }
 
     /// The sockets that are known to be held, as was just verified, by inode.
@@ -384,8 +399,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let mut held: HashMap<Inode, Vec<Arc<Process>>> = HashMap::new();
         let links = due.iter().filter_map(|index| self.links.get(*index));
         for tracked in links.flat_map(Link::tracked).filter(|tracked| tracked.is_held()) {
-            let Some(inode) = tracked.connection().inode else { continue };
-            let holders = held.entry(inode).or_default();
+            let holders = held.entry(tracked.inode()).or_default();
             for owner in tracked.owners() {
                 if !holders.iter().any(|holder| holder.pid == owner.pid) {
                     holders.push(Arc::clone(owner));
@@ -402,27 +416,27 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         now: Duration,
         verified: bool,
     ) -> Option<(WalkReason, Vec<usize>)> {
-        let cause = |index: &usize| -> Option<WalkReason> {
+        let age = |link: &Link| link.walked_at().map(|walked_at| now.saturating_sub(walked_at));
+        let cause = |index: &usize| {
             let link = self.links.get(*index)?;
-            if link.is_broken() {
-                return Some(WalkReason::Broken);
-            }
-            match link.walked_at() {
+            match age(link) {
+                _ if !verified => Some(WalkReason::Unverified),
+                _ if link.is_broken() => Some(WalkReason::Broken),
                 None => Some(WalkReason::New),
-                Some(walked_at) if now.saturating_sub(walked_at) >= WALK_BOUND => Some(WalkReason::Bound),
-                Some(_) => None,
+                Some(age) => (age >= WALK_BOUND).then_some(WalkReason::Bound),
             }
         };
-        let causes: Vec<(usize, WalkReason)> =
-            due.iter().filter_map(|index| Some((*index, cause(index)?))).collect();
-        let first = causes.iter().map(|(_, reason)| *reason).min();
-        if !verified {
-            return Some((WalkReason::Unverified, due.to_vec()));
+        let first = due.iter().filter_map(cause).min();
+        if self.budget.allows(now) && !due.is_empty() {
+            return Some((first.unwrap_or(WalkReason::Budget), due.to_vec()));
         }
-        if self.budget.allows(now) {
-            return (!due.is_empty()).then(|| (first.unwrap_or(WalkReason::Budget), due.to_vec()));
-        }
-        first.map(|reason| (reason, causes.into_iter().map(|(index, _)| index).collect()))
+        // What would need a walk of its own before long comes along with one that has to be.
+        let is_old = |index: &usize| {
+            self.links.get(*index).is_some_and(|link| age(link).is_some_and(|age| age >= WALK_BOUND / 2))
+        };
+        first.map(|reason| {
+            (reason, due.iter().copied().filter(|index| cause(index).is_some() || is_old(index)).collect())
+        })
     }
 
     fn take_in(
@@ -447,6 +461,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             }
             let wall = self.clock.wall();
             let indices: Vec<usize> = doubted.iter().map(|(index, _)| *index).collect();
+            *self.walks.entry(WalkReason::Broken).or_default() += 1;
             let looks = match self.look(&indices, false, &HashMap::new()) {
                 Ok(looks) => looks,
                 Err(error) => return self.fail(&indices, error, cycle),
@@ -585,7 +600,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         }
         let probes = indices.iter().filter_map(|index| self.planned.get(*index)).cloned().collect();
         let plan = Arc::new(LookPlan::new(probes, Arc::clone(&self.selector)));
-        if self.plans.len() >= MAX_PLANS {
+        let kept: usize = self.plans.keys().map(Vec::len).sum();
+        if kept + indices.len() > PLANNED_TIMES * self.planned.len() {
             self.plans.clear();
         }
         self.plans.insert(indices.to_vec(), Arc::clone(&plan));

@@ -2,11 +2,11 @@
 //!
 //! Counters only grow, although connections come and go: what each has added since it was first seen is summed up here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::connection::{Connection, Cookie, TcpState};
+use crate::connection::{Connection, Cookie, Inode, TcpState};
 use crate::health::{Sighting, Vitals};
 use crate::process::{PatternId, Process};
 
@@ -14,6 +14,7 @@ use crate::process::{PatternId, Process};
 #[derive(Debug, Clone)]
 pub(crate) struct Tracked {
     connection: Connection,
+    inode: Inode,
     /// The processes that hold it and fit. None while it is not known who holds it now: then only a walk can tell.
     owners: Vec<Arc<Process>>,
     first_seen: Duration,
@@ -22,6 +23,17 @@ pub(crate) struct Tracked {
     vitals: Option<Vitals>,
     /// Whether what it carried before it was first seen counts.
     counts_whole: bool,
+}
+
+/// What the walk before knew of a connection that now begins to be tracked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Past {
+    /// It was not there: it is younger than that walk, and all that it ever carried counts.
+    Unseen,
+    /// It was there, in other hands, or there was no walk before: how much it carried until then is not the link's.
+    Addressed,
+    /// It satisfied the probe already, and was beyond a bound.
+    Matched,
 }
 
 /// What has been counted since the series began; it never goes backwards.
@@ -63,6 +75,11 @@ impl Tracked {
         &self.connection
     }
 
+    /// The inode of its socket: by it a process is known to hold it.
+    pub(crate) fn inode(&self) -> Inode {
+        self.inode
+    }
+
     pub(crate) fn owners(&self) -> &[Arc<Process>] {
         &self.owners
     }
@@ -80,14 +97,10 @@ impl Tracked {
     /// Whether this is the connection, as it has to be to count.
     pub(crate) fn is_seen_in(&self, sighting: &Sighting) -> bool {
         let seen = &sighting.connection;
+        let known = &self.connection;
         seen.state == TcpState::Established
             && (seen.cookie, seen.local, seen.remote, seen.inode)
-                == (
-                    self.connection.cookie,
-                    self.connection.local,
-                    self.connection.remote,
-                    self.connection.inode,
-                )
+                == (known.cookie, known.local, known.remote, Some(self.inode))
     }
 
     /// Takes in what the kernel tells, and adds what is new of it.
@@ -149,7 +162,9 @@ impl Track {
             }
             seen.is_some()
         });
-        self.lose(before)
+        let ended = u64::try_from(before - self.connections.len()).unwrap_or(u64::MAX);
+        self.vacant += ended;
+        ended
     }
 
     /// Forgets who holds the connections: it could not be verified.
@@ -160,26 +175,32 @@ impl Track {
     }
 
     /// Takes in who holds the connections that a walk found, and drops those of which nobody can tell who holds them.
-    pub(crate) fn renew(&mut self, found: &HashMap<Cookie, &[Arc<Process>]>) {
-        let before = self.connections.len();
+    /// `addressed` are those that are there, whoever holds them.
+    pub(crate) fn renew(&mut self, found: &HashMap<Cookie, &[Arc<Process>]>, addressed: &BTreeSet<Cookie>) {
+        let vacant = &mut self.vacant;
         self.connections.retain_mut(|tracked| {
-            if let Some(owners) = found.get(&tracked.connection.cookie) {
+            let cookie = tracked.connection.cookie;
+            if let Some(owners) = found.get(&cookie) {
                 tracked.owners = owners.to_vec();
+            }
+            // What lives on in other hands leaves no place for another.
+            if !tracked.is_held() && !addressed.contains(&cookie) {
+                *vacant += 1;
             }
             tracked.is_held()
         });
-        self.lose(before);
     }
 
-    /// Begins to track a connection. With `counts_whole` all that it ever carried counts: it is younger than the series.
+    /// Begins to track a connection, for whose socket that inode stands.
     pub(crate) fn admit(
         &mut self,
         connection: Connection,
+        inode: Inode,
         owners: &[Arc<Process>],
         now: Duration,
-        counts_whole: bool,
+        past: Past,
     ) {
-        if self.vacant > 0 && counts_whole {
+        if self.vacant > 0 && past != Past::Matched {
             self.vacant -= 1;
             self.totals.reconnects += 1;
         }
@@ -189,11 +210,12 @@ impl Track {
         }
         self.connections.push(Tracked {
             connection,
+            inode,
             owners: owners.to_vec(),
             first_seen: now,
             settled_at: now,
             vitals: None,
-            counts_whole,
+            counts_whole: past == Past::Unseen,
         });
     }
 
@@ -241,12 +263,6 @@ impl Track {
             rtts.extend(vitals.rtt);
         }
         health.map(|health| Health { rtt: rtts.summary(), ..health })
-    }
-
-    fn lose(&mut self, before: usize) -> u64 {
-        let lost = u64::try_from(before - self.connections.len()).unwrap_or(u64::MAX);
-        self.vacant += lost;
-        lost
     }
 }
 

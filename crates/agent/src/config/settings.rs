@@ -65,7 +65,7 @@ pub(super) struct Settings {
 
     /// The CPU time for walks over all sockets of the host, in percent of one core. Links that are known are verified in
     /// each cycle without a walk; walks find new connections, and count those of each link. On a small host every cycle
-    /// has one; on a large one they are spaced out so that this share holds, to one a minute at the most. A link that
+    /// has one; on a large one they are spaced out so that this share holds, up to a minute apart. A link that
     /// breaks is looked for at once, whatever it costs. Raise it where new connections have to be noticed sooner on a
     /// host with very many sockets.
     #[serde(default = "default_cpu_budget")]
@@ -169,7 +169,8 @@ pub(super) struct ConnectionMon {
     pub(super) interval: Option<Text<DurationText>>,
 
     /// Whether results are told apart by the source that matched, where none is configured. A series costs the back
-    /// end memory: leave it at none unless the sources are few.
+    /// end memory, and the end of each source's last connection a walk over all sockets: leave it at none unless the
+    /// sources are few and last.
     #[serde(default)]
     pub(super) matched_source_labels: MatchedSourceLabels,
 }

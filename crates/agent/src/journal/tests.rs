@@ -1,7 +1,6 @@
 use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
-use vms_core::look::LookError;
 
 use super::*;
 
@@ -44,6 +43,17 @@ fn log_of(cycles: impl IntoIterator<Item = Cycle>) -> String {
 fn failed() -> Cycle {
     let error = LookError::Connections("netlink: interrupted".into());
     Cycle { failure: Some(Failure { probes: vec!["a".into(), "b".into()], error }), ..Cycle::default() }
+}
+
+#[test]
+fn that_nothing_can_be_verified_is_told_once_and_that_it_can_be_again() {
+    let unverified =
+        || Cycle { unverified: Some(LookError::Connections("netlink: refused".into())), ..Cycle::default() };
+    let log = log_of([unverified(), unverified(), Cycle::default(), Cycle::default()]);
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines[0].contains("netlink: refused") && lines[0].contains("vms-agent doctor"), "{log}");
+    assert!(lines[1].contains("again"), "{log}");
 }
 
 #[test]

@@ -35,11 +35,15 @@ fn connection(source: &str, port: u16) -> Connection {
 fn up(connections: &[Connection]) -> ProbeLook {
     let owner =
         Arc::new(Process { pid: Pid(812), name: "orders".into(), executable: None, fits: Vec::new() });
+    let addressed = connections.iter().map(|connection| connection.cookie).collect();
     let matched = connections
         .iter()
         .map(|connection| MatchedConnection { connection: *connection, owners: vec![Arc::clone(&owner)] })
         .collect();
-    ProbeLook { forward: DirectionLook { matched, ..DirectionLook::default() }, ..ProbeLook::default() }
+    ProbeLook {
+        forward: DirectionLook { matched, addressed, ..DirectionLook::default() },
+        ..ProbeLook::default()
+    }
 }
 
 fn at(seconds: u64) -> SystemTime {
@@ -219,10 +223,10 @@ fn what_is_tracked_is_bounded_and_each_series_has_one_before_any_has_two() {
     assert_eq!((link.tracked().count(), link.untracked()), (2, Untracked { by_probe: 0, by_agent: 1_498 }));
     assert!(link.is_settled(), "one for each");
 
-    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let mut link = Link::new(probe(MatchedSourceLabels::Ip));
     link.absorb(&up(&all), moment, 0, &mut Vec::new());
-    assert!(!link.is_broken(), "what never was tracked was not lost: it is up as of the walk");
-    assert!(!link.is_settled());
+    assert_eq!(link.untracked(), Untracked { by_probe: 0, by_agent: 1_498 });
+    assert!(link.is_settled(), "whatever the bounds, the end of each source's last connection is seen");
 }
 
 #[test]

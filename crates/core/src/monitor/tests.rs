@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::connection::TcpState;
+use crate::health::Vitals;
 use crate::look::DownReason;
 use crate::metric::AttributeValue;
 use crate::probe::MatchedSourceLabels;
@@ -162,7 +163,7 @@ fn a_second_look_that_fails_leaves_no_point() {
     monitor.tell(&[0]);
     monitor.connections.disconnect_all();
     monitor.processes.disconnect_all();
-    monitor.verify(&[0, 1], Duration::from_secs(2));
+    monitor.verify(&[0, 1], Duration::from_secs(2)).unwrap();
     let look = monitor.look(&[0, 1], false, &HashMap::new()).unwrap();
     monitor.connections.break_dumps(1);
     let (mut cycle, mut reported) = (Cycle::default(), Vec::new());
@@ -286,7 +287,7 @@ fn a_link_that_breaks_is_seen_in_the_very_next_cycle_without_any_budget() {
     assert_eq!(values(&cycle, UP), [0, 0]);
     assert_eq!(cycle.changes[0].reason, Some(DownReason::NoConnection));
     assert_eq!(ages(&cycle), [0.0, 2.0], "only the link that broke was looked for");
-    assert_eq!(monitor.effort().walks.get(&WalkReason::Broken), Some(&1));
+    assert_eq!(monitor.effort().walks.get(&WalkReason::Broken), Some(&2), "it was looked for twice");
     let dumps = monitor.connections.dumps;
     assert_eq!(
         values(&monitor.tell(&[0, 1]), "vms.connection_mon.down_reason"),
@@ -347,6 +348,7 @@ fn what_cannot_be_verified_is_looked_for() {
     monitor.connections.broken_lookups = 1;
     let cycle = monitor.tell(&[0]);
     assert_eq!((values(&cycle, UP), ages(&cycle), cycle.changes.len()), (vec![1], vec![0.0], 0));
+    assert!(matches!(cycle.unverified, Some(LookError::Connections(_))), "it is told why");
     monitor.connections.disconnect_all();
     monitor.connections.broken_lookups = 1;
     assert_eq!(values(&monitor.tell(&[0]), UP), [0], "what was known is not believed");
@@ -389,6 +391,100 @@ fn a_reload_that_leaves_a_probe_alone_leaves_its_counters_and_what_it_tracks() {
     monitor.replace_probes(vec![probe("b", 1, 1), probe("a", 5432, 1)]).unwrap();
     let cycle = monitor.tell(&[1]);
     assert_eq!((values(&cycle, UP), ages(&cycle)), (vec![1], vec![1.0]));
+}
+
+fn transmitted(cycle: &Told) -> Vec<i64> {
+    let of = cycle.points.iter().filter(|point| {
+        point.metric == &metric::IO && point.extra.is_some_and(|extra| extra.value == "transmit")
+    });
+    of.map(|point| if let Value::Int(value) = point.value { value } else { unreachable!("bytes") }).collect()
+}
+
+fn carry(monitor: &mut Monitor<Host, Host, Manual>, sent_bytes: u64) {
+    monitor.connections.vitals.insert(Cookie(7), Vitals { sent_bytes, ..Vitals::default() });
+}
+
+#[test]
+fn a_connection_whose_holder_ceases_to_fit_and_fits_again_is_counted_once() {
+    let mut monitor = monitor(&host(), vec![probe("a", 5432, 1)]);
+    carry(&mut monitor, 1_000);
+    assert_eq!(transmitted(&monitor.tell(&[0])), [0]);
+    carry(&mut monitor, 5_000);
+    assert_eq!(transmitted(&monitor.tell(&[0])), [4_000]);
+    let rename = |monitor: &mut Monitor<Host, Host, Manual>, name: &str| {
+        let holder = monitor.processes.process_mut(0);
+        (holder.comm, holder.executable) = (name.to_owned(), name.to_owned());
+    };
+    rename(&mut monitor, "sh");
+    assert_eq!(values(&monitor.tell(&[0]), UP), [0]);
+    rename(&mut monitor, "app");
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), transmitted(&cycle)), (vec![1], vec![4_000]));
+    assert_eq!(values(&cycle, "vms.connection_mon.reconnects"), [0]);
+}
+
+#[test]
+fn what_a_connection_carried_before_it_could_be_attributed_is_not_the_link_s() {
+    let mut denied = Host::default();
+    denied.run("app", Access::Denied, &[7]);
+    denied.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
+    let mut monitor = monitor(&denied, vec![probe("a", 5432, 1)]);
+    carry(&mut monitor, 1_000_000_000);
+    monitor.tell(&[0]);
+    monitor.tell(&[0]);
+    monitor.processes.permit_all();
+    assert_eq!(transmitted(&monitor.tell(&[0])), [0]);
+}
+
+#[test]
+fn a_link_that_breaks_is_seen_in_the_next_cycle_however_many_connections_others_have() {
+    let mut host = Host::default();
+    let mut probes = vec![];
+    for server in 0..17_u16 {
+        let inodes: Vec<u64> = (0..1_024).map(|client| u64::from(server) * 10_000 + client + 1).collect();
+        for (inode, port) in inodes.iter().zip(10_000..) {
+            host.connect(("10.0.0.1", 5_000 + server), ("10.0.0.9", port), TcpState::Established, *inode);
+        }
+        host.run("app", Access::Open, &inodes);
+        probes.push(probe(&format!("busy{server}"), 5_000 + server, 1));
+    }
+    host.run("app", Access::Open, &[1_000_000]);
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 1_000_000);
+    probes.push(probe("one", 5432, 1));
+    let due: Vec<usize> = (0..18).collect();
+    let mut monitor = frugal(&host, probes);
+    assert_eq!(values(&monitor.tell(&due), UP), [1; 18]);
+    let effort = monitor.effort();
+    assert!(effort.untracked.by_agent > 0 && effort.tracked <= 16_384 + 18, "{effort:?}");
+    monitor.connections.close(17 * 1_024);
+    assert_eq!(values(&monitor.tell(&due), UP).iter().sum::<i64>(), 17, "all but the one");
+}
+
+#[test]
+fn links_that_broke_one_after_another_are_walked_for_together_afterwards() {
+    let mut host = Host::default();
+    let mut probes = Vec::new();
+    for link in 1..=30_u16 {
+        probes.push(probe(&format!("link{link}"), 5_000 + link, 1));
+        host.run("app", Access::Open, &[link.into()]);
+        host.connect(("10.0.0.9", 40_000), ("10.0.0.1", 5_000 + link), TcpState::Established, link.into());
+    }
+    let due: Vec<usize> = (0..30).collect();
+    let mut monitor = frugal(&host, probes);
+    monitor.tell(&due);
+    for _ in 0..30 {
+        monitor.connections.close(0);
+        monitor.tell(&due);
+    }
+    for _ in 0..60 {
+        monitor.tell(&due);
+    }
+    let walks = |monitor: &Monitor<Host, Host, Manual>| monitor.effort().walks.values().sum::<u64>();
+    let before = walks(&monitor);
+    for _ in 0..60 {
+        monitor.tell(&due);
+    }
+    assert!(walks(&monitor) - before <= 2, "nothing happened in this minute");
 }
 
 /// One change of a host.
@@ -514,7 +610,7 @@ fn told(cycle: &Told, direction: Direction) -> Option<(bool, i64)> {
 }
 
 /// The steps of one run. `PROPTEST_CASES` makes more runs of it.
-const STEPS: usize = 60;
+const STEPS: usize = 40;
 
 proptest! {
     /// With a walk in every cycle, two speeds and a naive look always agree. With none but those that are forced, an "up"
@@ -546,6 +642,120 @@ proptest! {
                 let poor = told(&poor, direction).is_some_and(|(up, _)| up);
                 prop_assert!(up || !poor, "a false up, {direction}");
                 prop_assert!(!up || poor || *since_true <= 60, "a down that ended a minute ago, {direction}");
+            }
+        }
+    }
+}
+
+/// What else may befall an agent.
+#[derive(Debug, Clone)]
+enum Turn {
+    Event(Event),
+    /// A process may be looked into, or not.
+    Permit(usize, bool),
+    FailLookup,
+    FailDump,
+    /// The configuration is loaded anew, with the probes in another order, so that ids of patterns change.
+    Reload(bool),
+}
+
+fn a_turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        12 => an_event().prop_map(Turn::Event),
+        2 => (0_usize..4, any::<bool>()).prop_map(|(process, open)| Turn::Permit(process, open)),
+        1 => Just(Turn::FailLookup),
+        1 => Just(Turn::FailDump),
+        1 => any::<bool>().prop_map(Turn::Reload),
+    ]
+}
+
+/// Probes that share connections: by names that overlap, with and without a series for each source.
+fn overlapping_probes(turned: bool) -> Vec<ConnectionProbe> {
+    let (plain, mut labelled, mut other) = (probe("a", 5432, 1), probe("b", 5432, 1), probe("c", 5432, 1));
+    labelled.matched_source_labels = MatchedSourceLabels::IpPort;
+    other.source_process.name = "web".parse().unwrap();
+    other.dest_process.name = "{web,app}".parse().unwrap();
+    if turned { vec![other, labelled, plain] } else { vec![probe("d", 1, 1), plain, labelled, other] }
+}
+
+/// What was told of a probe in a direction, over all its series: whether any is up, how many connections they have, and
+/// how many that cannot be attributed.
+fn told_in_all(cycle: &Told, name: &str, direction: Direction) -> Option<(bool, i64, i64)> {
+    let sum = |metric: &'static metric::Metric| {
+        let points = cycle.points.iter().filter(|point| {
+            let has = |value: &str| {
+                point.attributes.iter().any(|attribute| attribute.value == AttributeValue::from(value))
+            };
+            point.metric == metric && has(name) && has(direction.as_str())
+        });
+        let values = points
+            .map(|point| if let Value::Int(value) = point.value { value } else { unreachable!("integers") });
+        values.fold(None, |sum, value| Some(sum.unwrap_or(0) + value))
+    };
+    let (up, connections, unattributed) =
+        (sum(&metric::UP), sum(&metric::CONNECTIONS), sum(&metric::UNATTRIBUTED));
+    up.or(unattributed)?;
+    Some((up.unwrap_or(0) > 0, connections.unwrap_or(0), unattributed.unwrap_or(0)))
+}
+
+proptest! {
+    /// Also where several probes share connections, fall due at different times, and lose and regain sight: an "up" is
+    /// true, and what was walked for in this cycle is exact.
+    #[test]
+    fn what_is_told_is_true_or_as_old_as_it_says(
+        turns in proptest::collection::vec((a_turn(), 0_u8..16), STEPS),
+    ) {
+        let mut world = Host::default();
+        for name in ["app", "app", "web", "sh"] {
+            world.run(name, Access::Open, &[]);
+        }
+        let mut rich = monitor(&world, overlapping_probes(false));
+        let mut poor = frugal(&world, overlapping_probes(false));
+        for ((turn, left_out), serial) in turns.iter().zip(1_u64..) {
+            match turn {
+                Turn::Event(event) => happen(&mut world, event, serial),
+                Turn::Permit(process, open) => {
+                    world.process_mut(*process).access = if *open { Access::Open } else { Access::Denied };
+                }
+                Turn::Reload(turned) => {
+                    rich.replace_probes(overlapping_probes(*turned)).unwrap();
+                    poor.replace_probes(overlapping_probes(*turned)).unwrap();
+                }
+                Turn::FailLookup | Turn::FailDump => {}
+            }
+            let fails = matches!(turn, Turn::FailDump);
+            for monitor in [&mut rich, &mut poor] {
+                (monitor.connections, monitor.processes) = (world.clone(), world.clone());
+                monitor.connections.broken_lookups = usize::from(matches!(turn, Turn::FailLookup));
+                monitor.connections.break_dumps(usize::from(fails));
+            }
+            let names: Vec<String> = rich.links.iter().map(|link| link.probe().name.to_string()).collect();
+            let due: Vec<usize> = (0..names.len()).filter(|place| left_out & (1 << place) == 0).collect();
+            let cycles = [rich.tell(&due), poor.tell(&due)];
+            let mut naive = monitor(&world, overlapping_probes(false));
+            let looks = naive.look(&[0, 1, 2, 3], true, &HashMap::new()).unwrap();
+            for (probe, look) in naive.links.iter().map(Link::probe).zip(&looks) {
+                let Some(place) = names.iter().position(|name| **name == *probe.name) else { continue };
+                for direction in Direction::ALL.into_iter().filter(|_| due.contains(&place)) {
+                    let of = look.direction(direction);
+                    let count = |length: usize| i64::try_from(length).unwrap();
+                    let truth = (of.is_up(), count(of.matched.len()), count(of.unattributed.len()));
+                    for (cycle, walks) in cycles.iter().zip([true, false]) {
+                        let Some(told) = told_in_all(cycle, &probe.name, direction) else {
+                            prop_assert!(!truth.0 || !walks || fails, "silence, {} {direction}", probe.name);
+                            continue;
+                        };
+                        prop_assert!(truth.0 || !told.0, "a false up, {} {direction}", probe.name);
+                        let name = AttributeValue::from(probe.name.as_ref());
+                        let is_old = cycle.points.iter().any(|point| {
+                            point.metric == &metric::WALK_AGE
+                                && point.value != Value::Double(0.0)
+                                && point.attributes.iter().any(|attribute| attribute.value == name)
+                        });
+                        prop_assert!(is_old || told == truth, "{told:?}, in truth {truth:?}, {} {direction}", probe.name);
+                        prop_assert!(!is_old || !walks || fails, "a walk in every cycle");
+                    }
+                }
             }
         }
     }

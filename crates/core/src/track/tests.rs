@@ -30,6 +30,11 @@ fn owner() -> Arc<Process> {
     Arc::new(Process { pid: Pid(1), name: "app".into(), executable: None, fits: vec![pattern()] })
 }
 
+fn admit(track: &mut Track, number: u16, now: Duration, past: Past) {
+    let new = connection(number);
+    track.admit(new, new.inode.unwrap(), &[owner()], now, past);
+}
+
 /// Verifies every connection: those in `vitals` are there, the others are gone.
 fn verify(track: &mut Track, now: Duration, vitals: &[(u16, Vitals)]) -> u64 {
     let sightings: Vec<Option<Sighting>> = track
@@ -52,7 +57,7 @@ fn carried(sent: u64, received: u64, retransmits: u64) -> Vitals {
 #[test]
 fn counters_never_go_backwards_when_connections_come_and_go() {
     let mut track = Track::default();
-    track.admit(connection(1), &[owner()], seconds(0), false);
+    admit(&mut track, 1, seconds(0), Past::Addressed);
     verify(&mut track, seconds(0), &[(1, carried(1_000, 2_000, 3))]);
     assert_eq!(
         track.totals(),
@@ -65,11 +70,11 @@ fn counters_never_go_backwards_when_connections_come_and_go() {
 
     assert_eq!(verify(&mut track, seconds(2), &[]), 1);
     assert_eq!(track.totals(), so_far, "its end takes nothing away");
-    track.admit(connection(2), &[owner()], seconds(3), true);
+    admit(&mut track, 2, seconds(3), Past::Unseen);
     verify(&mut track, seconds(3), &[(2, carried(5, 6, 0))]);
     let replaced = Totals { reconnects: 1, retransmits: 1, sent_bytes: 105, received_bytes: 16 };
     assert_eq!(track.totals(), replaced, "a younger connection counts from its beginning");
-    track.admit(connection(3), &[owner()], seconds(4), true);
+    admit(&mut track, 3, seconds(4), Past::Unseen);
     assert_eq!(track.totals().reconnects, 1, "one more is no replacement");
 }
 
@@ -82,7 +87,7 @@ fn a_successor_on_the_same_endpoints_or_in_another_state_is_not_the_connection()
         |connection: &mut Connection| connection.remote = connection.local,
     ] {
         let mut track = Track::default();
-        track.admit(connection(1), &[owner()], seconds(0), false);
+        admit(&mut track, 1, seconds(0), Past::Addressed);
         let mut other = connection(1);
         change(&mut other);
         let sighting = Sighting { connection: other, vitals: None };
@@ -94,23 +99,44 @@ fn a_successor_on_the_same_endpoints_or_in_another_state_is_not_the_connection()
 #[test]
 fn a_holder_that_fits_no_more_holds_nothing_and_the_connection_waits_for_a_walk() {
     let mut track = Track::default();
-    track.admit(connection(1), &[owner()], seconds(0), false);
+    admit(&mut track, 1, seconds(0), Past::Addressed);
     let sighting = Sighting { connection: connection(1), vitals: None };
     let renamed = Arc::new(Process { name: "sh".into(), fits: Vec::new(), ..owner().as_ref().clone() });
     assert_eq!(track.verify(pattern(), seconds(1), || Some(&sighting), || Some(Arc::clone(&renamed))), 0);
     assert!(!track.is_held());
     let mut again = track.clone();
-    again.renew(&[(Cookie(1), [owner()].as_slice())].into());
+    again.renew(&[(Cookie(1), [owner()].as_slice())].into(), &[Cookie(1)].into());
     assert!(again.is_held(), "a walk found who holds it");
-    track.renew(&HashMap::new());
+    track.renew(&HashMap::new(), &[Cookie(1)].into());
     assert!(track.connections().is_empty(), "a walk found nobody");
+}
+
+#[test]
+fn what_lives_on_in_other_hands_is_no_vacancy_and_what_comes_back_carried_nothing_for_the_link() {
+    let mut track = Track::default();
+    admit(&mut track, 1, seconds(0), Past::Addressed);
+    verify(&mut track, seconds(0), &[(1, carried(1_000, 0, 0))]);
+    verify(&mut track, seconds(1), &[(1, carried(5_000, 0, 0))]);
+    track.distrust();
+    track.renew(&HashMap::new(), &[Cookie(1)].into());
+    admit(&mut track, 1, seconds(2), Past::Addressed);
+    verify(&mut track, seconds(2), &[(1, carried(9_000, 0, 0))]);
+    verify(&mut track, seconds(3), &[(1, carried(9_007, 0, 0))]);
+    assert_eq!(track.totals(), Totals { sent_bytes: 4_007, ..Totals::default() });
+
+    track.distrust();
+    track.renew(&HashMap::new(), &BTreeSet::new());
+    admit(&mut track, 2, seconds(4), Past::Matched);
+    assert_eq!(track.totals().reconnects, 0, "what only came into reach of a bound is no successor");
+    admit(&mut track, 3, seconds(4), Past::Addressed);
+    assert_eq!(track.totals().reconnects, 1, "what was being accepted is one");
 }
 
 #[test]
 fn round_trip_times_are_summed_up_and_silence_is_that_of_the_liveliest() {
     let mut track = Track::default();
     for number in 1..=3 {
-        track.admit(connection(number), &[owner()], seconds(u64::from(number)), false);
+        admit(&mut track, number, seconds(u64::from(number)), Past::Addressed);
     }
     let vitals = |rtt, silent, unread| Vitals {
         rtt,
@@ -135,7 +161,7 @@ fn round_trip_times_are_summed_up_and_silence_is_that_of_the_liveliest() {
 #[test]
 fn only_what_is_owed_is_waited_for_and_no_longer_than_it_is_owed() {
     let mut track = Track::default();
-    track.admit(connection(1), &[owner()], seconds(0), false);
+    admit(&mut track, 1, seconds(0), Past::Addressed);
     let silent = |silent, owed| Vitals {
         since_acknowledgment: seconds(silent),
         unacknowledged_bytes: owed,
