@@ -276,7 +276,7 @@ metrics! {
         "Walks over all sockets of the host, by what caused them: a probe that is new, a link that broke (broken), one not walked for long (bound), CPU time to spare (budget), or connections that could not be looked up (unverified).";
     /// What walks cost.
     WALK_CPU_TIME = "vms.agent.walk.cpu.time", "s", Kind::Counter, [],
-        "CPU time that walks have taken, with the search for the holders of what they found; what cpuBudget bounds.";
+        "CPU time that walks have taken, with the search for the holders of what they found.";
     /// Connections looked up each cycle.
     TRACKED = "vms.agent.connections.tracked", "{connection}", Kind::UpDownCounter, [],
         "Connections that are looked up again each cycle.";

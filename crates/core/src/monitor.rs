@@ -300,12 +300,15 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 self.examine_new(&reported, began);
             }
             let cost = self.clock.cpu().saturating_sub(cpu);
-            self.budget.pay(cost);
+            // The first look at a probe has to be, and on a host that is new it costs more than any after it.
+            if reason != WalkReason::New {
+                self.budget.pay(cost);
+            }
             self.walk_cpu += cost;
             *self.walks.entry(reason).or_default() += 1;
         }
         reported.extend(due.iter().filter(|index| !walked.contains(index)).map(|index| (*index, wall)));
-        self.report(&reported, emit);
+        self.report(&reported, began, emit);
         cycle.measured = !reported.is_empty();
         // Where nothing was measured, nothing is known of permissions either.
         if cycle.measured {
@@ -528,8 +531,12 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         }
     }
 
-    fn report(&mut self, reported: &[(usize, SystemTime)], emit: &mut dyn FnMut(DataPoint)) {
-        let monotonic = self.clock.monotonic();
+    fn report(
+        &mut self,
+        reported: &[(usize, SystemTime)],
+        monotonic: Duration,
+        emit: &mut dyn FnMut(DataPoint),
+    ) {
         for (index, wall) in reported {
             let Some(link) = self.links.get(*index) else { continue };
             link.report(Moment { wall: *wall, monotonic }, self.terms.link_health, emit);
