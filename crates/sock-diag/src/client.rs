@@ -28,6 +28,11 @@ const LOOKUPS_AT_ONCE: usize = 64;
 /// By how much fewer lookups go in one send after answers did not find room.
 const FEWER_LOOKUPS: usize = 4;
 
+/// After how many sends in a row that were as large as may be, and whose answers all found room, twice as many lookups
+/// go in one. What was short may have been the host's memory, for a moment. Where it is the socket's buffer, and stays
+/// so, one exchange in some hundreds is for nothing.
+const SENDS_BEFORE_MORE: u32 = 256;
+
 /// Sets of endpoints whose plans are kept beside the present one. Each holds 9 KiB for a few endpoints, and at most
 /// 8 KiB and 4 programs of 64 KiB beside the endpoints themselves.
 const EARLIER_PLANS: usize = 7;
@@ -93,6 +98,8 @@ struct Client<T> {
     counted: [Option<Experience>; 2],
     /// How many lookups go in one send.
     lookups_at_once: usize,
+    /// How many sends of so many were answered in full since that changed.
+    full_sends: u32,
     request: Vec<u8>,
     buffer: Box<[u8]>,
 }
@@ -130,6 +137,7 @@ impl<T: Transport> Client<T> {
             earlier: Vec::new(),
             counted: [None; 2],
             lookups_at_once: LOOKUPS_AT_ONCE,
+            full_sends: 0,
             request: Vec::new(),
             buffer: vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice(),
         }
@@ -229,11 +237,13 @@ impl<T: Transport> Client<T> {
             match self.exchange_lookups(batch, port_id, &mut sightings)? {
                 Answers::All => {
                     self.idle_port_id = Some(port_id);
+                    self.note_room_for(batch.len());
                     attempts = 0;
                 }
                 Answers::Lost => {
                     sightings.truncate(sightings_before);
                     self.lookups_at_once = (self.lookups_at_once / FEWER_LOOKUPS).max(1);
+                    self.full_sends = 0;
                     attempts += 1;
                     if attempts == ATTEMPTS {
                         return Err(Error::Interrupted { attempts });
@@ -242,6 +252,18 @@ impl<T: Transport> Client<T> {
             }
         }
         Ok(sightings)
+    }
+
+    /// Takes in that the answers to so many lookups found room. That of fewer than could be sent says nothing about more.
+    fn note_room_for(&mut self, lookups: usize) {
+        if self.lookups_at_once == LOOKUPS_AT_ONCE || lookups < self.lookups_at_once {
+            return;
+        }
+        self.full_sends += 1;
+        if self.full_sends == SENDS_BEFORE_MORE {
+            self.full_sends = 0;
+            self.lookups_at_once = (self.lookups_at_once * 2).min(LOOKUPS_AT_ONCE);
+        }
     }
 
     /// Requests in one send, and the answer to each, which come in the same order.

@@ -140,6 +140,32 @@ fn lost_answers_are_asked_for_again_fewer_at_once_on_a_new_socket() {
 }
 
 #[test]
+fn once_many_sends_in_a_row_were_answered_more_go_at_once_again() {
+    let losses = || (0..3).map(|_| vec![ReceiveError(Errno::NOBUFS)]);
+    let mut client = client(losses());
+    let mut ask = |lookups: u32, times: u32| {
+        for _ in 0..times {
+            client.transport.exchanges.push_back(Ok(answers(0..lookups).into()));
+            client.lookup(&connections(lookups)).unwrap();
+        }
+        client.lookups_at_once
+    };
+    assert_eq!(ask(1, SENDS_BEFORE_MORE - 1), 1);
+    assert_eq!(
+        [ask(1, 1), ask(2, SENDS_BEFORE_MORE), ask(3, 2 * SENDS_BEFORE_MORE)],
+        [2, 4, 4],
+        "3 are fewer"
+    );
+    let grown = [4, 8, 16, 32, 64].map(|lookups| ask(lookups, SENDS_BEFORE_MORE));
+    assert_eq!(grown, [8, 16, 32, 64, 64]);
+
+    client.transport.exchanges.push_back(Ok([ReceiveError(Errno::NOBUFS)].into()));
+    client.transport.exchanges.push_back(Ok(answers(0..8).into()));
+    client.lookup(&connections(8)).unwrap();
+    assert_eq!(client.lookups_at_once, 16);
+}
+
+#[test]
 fn lookups_that_are_always_interrupted_are_given_up() {
     let mut client = client((0..4).map(|_| vec![ReceiveError(Errno::NOBUFS)]));
     assert!(matches!(client.lookup(&connections(100)), Err(Error::Interrupted { attempts: 4 })));
