@@ -39,7 +39,9 @@ const MAX_IDLE_SOCKETS: usize = 16384;
 pub(crate) struct Kept {
     sockets: HashMap<Inode, Socket>,
     holders: HashMap<Pid, KeptHolder>,
+    /// How many holders are kept at most now. Fewer than `most_holders` for a while after those were too many.
     max_holders: usize,
+    most_holders: usize,
     swept: Duration,
 }
 
@@ -72,10 +74,12 @@ impl Kept {
     /// never takes more than half of them.
     pub(crate) fn new(descriptor_limit: Option<u64>) -> Self {
         let half = descriptor_limit.and_then(|limit| usize::try_from(limit / 2).ok());
+        let most_holders = half.unwrap_or(MAX_HANDLES).min(MAX_HANDLES);
         Self {
             sockets: HashMap::new(),
             holders: HashMap::new(),
-            max_holders: half.unwrap_or(MAX_HANDLES).min(MAX_HANDLES),
+            max_holders: most_holders,
+            most_holders,
             swept: Duration::ZERO,
         }
     }
@@ -92,11 +96,12 @@ impl Kept {
         }
     }
 
-    /// Closes all handles, for an agent that has no descriptors left although it keeps no more than this many, and keeps
-    /// half as many at most from now on.
-    pub(crate) fn shed(&mut self, kept: usize) {
+    /// Closes all handles, for an agent that has no descriptors left although it keeps no more than these. Half as many
+    /// are kept at most from now on, and twice as many again after each sweep, the first of which is an interval away.
+    pub(crate) fn shed(&mut self, now: Duration) {
+        self.max_holders = self.holders.len() / 2;
         self.holders.clear();
-        self.max_holders = kept / 2;
+        self.swept = now;
     }
 
     /// Where to look for these sockets, by process.
@@ -192,6 +197,7 @@ impl Kept {
             return;
         }
         self.swept = now;
+        self.max_holders = self.max_holders.max(1).saturating_mul(2).min(self.most_holders);
         self.sockets.retain(|_, socket| now.saturating_sub(socket.asked) < MAX_IDLE);
         // Nobody asks about a process whose connections ended with it: its handle would be kept for nothing.
         self.holders.retain(|_, holder| {

@@ -1,8 +1,11 @@
 //! The door: a /proc, what the agent may see of it, and what it remembers of the last time.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use vms_core::ProcessAdapter;
 use vms_core::process::{HolderQuery, HolderScan, Process, ProcessSelector, SelectorIdentity, VerifyQuery};
@@ -101,13 +104,15 @@ impl ProcReader {
     /// Does it, and where the agent has no descriptors left, once more without those that are kept.
     fn with_descriptors_to_spare<T>(
         &mut self,
+        now: Duration,
         act: impl Fn(&mut Self) -> Result<T, ProcessError>,
     ) -> Result<T, ProcessError> {
         self.effort = Effort::default();
-        let kept = self.kept_handles();
         match act(self) {
-            Err(ProcessError::Io { .. }) if kept > 0 => {
-                self.memory.kept.shed(kept);
+            Err(ProcessError::Io { source, .. })
+                if is_out_of_descriptors(&source) && self.kept_handles() > 0 =>
+            {
+                self.memory.kept.shed(now);
                 act(self)
             }
             outcome => outcome,
@@ -115,12 +120,17 @@ impl ProcReader {
     }
 }
 
+/// Whether the agent, or the whole host, has as many descriptors open as it may.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
 impl ProcessAdapter for ProcReader {
     type Error = ProcessError;
 
     fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, ProcessError> {
         self.adopt(query.selector);
-        self.with_descriptors_to_spare(|reader| {
+        self.with_descriptors_to_spare(query.now, |reader| {
             let Self { procfs, privileges, memory, scratch, effort, .. } = reader;
             Scan::new(query, procfs, privileges, memory, scratch, effort).run()
         })
@@ -128,7 +138,7 @@ impl ProcessAdapter for ProcReader {
 
     fn verify_holders(&mut self, query: &VerifyQuery<'_>) -> Result<Vec<Option<Arc<Process>>>, ProcessError> {
         self.adopt(query.selector);
-        self.with_descriptors_to_spare(|reader| {
+        self.with_descriptors_to_spare(query.now, |reader| {
             let Self { procfs, memory, scratch, effort, .. } = reader;
             Verification { query, procfs, kept: &mut memory.kept, scratch, effort }.run()
         })

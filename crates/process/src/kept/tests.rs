@@ -67,9 +67,32 @@ fn handles_are_bounded_by_half_of_the_descriptors_and_by_a_constant() {
     assert_eq!(kept.handles(), 3);
     keep(&mut kept, &proc, 1..=3, NOW);
     assert_eq!(kept.handles(), 3, "kept once each");
-    kept.shed(kept.handles());
-    keep(&mut kept, &proc, 1..=5, NOW);
-    assert_eq!(kept.handles(), 1, "fewer, after they were too many");
+}
+
+#[test]
+fn after_they_were_too_many_fewer_handles_are_kept_and_by_and_by_as_many_again() {
+    let proc = TestProc::new();
+    for pid in 1..=8 {
+        drop(proc.process(pid, "nginx"));
+    }
+    let mut kept = Kept::new(Some(16));
+    let mut handles_at = |now, shed| {
+        keep(&mut kept, &proc, 1..=8, now);
+        if shed {
+            kept.shed(now);
+            keep(&mut kept, &proc, 1..=8, now);
+        }
+        kept.sweep(0, now);
+        kept.handles()
+    };
+    assert_eq!([handles_at(NOW, false), handles_at(NOW + SWEEP_INTERVAL, true)], [8, 4]);
+    let after_sweeps = [1, 2, 3].map(|sweeps| handles_at(NOW + SWEEP_INTERVAL * (sweeps + 1), false));
+    assert_eq!(after_sweeps, [4, 8, 8], "a sweep at a time");
+    let later = NOW + SWEEP_INTERVAL * 10;
+    assert_eq!([handles_at(later, true), handles_at(later, true), handles_at(later, true)], [4, 2, 1]);
+    assert_eq!(handles_at(later, true), 0);
+    let after_none = [1, 2, 3].map(|sweeps| handles_at(later + SWEEP_INTERVAL * sweeps, false));
+    assert_eq!(after_none, [0, 2, 4]);
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -324,5 +325,24 @@ fn live_in_a_random_world(seed: u64) {
 fn what_is_remembered_never_hides_a_holder_nor_makes_one_up() {
     for seed in [1, 2] {
         live_in_a_random_world(seed);
+    }
+}
+
+#[test]
+fn handles_are_closed_for_want_of_descriptors_and_for_nothing_else() {
+    let proc = TestProc::new();
+    drop(proc.process(7, "nginx").socket(3, 1));
+    let mut reader = proc.reader();
+    reader.find_holders(&Question::new(&["nginx"]).wants(1, &[0]).query()).unwrap();
+    for (errno, attempts, kept) in
+        [(Errno::NOMEM, 1, 1), (Errno::IO, 1, 1), (Errno::NFILE, 2, 0), (Errno::MFILE, 1, 0)]
+    {
+        let tried = Cell::new(0);
+        let fail = |_: &mut ProcReader| {
+            tried.set(tried.get() + 1);
+            Err::<(), _>(ProcessError::Io { path: "/proc".into(), source: errno.into() })
+        };
+        reader.with_descriptors_to_spare(START, fail).unwrap_err();
+        assert_eq!((tried.get(), reader.kept_handles()), (attempts, kept), "{errno}");
     }
 }
