@@ -30,9 +30,13 @@ const MAX_IDLE: Duration = Duration::from_mins(10);
 /// How often what is idle is looked for: to visit all that is kept would cost more than a call that verifies a few.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How many sockets that were not asked for this time are remembered. With connections that come and go, most of them
-/// are gone.
+/// How many sockets are remembered of which nobody can say that they will be asked for again. With connections that come
+/// and go, most of them are gone.
 const MAX_IDLE_SOCKETS: usize = 16384;
+
+/// After how many of its intervals a socket that was not asked for is taken for gone: its probe was measured meanwhile,
+/// without it. More than one, for measurements that come late.
+const OVERDUE_INTERVALS: u32 = 3;
 
 /// What is remembered of holders.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub(crate) struct Kept {
     max_holders: usize,
     most_holders: usize,
     swept: Duration,
+    /// How many sockets were left when there were too many.
+    sockets_left: usize,
 }
 
 /// A socket, and where it was found: at one descriptor of each process that holds it and fits, and of one other.
@@ -50,6 +56,8 @@ pub(crate) struct Kept {
 struct Socket {
     places: Vec<Place>,
     asked: Duration,
+    /// After how long it was asked for again; `None` where it never was.
+    interval: Option<Duration>,
 }
 
 /// A descriptor at which a socket was found.
@@ -81,6 +89,7 @@ impl Kept {
             max_holders: most_holders,
             most_holders,
             swept: Duration::ZERO,
+            sockets_left: 0,
         }
     }
 
@@ -113,7 +122,7 @@ impl Kept {
         let mut by_process: BTreeMap<Pid, Vec<(Inode, u32)>> = BTreeMap::new();
         for inode in wanted.keys() {
             let Some(socket) = self.sockets.get_mut(inode) else { continue };
-            socket.asked = now;
+            socket.ask(now);
             for place in &socket.places {
                 by_process.entry(place.pid).or_default().push((*inode, place.descriptor));
             }
@@ -145,7 +154,8 @@ impl Kept {
         let holder = self.holders.get_mut(&pid)?;
         let socket = self.sockets.get_mut(&inode)?;
         let descriptor = socket.places.iter().find(|place| place.pid == pid)?.descriptor;
-        (socket.asked, holder.asked) = (now, now);
+        socket.ask(now);
+        holder.asked = now;
         if holder.names_read.is_none_or(|read| now.saturating_sub(read) >= NAMES_BOUND) {
             effort.names += 1;
             holder.renew(pid, selector, now).ok()?;
@@ -171,7 +181,7 @@ impl Kept {
     /// Remembers where a socket was found. One descriptor a process is enough; of holders that fit nothing that was
     /// asked for, one is.
     pub(crate) fn remember(&mut self, inode: Inode, pid: Pid, descriptor: u32, fits: bool, now: Duration) {
-        let socket = self.sockets.entry(inode).or_insert_with(|| Socket { places: Vec::new(), asked: now });
+        let socket = self.sockets.entry(inode).or_insert_with(|| Socket::new(now));
         if let Some(place) = socket.places.iter_mut().find(|place| place.pid == pid) {
             place.descriptor = descriptor;
         } else if fits || socket.places.is_empty() {
@@ -190,20 +200,68 @@ impl Kept {
 
     /// Gives up what nobody asked about for long, and what is too much. To be called at the end of each call.
     pub(crate) fn sweep(&mut self, asked_sockets: usize, now: Duration) {
-        if self.sockets.len() > asked_sockets.saturating_add(MAX_IDLE_SOCKETS) {
-            self.sockets.retain(|_, socket| socket.asked == now);
-        }
+        self.make_room(asked_sockets, now);
         if now.saturating_sub(self.swept) < SWEEP_INTERVAL {
             return;
         }
         self.swept = now;
         self.max_holders = self.max_holders.max(1).saturating_mul(2).min(self.most_holders);
         self.sockets.retain(|_, socket| now.saturating_sub(socket.asked) < MAX_IDLE);
+        self.sockets_left = self.sockets_left.min(self.sockets.len());
         // Nobody asks about a process whose connections ended with it: its handle would be kept for nothing.
         self.holders.retain(|_, holder| {
             let idle = now.saturating_sub(holder.asked);
             idle < MAX_IDLE && (idle < SWEEP_INTERVAL || !holder.dir.is_gone())
         });
+    }
+
+    /// Forgets the sockets that are overdue where there are too many, and of those that were asked for once the ones for
+    /// which that is longest ago. Those that are due again, if at another probe's longer interval, are as many as links are
+    /// measured: they stay, and the room that is made is large enough not to be looked for in each call.
+    fn make_room(&mut self, asked_sockets: usize, now: Duration) {
+        let room = MAX_IDLE_SOCKETS / 4;
+        let bound =
+            asked_sockets.saturating_add(MAX_IDLE_SOCKETS).max(self.sockets_left.saturating_add(room));
+        if self.sockets.len() <= bound {
+            return;
+        }
+        self.sockets.retain(|_, socket| !socket.is_overdue(now));
+        let is_once = |socket: &Socket| socket.interval.is_none() && socket.asked != now;
+        let mut once: Vec<Duration> =
+            self.sockets.values().filter(|socket| is_once(socket)).map(|socket| socket.asked).collect();
+        let mut excess = once.len().saturating_sub(MAX_IDLE_SOCKETS - room);
+        if excess > 0 {
+            let (_, newest_given_up, _) = once.select_nth_unstable(excess - 1);
+            let newest_given_up = *newest_given_up;
+            self.sockets.retain(|_, socket| {
+                let goes = excess > 0 && is_once(socket) && socket.asked <= newest_given_up;
+                excess -= usize::from(goes);
+                !goes
+            });
+        }
+        self.sockets_left = self.sockets.len();
+    }
+}
+
+impl Socket {
+    fn new(now: Duration) -> Self {
+        Self { places: Vec::new(), asked: now, interval: None }
+    }
+
+    /// Takes in that it was asked for. Probes that share it may ask shortly after one another: a longer interval is
+    /// forgotten step by step.
+    fn ask(&mut self, now: Duration) {
+        let since = now.saturating_sub(self.asked);
+        if since > Duration::ZERO {
+            self.interval = Some(self.interval.map_or(since, |interval| since.max(interval / 2)));
+            self.asked = now;
+        }
+    }
+
+    /// Whether it is past the time at which it would have been asked for again.
+    fn is_overdue(&self, now: Duration) -> bool {
+        let idle = now.saturating_sub(self.asked);
+        self.interval.is_some_and(|interval| idle > interval.saturating_mul(OVERDUE_INTERVALS))
     }
 }
 

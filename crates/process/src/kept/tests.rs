@@ -142,6 +142,50 @@ fn memory_is_bounded_however_many_sockets_come_and_go() {
 }
 
 #[test]
+fn what_a_probe_with_a_long_interval_asks_for_is_kept_however_many_sockets_come_and_go() {
+    const SLOW: u64 = 20_000;
+    let proc = TestProc::new();
+    drop(proc.process(7, "nginx"));
+    let mut kept = Kept::new(None);
+    let is_kept = |kept: &Kept, number| kept.place(inode(number), Pid(7)).is_some();
+    let ask = |kept: &mut Kept, numbers: std::ops::Range<u64>, now| {
+        kept.places_of(&wanted(numbers.clone()), now);
+        for number in numbers.clone() {
+            kept.remember(inode(number), Pid(7), 3, true, now);
+        }
+        kept.sweep(numbers.count(), now);
+    };
+    ask(&mut kept, 1..SLOW, NOW);
+    ask(&mut kept, 1..SLOW, NOW + Duration::from_secs(60));
+    for second in 1..60 {
+        let now = NOW + Duration::from_secs(60 + second);
+        // Half of them are asked for once, half of them twice.
+        let first = SLOW + second * 1000;
+        ask(&mut kept, first - 500..first + 1000, now);
+        assert!((1..SLOW).all(|number| is_kept(&kept, number)), "after {second} s");
+        let others = kept.sockets.len() - usize::try_from(SLOW).unwrap();
+        assert!(others <= MAX_IDLE_SOCKETS + 3 * 1500, "{others} after {second} s");
+    }
+    // Their probe is measured without them.
+    for second in 240..=300 {
+        ask(&mut kept, SLOW * second..SLOW * second + 1000, NOW + Duration::from_secs(second));
+    }
+    assert!((1..SLOW).all(|number| !is_kept(&kept, number)));
+}
+
+#[test]
+fn of_sockets_that_were_asked_for_once_the_longest_unasked_go_first() {
+    let mut kept = Kept::new(None);
+    let bound = u64::try_from(MAX_IDLE_SOCKETS).unwrap();
+    for number in 1..=bound + 1 {
+        kept.remember(inode(number), Pid(7), 3, true, NOW + Duration::from_millis(number));
+    }
+    kept.sweep(0, NOW + Duration::from_secs(60));
+    assert!((1..=bound / 4 + 1).all(|number| kept.place(inode(number), Pid(7)).is_none()));
+    assert!((bound / 4 + 2..=bound + 1).all(|number| kept.place(inode(number), Pid(7)).is_some()));
+}
+
+#[test]
 fn a_process_stays_the_same_value_while_its_names_do() {
     let proc = TestProc::new();
     let process = proc.process(7, "nginx").socket(3, 1);
