@@ -21,7 +21,7 @@ use crate::procfs::{Obstacle, ProcessDir};
 pub(crate) const NAMES_BOUND: Duration = Duration::from_secs(30);
 
 /// How many handles are kept at most, however many descriptors the agent may have.
-const MAX_HANDLES: usize = 4096;
+pub(crate) const MAX_HANDLES: u64 = 4096;
 
 /// After how long a handle or a place that nobody asked about is given up. Entering a process again costs some 20 us:
 /// to do that for a probe that is measured less often than this costs less than to keep its holders open.
@@ -81,8 +81,8 @@ impl Kept {
     /// A memory for an agent that may have that many descriptors open (`RLIMIT_NOFILE`); `None` is without limit. It
     /// never takes more than half of them.
     pub(crate) fn new(descriptor_limit: Option<u64>) -> Self {
-        let half = descriptor_limit.and_then(|limit| usize::try_from(limit / 2).ok());
-        let most_holders = half.unwrap_or(MAX_HANDLES).min(MAX_HANDLES);
+        let most_holders = descriptor_limit.map_or(MAX_HANDLES, |limit| MAX_HANDLES.min(limit / 2));
+        let most_holders = usize::try_from(most_holders).unwrap_or(usize::MAX);
         Self {
             sockets: HashMap::new(),
             holders: HashMap::new(),

@@ -15,6 +15,7 @@
 //! of the first thread.
 
 mod conclusions;
+mod descriptors;
 mod effort;
 mod error;
 mod kept;

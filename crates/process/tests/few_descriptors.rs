@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::fstat;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use vms_core::ProcessAdapter;
 use vms_core::connection::Inode;
 use vms_core::process::{HolderQuery, Pid, ProcessPattern, ProcessSelector, VerifyQuery};
@@ -44,8 +44,8 @@ impl Drop for Holders {
 
 #[test]
 fn more_holders_than_descriptors_are_all_verified_and_leave_descriptors_to_others() {
-    let hard = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum: hard }).unwrap();
+    // The hard limit too: the reader raises the other.
+    setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) }).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let inode = Inode::new(fstat(socket.as_fd()).unwrap().st_ino).unwrap();
