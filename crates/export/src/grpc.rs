@@ -17,7 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::USER_AGENT;
 use crate::answer::{Accepted, Asked, Outcome, RpcStatus, decode_accepted, odd};
 use crate::client::{Answer, MAX_ANSWER_BYTES};
-use crate::compress::{decode_body, encode_body, encoding_name};
+use crate::compress::{Compressor, decode_body, encoding_name};
 use crate::config::{Compression, ExportConfig};
 use crate::connect::Connector;
 use crate::error::ExportError;
@@ -60,12 +60,12 @@ pub(crate) fn call_uri(endpoint: &Uri) -> Uri {
 ///
 /// # Errors
 /// When the compressor refuses, or the message is longer than a frame can say.
-pub(crate) fn encode_frame(compression: Compression, message: &[u8]) -> std::io::Result<Bytes> {
+pub(crate) fn encode_frame(compressor: &mut Compressor, message: &[u8]) -> std::io::Result<Bytes> {
     const PREFIX: usize = 5;
-    let mut frame = encode_body(compression, message, vec![0; PREFIX])?;
+    let mut frame = compressor.encode(message, vec![0; PREFIX])?;
     let length = u32::try_from(frame.len() - PREFIX).map_err(std::io::Error::other)?;
     if let [flag, a, b, c, d, ..] = frame.as_mut_slice() {
-        *flag = u8::from(compression != Compression::None);
+        *flag = u8::from(compressor.compression() != Compression::None);
         [*a, *b, *c, *d] = length.to_be_bytes();
     }
     Ok(frame.into())

@@ -36,7 +36,9 @@ pub async fn probe_collector(config: &ExportConfig) -> Result<Reachability, Expo
     let tcp = route.connect(addresses.clone()).await.map_err(unreachable)?;
     let peer = tcp.peer_addr().map_err(|error| unreachable(Failure::connect(None, &error)))?;
     let tls = route.secure(tcp).await.map_err(unreachable)?.tls_version();
-    let empty = WireForm::of(config).encode(&mapping::encode_without_points()).map_err(unreachable)?;
+    let form = WireForm::of(config);
+    let empty =
+        form.encode(&mut form.compressor(), &mapping::encode_without_points()).map_err(unreachable)?;
     match transport.attempt(empty).await {
         Outcome::Accepted(Accepted { oddity: None, message, .. }) => {
             let remark = Some(message).filter(|message| !message.is_empty());

@@ -12,6 +12,7 @@ use vms_core::metric::DataPoint;
 
 use crate::answer::Outcome;
 use crate::backoff::{self, JITTER_STEPS};
+use crate::compress::Compressor;
 use crate::config::{Backoff, ExportConfig};
 use crate::endpoint::shown;
 use crate::error::ExportError;
@@ -44,6 +45,7 @@ impl Exporter {
         let shared = Shared {
             collector: shown(&config.endpoint),
             form: WireForm::of(config),
+            compressor: Mutex::new(WireForm::of(config).compressor()),
             clock,
             state: Mutex::new(State { ledger: Ledger::new(config.queue_bytes), next_attempt: None }),
             work: Notify::new(),
@@ -79,7 +81,8 @@ impl ExporterHandle {
     }
 
     fn enqueue(&self, request: EncodedRequest<'_>) {
-        let notice = match self.shared.form.encode(request.bytes) {
+        let encoded = self.shared.form.encode(&mut self.shared.compressor(), request.bytes);
+        let notice = match encoded {
             Ok(bytes) => self.shared.state().ledger.enqueue(Batch::new(bytes, request.points)),
             Err(failure) => self.shared.state().ledger.lost(failure, request.points, self.shared.now()),
         };
@@ -122,6 +125,8 @@ impl ExporterHandle {
 struct Shared {
     collector: String,
     form: WireForm,
+    /// Apart from the state, so that sending never waits for the compression of what is handed over.
+    compressor: Mutex<Compressor>,
     clock: Arc<dyn Clock + Send + Sync>,
     state: Mutex<State>,
     /// There may be a batch to send.
@@ -157,6 +162,10 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn compressor(&self) -> MutexGuard<'_, Compressor> {
+        self.compressor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Now {

@@ -7,7 +7,7 @@ use http::{HeaderMap, Uri};
 
 use crate::answer::Outcome;
 use crate::client::HttpClient;
-use crate::compress::encode_body;
+use crate::compress::Compressor;
 use crate::config::{Compression, ExportConfig, Protocol};
 use crate::connect::Connector;
 use crate::endpoint::shown;
@@ -28,14 +28,19 @@ impl WireForm {
         Self { protocol: config.protocol, compression: config.compression }
     }
 
-    /// A request's bytes as they go on the wire, the same for each attempt.
+    /// What [`Self::encode`] compresses with.
+    pub(crate) const fn compressor(self) -> Compressor {
+        Compressor::new(self.compression)
+    }
+
+    /// A request's bytes as they go on the wire, the same for each attempt. The compressor is one of this form's.
     ///
     /// # Errors
     /// When the compressor refuses.
-    pub(crate) fn encode(self, request: &[u8]) -> Result<Bytes, Failure> {
+    pub(crate) fn encode(self, compressor: &mut Compressor, request: &[u8]) -> Result<Bytes, Failure> {
         let encoded = match self.protocol {
-            Protocol::Grpc => grpc::encode_frame(self.compression, request),
-            Protocol::HttpProtobuf => encode_body(self.compression, request, Vec::new()).map(Bytes::from),
+            Protocol::Grpc => grpc::encode_frame(compressor, request),
+            Protocol::HttpProtobuf => compressor.encode(request, Vec::new()).map(Bytes::from),
         };
         encoded.map_err(|error| {
             Failure::exchange("compression", error.to_string(), "set the compression to none")

@@ -16,6 +16,17 @@ proptest! {
     }
 
     #[test]
+    fn bodies_that_were_encoded_before_change_nothing(bodies: Vec<Vec<u8>>) {
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let mut compressor = Compressor::new(compression);
+            for body in &bodies {
+                let alone = encode_body(compression, body, Vec::new()).unwrap();
+                prop_assert_eq!(compressor.encode(body, Vec::new()).unwrap(), alone);
+            }
+        }
+    }
+
+    #[test]
     fn every_truncation_errs(body in proptest::collection::vec(any::<u8>(), 1..200), cut in 1usize..50) {
         for compression in [Compression::Gzip, Compression::Zstd] {
             let mut encoded = encode_body(compression, &body, Vec::new()).unwrap();
@@ -31,6 +42,16 @@ proptest! {
             prop_assert!(decode_body(encoding, &body, 100).is_err() || body.is_empty());
         }
     }
+}
+
+#[test]
+fn bodies_go_through_the_same_zstd_context() {
+    let body: Vec<u8> = (0..20_000_u32).flat_map(|number| (number * number % 251).to_le_bytes()).collect();
+    let mut compressor = Compressor::new(Compression::Zstd);
+    let ordinary = compressor.encode(&body, Vec::new()).unwrap();
+    // Another level, which no new one would have, shows that it is the one of before.
+    compressor.zstd.as_mut().unwrap().set_compression_level(19).unwrap();
+    assert_ne!(compressor.encode(&body, Vec::new()).unwrap(), ordinary);
 }
 
 #[test]

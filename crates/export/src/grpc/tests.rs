@@ -29,9 +29,12 @@ fn failure(outcome: Outcome) -> Failure {
 
 #[test]
 fn a_frame_says_its_length_and_whether_it_is_compressed() {
-    assert_eq!(encode_frame(Compression::None, b"abc").unwrap(), &b"\x00\x00\x00\x00\x03abc"[..]);
-    assert_eq!(encode_frame(Compression::None, b"").unwrap(), EMPTY_MESSAGE);
-    let frame = encode_frame(Compression::Gzip, &[7; 1000]).unwrap();
+    assert_eq!(
+        encode_frame(&mut Compressor::new(Compression::None), b"abc").unwrap(),
+        &b"\x00\x00\x00\x00\x03abc"[..]
+    );
+    assert_eq!(encode_frame(&mut Compressor::new(Compression::None), b"").unwrap(), EMPTY_MESSAGE);
+    let frame = encode_frame(&mut Compressor::new(Compression::Gzip), &[7; 1000]).unwrap();
     assert_eq!(frame[0], 1);
     assert_eq!(
         usize::try_from(u32::from_be_bytes(frame[1..5].try_into().unwrap())).unwrap(),
