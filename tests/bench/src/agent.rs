@@ -48,7 +48,8 @@ pub(crate) struct Mode {
 /// What some cycles in a row took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stretch {
-    /// CPU of one cycle: the median of some cycles each, for a shared machine's other guests show in any mean.
+    /// CPU of one cycle: the median over parts of [`PART_CYCLES`] cycles, for a shared machine's other guests show in any
+    /// mean.
     pub(crate) cycle: Duration,
     /// CPU of one cycle, on average: walks and all.
     pub(crate) mean: Duration,
@@ -58,6 +59,10 @@ pub(crate) struct Stretch {
     pub(crate) wall: Option<Duration>,
     /// Walks over all sockets, if the agent counts them; with export only.
     pub(crate) walks: Option<f64>,
+    /// Cycles that began later than 5 % of their interval after they were due; with export only.
+    pub(crate) late: Option<f64>,
+    /// Cycles that were left out, for an earlier one was still under way; with export only.
+    pub(crate) skipped: Option<f64>,
     /// Cycles that were measured.
     pub(crate) cycles: f64,
     /// How long it was measured.
@@ -211,7 +216,9 @@ impl RunningAgent {
             mean: spent.div_f64(cycles),
             share: spent.as_secs_f64() / elapsed.as_secs_f64(),
             wall: wall(&earlier, &later),
-            walks: later.walks.map(|walks| walks - earlier.walks.unwrap_or_default()),
+            walks: grown(earlier.walks, later.walks),
+            late: grown(earlier.late, later.late),
+            skipped: grown(earlier.skipped, later.skipped),
             cycles,
             elapsed,
         })
@@ -227,7 +234,7 @@ impl RunningAgent {
         self.process.stop().context("vms-agent run")
     }
 
-    /// Waits for the middle of the rest that follows the next cycle.
+    /// Waits until the agent has rested for a quarter of its interval after the next cycle.
     fn rest(&mut self) -> Result<()> {
         let quiet = self.mode.interval / 4;
         let start = now();
@@ -249,6 +256,10 @@ impl RunningAgent {
             );
         }
     }
+}
+
+fn grown(before: Option<f64>, after: Option<f64>) -> Option<f64> {
+    after.map(|after| after - before.unwrap_or_default())
 }
 
 fn wall(before: &Counts, after: &Counts) -> Option<Duration> {

@@ -9,6 +9,12 @@ use crate::ends::EndsRole;
 use crate::host::{Design, Host};
 use crate::sockets::SocketsRole;
 
+/// From so many probes on, the agent gets more time between two cycles: it has to rest between them, or no cycle could be
+/// told from the next.
+pub(crate) const MANY_PROBES: usize = 2_000;
+/// The least time between two cycles with many probes.
+pub(crate) const INTERVAL_OF_MANY: Duration = Duration::from_secs(1);
+
 /// What the benchmark can be told.
 #[expect(clippy::struct_excessive_bools, reason = "they are flags")]
 #[derive(Debug, Parser)]
@@ -39,19 +45,19 @@ pub(crate) struct Arguments {
     /// Idle processes of the hosts [default: 10,500,2000, with --quick 500].
     #[arg(long, value_name = "N,...", value_delimiter = ',', num_args = 0..)]
     processes: Option<Vec<usize>>,
-    /// Probes, each with a link of its own [default: 1,100,1000,5000, with --quick 1,100,1000].
+    /// Probes, each with a link of its own [default: 1,10,100,1000,5000, with --quick 1,100,1000].
     #[arg(long, value_name = "N,...", value_delimiter = ',', num_args = 0..)]
     probes: Option<Vec<usize>>,
-    /// Further hosts [default: 100000/500/5000, with --quick none].
+    /// Further hosts [default: 100000/500/10,100000/500/5000, with --quick none].
     #[arg(long, value_name = "CONNECTIONS/PROCESSES/PROBES,...", value_delimiter = ',', num_args = 0..)]
     corners: Option<Vec<Host>>,
     /// Where the far ends of the watched links are.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) scene: Scene,
-    /// Milliseconds between two cycles of the agent.
+    /// Milliseconds between two cycles of the agent; at least 1,000 from 2,000 probes on.
     #[arg(long, value_name = "MS", default_value_t = 500)]
     interval: u64,
-    /// Seconds for which each steady state is measured [default: 6, with --quick 3].
+    /// Seconds for which each steady state is measured [default: 5, with --quick 3].
     #[arg(long, value_name = "S")]
     window: Option<u64>,
     /// Cold starts; their median counts [default: 3, with --quick 1].
@@ -104,13 +110,13 @@ impl Arguments {
         let pick = |given: &Option<Vec<usize>>, full: &[usize], quick: &[usize]| {
             given.clone().unwrap_or_else(|| if self.quick { quick } else { full }.to_vec())
         };
-        let corner = Host { connections: 100_000, processes: 500, probes: 5_000 };
-        let corners = if self.quick { vec![] } else { vec![corner] };
+        let corner = |probes| Host { connections: 100_000, processes: 500, probes };
+        let corners = if self.quick { vec![] } else { vec![corner(10), corner(5_000)] };
         Design {
             base: self.base.unwrap_or(Host { connections: 10_000, processes: 500, probes: 100 }),
             connections: pick(&self.connections, &[0, 1_000, 10_000, 100_000, 500_000], &[0, 1_000, 10_000]),
             processes: pick(&self.processes, &[10, 500, 2_000], &[500]),
-            probes: pick(&self.probes, &[1, 100, 1_000, 5_000], &[1, 100, 1_000]),
+            probes: pick(&self.probes, &[1, 10, 100, 1_000, 5_000], &[1, 100, 1_000]),
             corners: self.corners.clone().unwrap_or(corners),
         }
     }
@@ -121,14 +127,20 @@ impl Arguments {
         self.output.clone().unwrap_or_else(|| default.into())
     }
 
-    /// Time between two cycles in a steady state.
+    /// Time between two cycles, where few are watched.
     pub(crate) fn interval(&self) -> Duration {
         Duration::from_millis(self.interval.max(100))
     }
 
-    /// How long a steady state is measured.
+    /// Time between two cycles on a host.
+    pub(crate) fn interval_on(&self, host: Host) -> Duration {
+        let least = if host.probes < MANY_PROBES { Duration::ZERO } else { INTERVAL_OF_MANY };
+        self.interval().max(least)
+    }
+
+    /// About how long a steady state is measured.
     pub(crate) fn window(&self) -> Duration {
-        Duration::from_secs(self.window.unwrap_or(if self.quick { 3 } else { 6 }).max(1))
+        Duration::from_secs(self.window.unwrap_or(if self.quick { 3 } else { 5 }).max(1))
     }
 
     /// Cold starts of the agent.

@@ -84,6 +84,11 @@ impl Links {
         (0..self.count).map(|link| service_of(link, self.service)).collect()
     }
 
+    /// The processes that hold an end of a link, on this host or apart.
+    pub(crate) fn holders(&self) -> Vec<u32> {
+        self.near.iter().chain([&self.far]).map(Servant::id).collect()
+    }
+
     /// One link of each hundred, at least one, spread over the processes that hold them.
     pub(crate) fn one_percent(&self) -> Vec<usize> {
         (0..self.count).step_by(101).take((self.count / 100).max(1)).collect()

@@ -8,6 +8,7 @@ mod agent;
 mod arguments;
 mod cpu;
 mod ends;
+mod figures;
 mod floor;
 mod host;
 mod links;
@@ -21,6 +22,7 @@ mod receiver;
 mod report;
 mod services;
 mod sockets;
+mod targets;
 
 use std::fs;
 use std::io::{self, Write as _};

@@ -9,14 +9,15 @@ use anyhow::{Context as _, Result};
 use crate::agent::{Agent, Mode, Stretch};
 use crate::arguments::Arguments;
 use crate::cpu::Footprint;
+use crate::floor::{Floors, Watched};
 use crate::host::Host;
 use crate::links::Links;
 use crate::load::Load;
-use crate::peers::{Bench, Cost, PEERS};
+use crate::peers::{Bench, Cost, PEERS, SS_WITH_OWNERS};
 use crate::program::now;
 use crate::receiver::Receiver;
 use crate::report::Report;
-use crate::{floor, machine, plot, say};
+use crate::{machine, plot, say, targets};
 
 /// The agent with another budget than its default.
 const NO_WALKS: &str = "0%";
@@ -31,7 +32,9 @@ pub(crate) struct Findings {
     pub(crate) host: Host,
     /// From the start of the process until the first points arrived of which all links are up: CPU.
     pub(crate) cold_start: Duration,
-    /// Without walks, without export.
+    /// Time between two cycles, but for those that all walk.
+    pub(crate) interval: Duration,
+    /// Without export; without walks, if the agent can do without them.
     pub(crate) measuring: Option<Stretch>,
     /// Without walks, with export.
     pub(crate) steady: Option<Stretch>,
@@ -43,8 +46,8 @@ pub(crate) struct Findings {
     pub(crate) broken_links: usize,
     /// With a walk in each cycle.
     pub(crate) walking: Option<Stretch>,
-    /// What no walk can stay below.
-    pub(crate) floor: Duration,
+    /// What the kernel alone takes.
+    pub(crate) floors: Floors,
     /// Of the agent with the default budget, after all links were up and one of a hundred down.
     pub(crate) footprint: Footprint,
     /// TCP sockets of other network namespaces, beyond what was made here: walks go over them as well.
@@ -53,6 +56,8 @@ pub(crate) struct Findings {
     pub(crate) on_axis: bool,
     /// The other tools, where they were measured.
     pub(crate) peers: Option<Vec<Cost>>,
+    /// `ss -tnp`, on some hosts more.
+    pub(crate) ss_with_owners: Option<Cost>,
 }
 
 impl Findings {
@@ -92,11 +97,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let own = 2 * host.connections + 3 * host.probes;
         findings.foreign_sockets = machine::count_sockets()?.saturating_sub(own);
         findings.on_axis = arguments.design().is_on_axis(host);
-        if findings.on_axis && !arguments.agent_only {
-            let watched = links.services()?;
-            let costs: Result<Vec<Cost>> =
-                PEERS.iter().map(|peer| bench.measure(peer, host, &watched)).collect();
-            findings.peers = Some(costs.with_context(|| host.to_string())?);
+        if !arguments.agent_only {
+            measure_others(&mut bench, &mut findings, &links).with_context(|| host.to_string())?;
         }
         report.add(findings);
     }
@@ -112,6 +114,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// All other tools on the axis; off it only the one that a target is about, where it is.
+fn measure_others(bench: &mut Bench<'_>, findings: &mut Findings, links: &Links) -> Result<()> {
+    let (host, watched) = (findings.host, links.services()?);
+    if findings.on_axis {
+        let costs: Result<Vec<Cost>> = PEERS.iter().map(|peer| bench.measure(peer, host, &watched)).collect();
+        let costs = costs?;
+        findings.ss_with_owners =
+            PEERS.iter().zip(&costs).find(|(peer, _)| peer.name == SS_WITH_OWNERS).map(|(_, cost)| *cost);
+        findings.peers = Some(costs);
+    } else if targets::is_compared(host)
+        && let Some(peer) = PEERS.iter().find(|peer| peer.name == SS_WITH_OWNERS)
+    {
+        findings.ss_with_owners = Some(bench.measure(peer, host, &watched)?);
+    }
+    Ok(())
+}
+
 fn measure_agent(
     arguments: &Arguments,
     binary: &Path,
@@ -123,8 +142,9 @@ fn measure_agent(
     agent.ensure_only_down(&[])?;
     let window = arguments.window();
     let walk = WALK_TIME_A_CONNECTION * u32::try_from(host.connections + host.probes)?;
-    let long = arguments.interval().max(walk);
-    let steady = Mode { interval: arguments.interval(), export: true, budget: Some(NO_WALKS) };
+    let interval = arguments.interval_on(host);
+    let long = interval.max(walk);
+    let steady = Mode { interval, export: true, budget: Some(NO_WALKS) };
     let budgeted = if arguments.without_budget {
         Mode { interval: long, export: true, budget: None }
     } else {
@@ -162,7 +182,9 @@ fn measure_agent(
     let walk_mode = Mode { interval: long, budget: Some(ONLY_WALKS), ..steady };
     let steady = can_do_without.then(|| measure(steady, window)).transpose()?;
     let walking = can_do_without.then(|| measure(walk_mode, window / 2)).transpose()?;
-    let floor = floor::measure_walk(2 * arguments.runs(), arguments.interval())?;
+    let watched = Watched::find(&links.services()?, &links.holders())?;
+    let floors = Floors::measure(arguments.runs() + 2, interval, &watched)?;
+    drop(watched);
 
     let mut running = agent.start(budgeted, receiver)?;
     running.wait_for_down(0)?;
@@ -179,6 +201,7 @@ fn measure_agent(
 
     Ok(Findings {
         host,
+        interval,
         cold_start,
         measuring,
         steady,
@@ -186,11 +209,12 @@ fn measure_agent(
         broken,
         broken_links: down.len(),
         walking,
-        floor,
+        floors,
         footprint,
         foreign_sockets: 0,
         on_axis: false,
         peers: None,
+        ss_with_owners: None,
     })
 }
 

@@ -14,8 +14,8 @@ use crate::host::Host;
 use crate::program::{now, program};
 use crate::{cpu, machine, services};
 
-/// CPU time after which a command is not called again: its median would not move.
-const ENOUGH: Duration = Duration::from_secs(10);
+/// CPU time after which a command is not called again: its median would move little.
+const ENOUGH: Duration = Duration::from_secs(6);
 /// How often it is looked whether a command has ended.
 const PEEK: Duration = Duration::from_millis(2);
 /// The most endpoints that `ss` is asked for: beyond that its filter costs more than all sockets would.
@@ -68,11 +68,14 @@ pub(crate) const PEERS: [Peer; 9] = [
     Peer { label: "collectd `tcpconns`, an interval", name: "collectd", kind: Kind::Collectd },
     Peer { label: "node_exporter `tcpstat`, a scrape", name: "node_exporter", kind: Kind::NodeExporter },
     Peer { label: "`ss -tn`, without owners", name: "ss -tn", kind: Kind::Command("ss", &["-tn"]) },
-    Peer { label: "`ss -tnp`", name: "ss -tnp", kind: Kind::Command("ss", &["-tnp"]) },
+    Peer { label: "`ss -tnp`", name: SS_WITH_OWNERS, kind: Kind::Command("ss", &["-tnp"]) },
     Peer { label: "`netstat -nap`", name: "netstat -nap", kind: Kind::Command("netstat", &["-nap"]) },
     Peer { label: "`lsof -nP -iTCP`", name: "lsof", kind: Kind::Command("lsof", &["-nP", "-iTCP"]) },
     Peer { label: "psutil `net_connections(\"tcp\")`", name: "psutil", kind: Kind::Psutil },
 ];
+
+/// The tool that tells of all connections what the agent tells of the watched ones, and comes with every distribution.
+pub(crate) const SS_WITH_OWNERS: &str = "ss -tnp";
 
 /// How the tools are called.
 #[derive(Debug)]
@@ -125,7 +128,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// The walks of all of them grow with the sockets at least in proportion.
+    /// Beyond what they take to start, the walks of all of them grow with the sockets at least in proportion.
     fn is_bound_to_take_too_long(&self, name: &str, connections: usize) -> bool {
         self.slowest.get(name).is_some_and(|&(took, before)| {
             let growth = u32::try_from(connections.checked_div(before).unwrap_or(1)).unwrap_or(u32::MAX);

@@ -45,6 +45,10 @@ pub(crate) struct Counts {
     pub(crate) cycle_seconds: f64,
     /// Walks over all sockets; none from an agent that does not count them.
     pub(crate) walks: Option<f64>,
+    /// Cycles that began late; none from an agent that does not count them.
+    pub(crate) late: Option<f64>,
+    /// Cycles that were left out; none from an agent that does not count them.
+    pub(crate) skipped: Option<f64>,
     /// Data points that the agent had to drop.
     pub(crate) dropped: f64,
 }
@@ -94,8 +98,11 @@ impl Received {
             }
             (name, Some(Data::Sum(sum))) => {
                 self.count(sum.data_points.len());
+                let total = || Some(sum.data_points.iter().map(number).sum());
                 match name {
-                    "vms.agent.walks" => self.counts.walks = Some(sum.data_points.iter().map(number).sum()),
+                    "vms.agent.walks" => self.counts.walks = total(),
+                    "vms.agent.cycles.late" => self.counts.late = total(),
+                    "vms.agent.cycles.skipped" => self.counts.skipped = total(),
                     "otel.sdk.exporter.metric_data_point.exported" => {
                         let failed =
                             sum.data_points.iter().filter(|point| has(&point.attributes, "error.type"));
@@ -224,7 +231,7 @@ fn has(attributes: &[KeyValue], name: &str) -> bool {
     attributes.iter().any(|attribute| attribute.key == name)
 }
 
-/// Counts as numbers with a fraction: they stay far below 2^32 here.
+/// A value as a number with a fraction. The counts that are read here stay far below 2^32.
 fn number(point: &NumberDataPoint) -> f64 {
     match point.value {
         Some(number_data_point::Value::AsDouble(value)) => value,

@@ -5,16 +5,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use vms_core::budget::CpuShare;
 
 use crate::agent::Stretch;
-use crate::arguments::{Arguments, Scene};
+use crate::arguments::{Arguments, INTERVAL_OF_MANY, MANY_PROBES, Scene};
+use crate::figures::{pairs, quotient, walk_of};
+use crate::floor::LOOKUPS_AT_ONCE;
 use crate::host::Host;
 use crate::measure::Findings;
 use crate::peers::{Cost, PEERS};
-use crate::{machine, peers};
+use crate::{machine, peers, targets};
 
 /// Sockets of others that no walk notices.
 const FEW_SOCKETS: usize = 1_000;
+/// The agent's `interval`, unless it is told another.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// All measurements, and how they came about.
 #[derive(Debug)]
@@ -92,9 +97,9 @@ impl Report {
         )?;
         writeln!(
             out,
-            "The agent looks every {} ms, for {} s in each state. Times of one call hold for this machine; \
-             ratios hold better.",
-            self.interval.as_millis(),
+            "The agent looks every {}; each state is measured for about {} s, the one with walks in all cycles \
+             for half of that. Times of one call hold for this machine; ratios hold better.",
+            self.intervals(),
             self.window.as_secs()
         )?;
         for (host, why) in &self.left_out {
@@ -102,6 +107,19 @@ impl Report {
             writeln!(out, "\nA host with {connections} connections was left out: {why}.")?;
         }
         Ok(())
+    }
+
+    /// Times between two cycles.
+    fn intervals(&self) -> String {
+        let few = format!("{} ms", thousands(usize::try_from(self.interval.as_millis()).unwrap_or_default()));
+        if self.interval >= INTERVAL_OF_MANY {
+            return few;
+        }
+        format!(
+            "{few}, with {} probes or more every {} s",
+            thousands(MANY_PROBES),
+            INTERVAL_OF_MANY.as_secs()
+        )
     }
 
     fn write_agent(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,7 +133,9 @@ impl Report {
         writeln!(
             out,
             "{cycle}; *measuring* without an exporter, *with export* to a receiver on the same host, whose \
-             CPU does not count (medians of cycles, two at a time); *wall* is the mean of `vms.agent.cycle.duration`. *Cold start* is CPU from \
+             CPU does not count (medians of cycles, two at a time); *wall* is the mean of `vms.agent.cycle.duration`; *late* are the \
+             cycles that began later than 5 % of their interval after they were due, of all that were \
+             measured, and those skipped. *Cold start* is CPU from \
              the start of the process until points have arrived of which all links are up. The rest is with \
              the default `cpuBudget`: the CPU of a cycle on average (walks among them), with all links up \
              and with 1 % of them down (at least one), and that CPU as a part of one processor, with its \
@@ -123,31 +143,35 @@ impl Report {
         )?;
         writeln!(
             out,
-            "| connections | processes | probes | steady: measuring | with export | wall | cold start \
-             | default: a cycle | part | walks/min | links down | a cycle | part | walks/min \
-             | resident (peak) | fds |"
+            "| connections | processes | probes | steady: measuring | with export | wall | late \
+             | cold start | default: a cycle | part | walks/min | late | links down | a cycle | part \
+             | walks/min | late | resident (peak) | fds |"
         )?;
-        writeln!(out, "|{}", "--:|".repeat(16))?;
+        writeln!(out, "|{}", "--:|".repeat(19))?;
         for one in &self.findings {
             let measuring = one.measuring.map(|stretch| brief(stretch.cycle));
             let footprint = one.footprint;
             writeln!(
                 out,
-                "| {} | {} | {} | {} | **{}** | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} ({}) MB | {} |",
+                "| {} | {} | {} | {} | **{}** | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} \
+                 | {} ({}) MB | {} |",
                 thousands(one.host.connections),
                 thousands(one.host.processes),
                 thousands(one.host.probes),
                 or_dash(measuring),
                 brief(one.cycle().cycle),
                 or_dash(one.cycle().wall.map(brief)),
+                or_dash(late(&one.cycle())),
                 brief(one.cold_start),
                 brief(one.budgeted.mean),
                 percent(one.budgeted.share),
                 or_dash(walks_a_minute(&one.budgeted)),
+                or_dash(late(&one.budgeted)),
                 one.broken_links,
                 brief(one.broken.mean),
                 percent(one.broken.share),
                 or_dash(walks_a_minute(&one.broken)),
+                or_dash(late(&one.broken)),
                 megabytes(footprint.resident),
                 megabytes(footprint.peak),
                 footprint.descriptors,
@@ -199,36 +223,37 @@ impl Report {
     }
 
     fn write_links(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let single = |many: &Findings| {
-            let host = Host { probes: 1, ..many.host };
-            self.findings.iter().find(|one| many.host.probes > 1 && one.host == host)
-        };
-        let pairs: Vec<_> = self.findings.iter().filter_map(|many| Some((single(many)?, many))).collect();
+        let pairs = pairs(&self.findings);
         if pairs.is_empty() {
             return Ok(());
         }
         writeln!(
             out,
             "\n## One link more\n\nCPU of a link is that of the steady cycle, less that of the cycle with one \
-             probe, divided by the links more; the fixed part is what is left of the cycle with one probe.\n"
+             probe, divided by the links more; the fixed part is what is left of the cycle with one probe. \
+             *The kernel alone* is the limit on this machine, reckoned the same way: for each watched \
+             connection one exact lookup with `tcp_info` ({LOOKUPS_AT_ONCE} requests a send, one receive each) \
+             and one `readlinkat` of `fd/N` in a kept directory of its holder, nothing decoded, with the same \
+             pause between rounds as between the agent's cycles.\n"
         )?;
         writeln!(
             out,
-            "| connections | processes | probes | a link: measuring | with export | the export's part \
-             | fixed: measuring | with export |"
+            "| connections | processes | probes | a link: measuring | the kernel alone | ratio | with export \
+             | the export's part | fixed: measuring | with export |"
         )?;
-        writeln!(out, "|--:|--:|--:|--:|--:|--:|--:|--:|")?;
-        for (single, many) in pairs {
-            let measuring = single.measuring.zip(many.measuring);
-            let measuring = measuring.map(|(one, all)| PerLink::of(one, all, many.host.probes));
-            let export = PerLink::of(single.cycle(), many.cycle(), many.host.probes);
+        writeln!(out, "|{}", "--:|".repeat(10))?;
+        for pair in pairs {
+            let (host, measuring, export, floor) =
+                (pair.many.host, pair.measuring(), pair.exporting(), pair.floor());
             writeln!(
                 out,
-                "| {} | {} | {} | {} | **{:.2} µs** | {} | {} | {:.0} µs |",
-                thousands(many.host.connections),
-                thousands(many.host.processes),
-                thousands(many.host.probes),
+                "| {} | {} | {} | {} | {:.2} µs | {} | **{:.2} µs** | {} | {} | {:.0} µs |",
+                thousands(host.connections),
+                thousands(host.processes),
+                thousands(host.probes),
                 or_dash(measuring.map(|part| format!("{:.2} µs", part.link))),
+                floor.link,
+                or_dash(measuring.map(|part| digits(part.link / floor.link))),
                 export.link,
                 or_dash(measuring.map(|part| format!("{:.2} µs", export.link - part.link))),
                 or_dash(measuring.map(|part| format!("{:.0} µs", part.fixed))),
@@ -243,24 +268,34 @@ impl Report {
             out,
             "\n## One walk\n\nA walk is CPU of a cycle with `cpuBudget: 100%`, less that of a steady cycle, \
              for each walk. The floor is what the kernel alone takes for two dumps (IPv4, IPv6) whose \
-             program rejects every socket.\n"
+             program rejects every socket; a full dump is what it takes for two dumps without a program, \
+             which tell of every socket in `ESTABLISHED` or `SYN_SENT`, before anybody decodes them. On hosts \
+             with few sockets, a walk with many probes also decodes the watched links themselves, and \
+             searches nothing else: it is their number that shows there, not the host's.\n"
         )?;
-        writeln!(out, "| connections | processes | probes | a walk | floor | ratio | walks in a cycle |")?;
-        writeln!(out, "|--:|--:|--:|--:|--:|--:|--:|")?;
+        writeln!(
+            out,
+            "| connections | processes | probes | a walk | floor | walk / floor | full dump | walk / full dump \
+             | walks in a cycle | late |"
+        )?;
+        writeln!(out, "|{}", "--:|".repeat(10))?;
         for one in &self.findings {
-            let walk = walk_of(one);
+            let (walk, floors) = (walk_of(one), one.floors);
             writeln!(
                 out,
-                "| {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 thousands(one.host.connections),
                 thousands(one.host.processes),
                 thousands(one.host.probes),
                 or_dash(walk.map(brief)),
-                brief(one.floor),
-                or_dash(walk.map(|walk| ratio(walk, one.floor))),
+                brief(floors.walk),
+                or_dash(walk.map(|walk| ratio(walk, floors.walk))),
+                brief(floors.full_dump),
+                or_dash(walk.map(|walk| ratio(walk, floors.full_dump))),
                 or_dash(one.walking.and_then(|stretch| {
                     stretch.walks.map(|walks| format!("{:.2}", walks / stretch.cycles))
                 })),
+                or_dash(one.walking.as_ref().and_then(late)),
             )?;
         }
         Ok(())
@@ -271,11 +306,18 @@ impl Report {
         let Some(first) = hosts.first() else { return Ok(()) };
         writeln!(
             out,
-            "\n## Beside other tools\n\nWith {} processes and {} probes, as multiples of the agent's cycle \
-             (with export). Commands are measured from fork to exit; what would take more than {} s is left \
-             out.\n",
+            "\n## Beside other tools\n\nWith {} processes and {} probes, as multiples of two cycles of the agent, \
+             both with export: first of the steady one, which verifies what is known, then of the mean one with \
+             the default `cpuBudget`, to which walks add what the budget earns ({} in {}). At the default \
+             interval of {} s it allows a walk of {} in every cycle, so that there the second multiple is that \
+             of a cycle with a walk wherever one takes no longer. Commands are measured from fork to exit; what \
+             would take more than {} s is left out.\n",
             thousands(first.host.processes),
             thousands(first.host.probes),
+            brief(CpuShare::DEFAULT.of(first.interval)),
+            brief(first.interval),
+            DEFAULT_INTERVAL.as_secs(),
+            brief(CpuShare::DEFAULT.of(DEFAULT_INTERVAL)),
             self.cap.as_secs()
         )?;
         write!(out, "| connections |")?;
@@ -283,16 +325,22 @@ impl Report {
             write!(out, " {} |", thousands(one.host.connections))?;
         }
         writeln!(out, "\n|---|{}", "--:|".repeat(hosts.len()))?;
-        write!(out, "| **a cycle of `vms-agent run`** |")?;
-        for one in &hosts {
-            write!(out, " **{}** |", brief(one.cycle().cycle))?;
+        let own: [(&str, Cycle); 2] = [
+            ("`vms-agent run`, a steady cycle", |one| one.cycle().cycle),
+            ("`vms-agent run`, a cycle with the default `cpuBudget`", |one| one.budgeted.mean),
+        ];
+        for (label, cycle) in own {
+            write!(out, "| **{label}** |")?;
+            for one in &hosts {
+                write!(out, " **{}** |", brief(cycle(one)))?;
+            }
+            writeln!(out)?;
         }
-        writeln!(out)?;
         for (index, peer) in PEERS.iter().enumerate() {
             write!(out, "| {} |", peer.label)?;
             for one in &hosts {
                 let cost = one.peers.as_ref().and_then(|costs| costs.get(index));
-                write!(out, " {} |", cost.map_or("–".to_owned(), |cost| multiple(*cost, one.cycle())))?;
+                write!(out, " {} |", cost.map_or("–".to_owned(), |cost| multiples(*cost, one)))?;
             }
             writeln!(out)?;
         }
@@ -306,40 +354,34 @@ impl fmt::Display for Report {
         self.write_agent(out)?;
         self.write_links(out)?;
         self.write_walks(out)?;
-        self.write_peers(out)
+        self.write_peers(out)?;
+        targets::write(out, &self.findings)
     }
-}
-
-/// Microseconds that a link takes, and those that no link does.
-#[derive(Debug, Clone, Copy)]
-struct PerLink {
-    link: f64,
-    fixed: f64,
-}
-
-impl PerLink {
-    fn of(one: Stretch, all: Stretch, links: usize) -> Self {
-        let micros = |stretch: Stretch| stretch.cycle.as_secs_f64() * 1e6;
-        let more = u32::try_from(links.saturating_sub(1)).map_or(f64::NAN, f64::from);
-        let link = (micros(all) - micros(one)) / more;
-        Self { link, fixed: micros(one) - link }
-    }
-}
-
-/// CPU of one walk beyond that of a steady cycle.
-fn walk_of(findings: &Findings) -> Option<Duration> {
-    let (walking, steady) = (findings.walking?, findings.steady?);
-    let walks = walking.walks.filter(|&walks| walks > 0.0)? / walking.cycles;
-    Some(walking.mean.checked_sub(steady.cycle)?.div_f64(walks))
 }
 
 fn walks_a_minute(stretch: &Stretch) -> Option<String> {
     Some(format!("{:.1}", stretch.walks? * 60.0 / stretch.elapsed.as_secs_f64()))
 }
 
-fn multiple(cost: Cost, cycle: Stretch) -> String {
+/// One of the cycles of a host.
+type Cycle = fn(&Findings) -> Duration;
+
+/// Late cycles of all, and those skipped.
+fn late(stretch: &Stretch) -> Option<String> {
+    let late = format!("{:.0}/{:.0}", stretch.late?, stretch.cycles);
+    let skipped = stretch.skipped.filter(|&skipped| skipped > 0.0);
+    Some(skipped.map_or(late.clone(), |skipped| format!("{late}, {skipped:.0} skipped")))
+}
+
+/// How often the agent's cycles go into the cost of another tool: the steady one, and that with the default budget.
+fn multiples(cost: Cost, findings: &Findings) -> String {
     match cost {
-        Cost::Cpu(time) => format!("{} x ({})", ratio(time, cycle.cycle), brief(time)),
+        Cost::Cpu(time) => format!(
+            "{} x / {} x ({})",
+            ratio(time, findings.cycle().cycle),
+            ratio(time, findings.budgeted.mean),
+            brief(time)
+        ),
         Cost::NotInstalled => "not installed".to_owned(),
         Cost::TooLong => "too long".to_owned(),
         Cost::NotApplicable => "–".to_owned(),
@@ -372,7 +414,7 @@ fn or_dash(text: Option<String>) -> String {
 }
 
 /// Three digits that count.
-fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     if value < 10.0 {
         format!("{value:.2}")
     } else if value < 100.0 {
@@ -393,7 +435,7 @@ fn percent(part: f64) -> String {
 }
 
 fn ratio(time: Duration, other: Duration) -> String {
-    digits(time.as_secs_f64() / other.as_secs_f64())
+    digits(quotient(time, other))
 }
 
 fn megabytes(bytes: u64) -> String {
@@ -416,24 +458,6 @@ pub(crate) fn thousands(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn stretch(micros: u64) -> Stretch {
-        Stretch {
-            cycle: Duration::from_micros(micros),
-            mean: Duration::ZERO,
-            share: 0.0,
-            wall: None,
-            walks: None,
-            cycles: 1.0,
-            elapsed: Duration::from_secs(1),
-        }
-    }
-
-    #[test]
-    fn the_fixed_part_and_the_links_make_the_cycle() {
-        let part = PerLink::of(stretch(310), stretch(300 + 10 * 1_000), 1_000);
-        assert!((part.link - 10.0).abs() < 1e-9 && (part.fixed - 300.0).abs() < 1e-9, "{part:?}");
-    }
 
     #[test]
     fn the_command_can_be_given_again_on_another_machine() {
