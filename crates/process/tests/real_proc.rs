@@ -1,7 +1,6 @@
 //! Holders of real sockets, in the kernel's own /proc. What needs root says so and skips without.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test, helpers included")]
-#![expect(clippy::print_stdout, reason = "a test that skips says why")]
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
@@ -30,8 +29,12 @@ use vms_core::process::{
 };
 use vms_process::{HidePid, Privileges, ProcReader};
 
+use skip::skip;
+
 #[path = "real_proc/changes.rs"]
 mod changes;
+#[path = "real_proc/skip.rs"]
+mod skip;
 
 /// A socket of which this process holds one end.
 struct Socket {
@@ -167,7 +170,7 @@ fn own_name() -> String {
 fn is_root_or_skips(test: &str) -> bool {
     let root = geteuid().is_root();
     if !root {
-        println!("skipped: {test} needs root");
+        skip(&format!("{test} needs root"));
     }
     root
 }
