@@ -9,7 +9,7 @@ use vms_core::budget::CpuShare;
 
 use crate::agent::Stretch;
 use crate::arguments::{Arguments, INTERVAL_OF_MANY, MANY_PROBES, Scene};
-use crate::figures::{pairs, quotient, walk_of};
+use crate::figures::{default_cycle, pairs, quotient, walk_of};
 use crate::floor::LOOKUPS_AT_ONCE;
 use crate::host::Host;
 use crate::measure::Findings;
@@ -308,9 +308,10 @@ impl Report {
             out,
             "\n## Beside other tools\n\nWith {} processes and {} probes, as multiples of two cycles of the agent, \
              both with export: first of the steady one, which verifies what is known, then of the mean one with \
-             the default `cpuBudget`, to which walks add what the budget earns ({} in {}). At the default \
-             interval of {} s it allows a walk of {} in every cycle, so that there the second multiple is that \
-             of a cycle with a walk wherever one takes no longer. Commands are measured from fork to exit; what \
+             the default `cpuBudget`, to which walks add at most what the budget earns ({} in {}; where a walk \
+             is saved for longer than is measured, the steady cycle and that). At the default interval of {} s \
+             the budget allows a walk of {} in every cycle: a cycle there is a steady one and, where a walk \
+             takes no longer, a whole walk, and the multiples are smaller. Commands are measured from fork to exit; what \
              would take more than {} s is left out.\n",
             thousands(first.host.processes),
             thousands(first.host.probes),
@@ -327,7 +328,7 @@ impl Report {
         writeln!(out, "\n|---|{}", "--:|".repeat(hosts.len()))?;
         let own: [(&str, Cycle); 2] = [
             ("`vms-agent run`, a steady cycle", |one| one.cycle().cycle),
-            ("`vms-agent run`, a cycle with the default `cpuBudget`", |one| one.budgeted.mean),
+            ("`vms-agent run`, a cycle with the default `cpuBudget`", default_cycle),
         ];
         for (label, cycle) in own {
             write!(out, "| **{label}** |")?;
@@ -379,7 +380,7 @@ fn multiples(cost: Cost, findings: &Findings) -> String {
         Cost::Cpu(time) => format!(
             "{} x / {} x ({})",
             ratio(time, findings.cycle().cycle),
-            ratio(time, findings.budgeted.mean),
+            ratio(time, default_cycle(findings)),
             brief(time)
         ),
         Cost::NotInstalled => "not installed".to_owned(),

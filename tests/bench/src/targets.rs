@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::figures::{pairs, quotient, untimely, walk_of};
+use crate::figures::{default_cycle, pairs, quotient, untimely, walk_of};
 use crate::host::Host;
 use crate::measure::Findings;
 use crate::peers::Cost;
@@ -170,7 +170,7 @@ fn of_comparison(findings: &[Findings]) -> Vec<Target> {
             what("a cycle with the default budget"),
             bound,
             "x",
-            times(|one| Some(one.budgeted.mean)),
+            times(|one| Some(default_cycle(one))),
         ),
     ]
 }
