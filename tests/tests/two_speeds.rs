@@ -316,12 +316,13 @@ type RealMonitor = Monitor<SockDiag, ProcReader, Manual>;
 fn proc_of(host: &Namespace) -> PathBuf {
     let mut mount = program::command("unshare");
     mount.args(["--mount", "--", "sh", "-c", "mount -t proc proc /proc && exec sleep infinity"]);
-    let holder = host.spawn(&mut mount).expect("unshare starts");
+    let mut holder = host.spawn(&mut mount).expect("unshare starts");
     let root = PathBuf::from(format!("/proc/{}/root/proc", holder.id()));
     // Before, it is that of the machine, in which the first process is another.
     let first = || fs::read_to_string(root.join("1/comm")).ok();
     let others = fs::read_to_string("/proc/1/comm").ok();
     eventually("the /proc of the host", || first().filter(|_| first() != others));
+    std::thread::spawn(move || holder.wait());
     root
 }
 
