@@ -709,7 +709,7 @@ fn a_check_prints_a_table_for_people() {
     let output = hosts.near_agent().output(&["check"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let table = String::from_utf8(output.stdout).unwrap();
-    assert!(!table.contains('\u{1b}'), "no colour into a pipe: {table}");
+    assert!(!table.contains('\u{1b}'), "no color into a pipe: {table}");
     let line = table.lines().find(|line| line.contains("link")).unwrap();
     for part in ["up", "forward", &hosts.link.client.pid().to_string()] {
         assert!(line.contains(part), "{part}: {table}");

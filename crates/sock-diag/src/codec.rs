@@ -225,7 +225,7 @@ pub enum Reply<S> {
     },
     /// Messages were lost.
     Lost,
-    /// Nothing: padding, or the acknowledgement of a request.
+    /// Nothing: padding, or the acknowledgment of a request.
     Nothing,
 }
 
