@@ -130,10 +130,19 @@ fn sources<'a>(global: &'a GlobalArgs, environment: &'a Environment) -> Sources<
 }
 
 /// Loads the configuration, and tries what only trying can tell.
+///
+/// On a thread of its own: the memory allocator of glibc keeps the memory that a thread has given back for that thread,
+/// and when it ends for the next. So what thousands of probes took to be read is there for the thread that measures.
 fn load(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<Loaded> {
-    let loaded = config::load(&sources(global, environment))?;
-    host::try_out(&loaded.config).map_err(UnusableConfig)?;
-    Ok(loaded)
+    let load = || {
+        let loaded = config::load(&sources(global, environment))?;
+        host::try_out(&loaded.config).map_err(UnusableConfig)?;
+        Ok(loaded)
+    };
+    std::thread::scope(|scope| match scope.spawn(load).join() {
+        Ok(loaded) => loaded,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }
 
 /// A configuration whose values are each allowed, and that cannot work.
