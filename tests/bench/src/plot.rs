@@ -86,7 +86,7 @@ fn lines(findings: &[Findings]) -> Vec<Line> {
             .collect(),
     });
     let own = Line {
-        name: "vms-agent, a cycle",
+        name: "vms-agent, a steady cycle",
         color: OWN,
         width: 4,
         points: axis.iter().map(|(connections, cycle, _)| (*connections, milliseconds(*cycle))).collect(),
