@@ -219,7 +219,8 @@ fn a_steady_link_costs_no_walk_and_its_end_is_seen_in_the_next_cycle_all_the_sam
     let closed = unix_nanoseconds();
     let after = collector.wait_for_points(UP, FORWARD, 2, closed);
     assert_eq!(after[0].value, Number::Int(0), "{after:?}");
-    collector.wait_for_value("vms.agent.walks", &[("reason", "broken")], 1, closed);
+    // It was looked for, and once more before it was told.
+    collector.wait_for_value("vms.agent.walks", &[("reason", "broken")], 2, closed);
     collector.wait_for_value("vms.agent.walks", &[("reason", "budget")], 0, 0);
     collector.wait_for_value("vms.agent.connections.tracked", &[], 0, closed);
 }
