@@ -21,6 +21,12 @@ impl CpuShare {
         Self { nanos_a_second: parts * (NANOS_A_SECOND / 1_000_000) }
     }
 
+    /// The share in parts of a million.
+    #[must_use]
+    pub const fn parts_per_million(self) -> u32 {
+        self.nanos_a_second / (NANOS_A_SECOND / 1_000_000)
+    }
+
     /// What the share is of a time.
     #[must_use]
     pub fn of(self, time: Duration) -> Duration {

@@ -359,7 +359,7 @@ impl Link {
             series.track.renew(&found, &look.addressed);
             // What was verified in this cycle and not found by the walk is there all the same.
             let unseen = series.track.held().filter(|known| !found.contains_key(&known.connection().cookie));
-            let connections = count(&connections) + unseen.fold(0, |sum, _| sum + 1);
+            let connections = count(&connections) + u64::try_from(unseen.count()).unwrap_or(u64::MAX);
             let owners = distinct_owners(
                 found.values().copied().chain(series.track.held().map(Tracked::owners)).flatten(),
             );

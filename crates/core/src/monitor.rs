@@ -105,8 +105,6 @@ impl Default for Terms {
 /// What one cycle brought, beside its points.
 #[derive(Debug, Default)]
 pub struct Cycle {
-    /// Whether any probe was measured.
-    pub measured: bool,
     /// The links whose status changed.
     pub changes: Vec<LinkChange>,
     /// Why probes were not measured, and which.
@@ -238,11 +236,6 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.terms = terms;
     }
 
-    /// The source of processes.
-    pub fn processes(&self) -> &P {
-        &self.processes
-    }
-
     /// How measurements ended so far.
     #[must_use]
     pub fn outcomes(&self) -> Outcomes {
@@ -309,9 +302,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         }
         reported.extend(due.iter().filter(|index| !walked.contains(index)).map(|index| (*index, wall)));
         self.report(&reported, began, emit);
-        cycle.measured = !reported.is_empty();
         // Where nothing was measured, nothing is known of permissions either.
-        if cycle.measured {
+        if !reported.is_empty() {
             self.tell_permissions(wall, &mut cycle, emit);
         }
         cycle.took = self.clock.monotonic().saturating_sub(began);

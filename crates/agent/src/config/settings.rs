@@ -12,6 +12,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use vms_core::address::ServiceIp;
+use vms_core::monitor::Terms;
 use vms_core::process::NameGlob;
 
 use super::duration::DurationText;
@@ -103,11 +104,11 @@ fn default_interval() -> Text<DurationText> {
 }
 
 fn default_cpu_budget() -> Text<PercentText> {
-    Text(PercentText { parts_per_million: 5_000 })
+    Text(PercentText { parts_per_million: Terms::default().cpu_budget.parts_per_million() })
 }
 
 fn default_link_health() -> bool {
-    true
+    Terms::default().link_health
 }
 
 fn default_proc_root() -> Text<ExactPath> {
