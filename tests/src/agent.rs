@@ -259,6 +259,8 @@ impl<'a> AgentCommand<'a> {
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
+        // Apart from an agent that is installed here, and from those of other tests.
+        command.env("RUNTIME_DIRECTORY", self.scene.path().join("runtime"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -346,11 +348,16 @@ impl Agent {
         self.output.lock().expect("no reader panics").clone()
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// Sends a signal.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("the agent runs");
+        kill_process(self.pid(), signal).expect("the agent runs");
     }
 
     /// Whether it is still running.

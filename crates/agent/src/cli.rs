@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::health::HealthArgs;
 use crate::sink::SinkArgs;
 use crate::terminal::Format;
 
@@ -18,7 +19,7 @@ pub(crate) struct Cli {
 }
 
 /// What every command takes.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct GlobalArgs {
     /// Configuration file, YAML, TOML or JSON by its extension; without it `$VMS_CONFIG`, then
     /// `/etc/vms-agent/config.yaml`.
@@ -49,6 +50,10 @@ pub(crate) enum Command {
     ///
     /// Exit status: 0 nothing to mend, 1 something, 2 configuration error.
     Doctor(DoctorArgs),
+    /// Say whether the agent that runs here goes on measuring; for health checks of containers.
+    ///
+    /// Needs no configuration, and opens no port. Exit status: 0 it does, 1 it does not.
+    Health(HealthArgs),
     /// Receive OTLP on loopback and print what arrives, for trying things out.
     Sink(SinkArgs),
 }

@@ -18,9 +18,11 @@ impl SystemClock {
         Self { origin: Instant::now() }
     }
 
-    /// The moment at which a monotonic time of this clock is reached.
-    pub(crate) fn instant(&self, monotonic: Duration) -> Instant {
-        self.origin + monotonic
+    /// The clock that all processes of a host share (`CLOCK_MONOTONIC`).
+    #[expect(clippy::unused_self, reason = "the clock is passed in, like all time")]
+    pub(crate) fn uptime(&self) -> Duration {
+        // It never is negative.
+        clock_gettime(ClockId::Monotonic).try_into().unwrap_or_default()
     }
 }
 

@@ -146,6 +146,15 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
+    /// The files whose content was put into values.
+    pub(crate) secret_files: Vec<PathBuf>,
+}
+
+impl Loaded {
+    /// The files that it was made from.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.file.iter().chain(&self.secret_files).map(PathBuf::as_path)
+    }
 }
 
 /// Loads the configuration.
@@ -202,7 +211,8 @@ fn load_or_default(sources: &Sources<'_>, default_file: &Path) -> Result<Loaded,
     }
     let settings = root.deserialize::<Settings>().map_err(|error| one_fault(&error))?;
     let config = compose::compose(settings)?;
-    Ok(Loaded { config, effective: Effective::new(&root, schema, &origins), warnings, file })
+    let effective = Effective::new(&root, schema, &origins);
+    Ok(Loaded { config, effective, warnings, file, secret_files: origins.into_files() })
 }
 
 /// The flag's file, else the variable's, else the default one if there is one.

@@ -10,19 +10,25 @@ mod config;
 mod console;
 mod doctor;
 mod environment;
+mod health;
+mod heartbeat;
 mod host;
 mod journal;
+mod measuring;
 mod pipeline;
 mod resource;
 mod run;
 mod self_metrics;
+mod service_manager;
 mod sink;
 mod telemetry;
 mod terminal;
 mod validate;
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
@@ -32,6 +38,7 @@ use crate::clock::SystemClock;
 use crate::config::{ConfigErrors, Loaded, Overrides, Sources};
 use crate::environment::Environment;
 use crate::terminal::Format;
+use crate::watch::Watch;
 
 /// Exit statuses beside 0 and what a command's help says.
 const CONFIGURATION_ERROR: u8 = 2;
@@ -46,6 +53,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check(&cli.global, &environment, &args),
         Command::Validate(args) => validate(&cli.global, &environment, &args),
         Command::Doctor(args) => doctor(&cli.global, &environment, args.format),
+        Command::Health(args) => health(&environment, &args),
         Command::Sink(args) => sink(args),
     };
     match outcome {
@@ -55,8 +63,10 @@ fn main() -> ExitCode {
 }
 
 fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
+    let loaded = load(global, environment)?;
+    let watch = Watch::new(loaded.files());
     // What the configuration looks like printed is not kept: of thousands of probes it takes megabytes.
-    let Loaded { config, file, warnings, .. } = load(global, environment)?;
+    let Loaded { config, file, warnings, .. } = loaded;
     let clock = SystemClock::start();
     block_on(async {
         let resource = host::read_resource(&config, environment, None);
@@ -67,8 +77,13 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let reload = || load(global, environment);
-        let ended = run::run(config, resource, reload, environment, &telemetry, clock).await;
+        let (global, environment) = (global.clone(), environment.clone());
+        let load = {
+            let environment = environment.clone();
+            move || load_here(&global, &environment)
+        };
+        let setup = run::Setup { config, watch, resource, load: Arc::new(load), environment, clock };
+        let ended = run::run(setup, &telemetry).await;
         telemetry.shutdown(run::STOP_TELEMETRY).await;
         ended.map(|()| 0)
     })
@@ -113,6 +128,12 @@ fn doctor(global: &GlobalArgs, environment: &Environment, format: Format) -> any
     Ok(doctor::exit_status(&findings))
 }
 
+fn health(environment: &Environment, args: &health::HealthArgs) -> anyhow::Result<u8> {
+    let vitality = health::examine(args, heartbeat::places(environment), SystemClock::start().uptime())?;
+    health::print(&vitality, &mut anstream::stdout()).or_else(ignore_broken_pipe)?;
+    Ok(0)
+}
+
 fn sink(args: sink::SinkArgs) -> anyhow::Result<u8> {
     block_on(sink::run(args, anstream::stdout(), anstream::stderr()))?;
     Ok(0)
@@ -134,15 +155,17 @@ fn sources<'a>(global: &'a GlobalArgs, environment: &'a Environment) -> Sources<
 /// On a thread of its own: the memory allocator of glibc keeps the memory that a thread has given back for that thread,
 /// and when it ends for the next. So what thousands of probes took to be read is there for the thread that measures.
 fn load(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<Loaded> {
-    let load = || {
-        let loaded = config::load(&sources(global, environment))?;
-        host::try_out(&loaded.config).map_err(UnusableConfig)?;
-        Ok(loaded)
-    };
-    std::thread::scope(|scope| match scope.spawn(load).join() {
+    std::thread::scope(|scope| match scope.spawn(|| load_here(global, environment)).join() {
         Ok(loaded) => loaded,
         Err(panic) => std::panic::resume_unwind(panic),
     })
+}
+
+/// As [`load`], on this thread.
+fn load_here(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<Loaded> {
+    let loaded = config::load(&sources(global, environment))?;
+    host::try_out(&loaded.config).map_err(UnusableConfig)?;
+    Ok(loaded)
 }
 
 /// A configuration whose values are each allowed, and that cannot work.

@@ -1,26 +1,29 @@
-//! `vms-agent run`: looks when probes are due, sends what is found, reloads, and stops cleanly.
+//! `vms-agent run`: starts the measuring thread, hears signals, reloads, and stops cleanly.
 //!
-//! The loop below only waits. Measuring and encoding happen on a thread of the runtime's blocking pool, one cycle
-//! at a time; sending is a task of its own behind a bounded queue. So neither a slow kernel nor a slow collector
-//! delays the other.
+//! The loop below only waits. Measuring and encoding happen on a thread of their own; sending is a task behind a bounded
+//! queue; and the configuration is read on a thread that ends with it. So neither a slow kernel nor a slow collector
+//! nor a slow file system delays the others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
-use tracing::{error, info, info_span, warn};
-use vms_core::Clock;
-use vms_core::schedule::{Due, Schedule};
+use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::MissedTickBehavior;
+use tracing::{error, info, warn};
+use vms_export::ExporterHandle;
 
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded};
 use crate::environment::Environment;
-use crate::host::{self, HostMonitor};
-use crate::journal::Journal;
+use crate::heartbeat::{self, Heartbeat};
+use crate::measuring::{Control, Measuring, Worker};
 use crate::pipeline::{self, Pipeline};
-use crate::self_metrics::{self, SelfMetrics};
+use crate::service_manager::ServiceManager;
 use crate::telemetry::Telemetry;
+use crate::watch::Watch;
 
 /// How long a stop may take: the cycle under way, then what still waits to be sent.
 const STOP_CYCLE: Duration = Duration::from_secs(2);
@@ -29,91 +32,82 @@ const STOP_FLUSH: Duration = Duration::from_secs(5);
 /// And how long the agent's own traces and logs may take after that.
 pub(crate) const STOP_TELEMETRY: Duration = Duration::from_secs(2);
 
-/// Points that are encoded together: a request of some 400 KiB.
-const POINTS_AT_ONCE: usize = 2_048;
+/// Loads the configuration.
+pub(crate) type Load = Arc<dyn Fn() -> anyhow::Result<Loaded> + Send + Sync>;
 
-/// Everything that a cycle needs; it moves to the measuring thread and back.
-struct Worker {
-    monitor: HostMonitor,
-    pipeline: Pipeline,
-    journal: Journal,
-    metrics: SelfMetrics,
-    clock: SystemClock,
-    resource: Vec<(String, String)>,
-    probes: usize,
+/// What is to be run, and how to load it anew.
+pub(crate) struct Setup {
+    /// The configuration at the start.
+    pub(crate) config: Config,
+    /// Whether the files that it was made from have been replaced.
+    pub(crate) watch: Watch,
+    /// On whose behalf is measured.
+    pub(crate) resource: Vec<(String, String)>,
+    /// Loads the configuration anew.
+    pub(crate) load: Load,
+    /// The environment of the process.
+    pub(crate) environment: Environment,
+    /// The agent's time.
+    pub(crate) clock: SystemClock,
 }
 
-/// Runs until SIGTERM or SIGINT. `reload` loads the configuration anew at SIGHUP.
+/// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// When the agent cannot start: the message says what is missing.
-pub(crate) async fn run(
-    mut config: Config,
-    resource: Vec<(String, String)>,
-    reload: impl Fn() -> anyhow::Result<Loaded>,
-    environment: &Environment,
-    telemetry: &Telemetry,
-    clock: SystemClock,
-) -> anyhow::Result<()> {
+pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<()> {
+    let Setup { mut config, mut watch, resource, load, environment, clock } = setup;
     // Made once: a signal that arrives between two futures made anew would be lost.
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be awaited")?;
+    let mut look_at_files = tokio::time::interval(Watch::EVERY);
+    look_at_files.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
-    let phase = host::phase(&resource);
-    let mut schedule = schedule(&config, clock, phase);
     let pipeline = Pipeline::start(&config, resource.clone(), clock)?;
     // Beside the worker, so that what waits is delivered even if a cycle does not end.
     let mut exporters = pipeline.exporters();
-    let mut idle = Some(Worker {
-        monitor: host::monitor(&config, clock)?,
-        pipeline,
-        resource,
-        journal: Journal::default(),
-        metrics: SelfMetrics::new(clock.wall()),
-        clock,
-        probes: config.probes.len(),
-    });
-    let mut busy: Option<JoinHandle<Worker>> = None;
-    let mut reload_wanted = false;
-    tell_start(&config, &schedule, clock);
+    let heartbeat = begin_heartbeat(&environment);
+    let worker = Worker::new(config.clone(), pipeline, resource, clock, heartbeat, ServiceManager::find())?;
+    tell_start(&config, worker.first_look_in());
+    let mut measuring = Measuring::start(worker)?;
+    ServiceManager::ready(config.probes.len());
 
+    let mut reload_wanted = false;
+    let mut reloading: Option<JoinHandle<anyhow::Result<Reloaded>>> = None;
     loop {
-        if reload_wanted && let Some(worker) = &mut idle {
+        if reload_wanted && reloading.is_none() {
             reload_wanted = false;
-            let outcome = reload().and_then(|new| {
-                worker.apply(&config, &new.config, environment)?;
-                Ok(new)
-            });
-            worker.metrics.count_reload(outcome.is_ok());
-            match outcome {
-                Ok(new) => {
-                    for warning in &new.warnings {
-                        warn!("{warning}");
-                    }
-                    schedule = self::schedule(&new.config, clock, phase);
-                    exporters = worker.pipeline.exporters();
-                    apply_log_level(telemetry, &config, &new.config);
-                    config = new.config;
-                    info!(probes = config.probes.len(), "configuration reloaded");
-                }
-                Err(refused) => {
-                    error!("the new configuration is refused, the old one stays in force: {refused:#}");
-                }
-            }
+            ServiceManager::reloading();
+            reloading =
+                Some(tokio::spawn(reload(Arc::clone(&load), measuring.control(), environment.clone())));
         }
         tokio::select! {
-            () = wait_until(clock, schedule.next()), if idle.is_some() => {
-                if let Some(worker) = idle.take() {
-                    match schedule.take_due(clock.monotonic()) {
-                        Some(due) => busy = Some(tokio::task::spawn_blocking(move || worker.cycle(&due))),
-                        None => idle = Some(worker),
+            reloaded = finished(&mut reloading) => {
+                reloading = None;
+                match reloaded.context("the reload ended unexpectedly").flatten() {
+                    Ok(Reloaded { loaded, exporters: now }) => {
+                        exporters = now;
+                        watch = Watch::new(loaded.files());
+                        for warning in &loaded.warnings {
+                            warn!("{warning}");
+                        }
+                        apply_log_level(telemetry, &config, &loaded.config);
+                        config = loaded.config;
+                        info!(probes = config.probes.len(), "configuration reloaded");
+                    }
+                    Err(refused) => {
+                        error!("the new configuration is refused, the old one stays in force: {refused:#}");
                     }
                 }
+                ServiceManager::ready(config.probes.len());
             }
-            worker = finished(&mut busy), if busy.is_some() => {
-                busy = None;
-                idle = Some(worker.context("the measuring thread ended unexpectedly")?);
+            () = measuring.ended() => anyhow::bail!("the measuring thread ended unexpectedly"),
+            _ = look_at_files.tick() => {
+                if watch.has_moved() {
+                    info!("a link to the configuration leads elsewhere now: it is read again");
+                    reload_wanted = true;
+                }
             }
             _ = hangup.recv() => reload_wanted = true,
             _ = terminate.recv() => break,
@@ -122,96 +116,68 @@ pub(crate) async fn run(
     }
 
     info!("stopping");
-    if let Some(cycle) = busy
-        && !matches!(tokio::time::timeout(STOP_CYCLE, cycle).await, Ok(Ok(_)))
-    {
+    ServiceManager::stopping();
+    if !measuring.stop(STOP_CYCLE).await {
         warn!("the cycle under way did not end in time; its points are lost");
     }
     pipeline::flush(exporters, STOP_FLUSH).await;
     Ok(())
 }
 
-impl Worker {
-    /// Measures what is due, logs it, and hands its points over.
-    fn cycle(mut self, due: &Due) -> Self {
-        // The entry behind the probes is the agent's own turn to tell of itself.
-        let probes: Vec<usize> = due.entries.iter().copied().filter(|entry| *entry < self.probes).collect();
-        let span = info_span!("vms.cycle", probes = probes.len(), late = due.late, skipped = due.skipped);
-        let entered = span.entered();
-        let mut points = Vec::new();
-        self.pipeline.begin_cycle();
-        if !probes.is_empty() {
-            let pipeline = &mut self.pipeline;
-            let cycle = self.monitor.measure(&probes, &mut |point| {
-                points.push(point);
-                // Handed over piece by piece, so that thousands of links never are in memory as points all at once.
-                if points.len() == POINTS_AT_ONCE {
-                    pipeline.send(&points);
-                    points.clear();
-                }
-            });
-            self.journal.tell(&cycle);
-            self.journal.tell_skipped(due.skipped, cycle.took);
-            self.metrics.count_cycle(cycle.took, due.late, due.skipped);
-        }
-        if probes.len() < due.entries.len() {
-            let counts = self.pipeline.counts();
-            let usage = self_metrics::read_usage();
-            points.extend(self.metrics.points(
-                self.clock.wall(),
-                self.monitor.outcomes(),
-                &self.monitor.effort(),
-                &counts,
-                usage,
-            ));
-        }
-        self.pipeline.send(&points);
-        drop(entered);
-        self
-    }
+/// A configuration that has come into force.
+struct Reloaded {
+    loaded: Loaded,
+    /// The exporters that may have something to deliver from then on.
+    exporters: Vec<ExporterHandle>,
+}
 
-    /// Puts a new configuration in force. What fails leaves the old one whole.
-    fn apply(&mut self, old: &Config, new: &Config, environment: &Environment) -> anyhow::Result<()> {
-        let pipeline = if (&old.exporter, &old.resource) == (&new.exporter, &new.resource) {
+/// Reads the configuration anew and has it put in force between two cycles.
+async fn reload(load: Load, measuring: Control, environment: Environment) -> anyhow::Result<Reloaded> {
+    let loaded = match load_on_own_thread(load).await {
+        Ok(loaded) => loaded,
+        Err(refused) => {
+            measuring.count_refused_reload();
+            return Err(refused);
+        }
+    };
+    let exporters = measuring.reload(loaded.config.clone(), environment).await?;
+    Ok(Reloaded { loaded, exporters })
+}
+
+/// Loads the configuration on a thread that ends with it: a file system may be slow.
+async fn load_on_own_thread(load: Load) -> anyhow::Result<Loaded> {
+    let (sender, loaded) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("vms-config".to_owned())
+        .spawn(move || {
+            // Nobody listens when the agent is being stopped.
+            sender.send(load()).ok();
+        })
+        .context("no thread can be started to read it")?;
+    loaded.await.context("the thread that reads it ended unexpectedly")?
+}
+
+/// The outcome of a reload that is under way; without one there never is an outcome.
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn begin_heartbeat(environment: &Environment) -> Option<Heartbeat> {
+    match Heartbeat::begin(&heartbeat::places(environment)) {
+        Ok(heartbeat) => {
+            tracing::debug!(path = %heartbeat.path().display(), "the heartbeat of this agent");
+            Some(heartbeat)
+        }
+        Err(error) => {
+            warn!(
+                "no heartbeat is left for `vms-agent health` ({error}): give the agent a directory by $RUNTIME_DIRECTORY, \
+                 which systemd does with RuntimeDirectory="
+            );
             None
-        } else {
-            let resource = host::read_resource(new, environment, Some(&self.resource));
-            Some((Pipeline::start(new, resource.clone(), self.clock)?, resource))
-        };
-        if old.proc_root == new.proc_root {
-            self.monitor.replace_probes(new.probes.clone())?;
-        } else {
-            let processes = host::processes(new)?;
-            self.monitor.replace_probes(new.probes.clone())?;
-            self.monitor.replace_processes(processes);
         }
-        if let Some((pipeline, resource)) = pipeline {
-            self.pipeline.replace_with(pipeline);
-            self.resource = resource;
-        }
-        self.monitor.set_terms(new.terms);
-        self.probes = new.probes.len();
-        Ok(())
-    }
-}
-
-/// One entry for each probe, and one more for the agent's own metrics.
-fn schedule(config: &Config, clock: SystemClock, phase: Duration) -> Schedule {
-    let probes = config.probes.iter().map(|probe| probe.interval);
-    Schedule::new(clock.monotonic(), phase, probes.chain([config.interval]))
-}
-
-async fn wait_until(clock: SystemClock, moment: Option<Duration>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(clock.instant(moment).into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn finished(busy: &mut Option<JoinHandle<Worker>>) -> Result<Worker, tokio::task::JoinError> {
-    match busy {
-        Some(cycle) => cycle.await,
-        None => std::future::pending().await,
     }
 }
 
@@ -226,13 +192,12 @@ fn apply_log_level(telemetry: &Telemetry, old: &Config, new: &Config) {
     }
 }
 
-fn tell_start(config: &Config, schedule: &Schedule, clock: SystemClock) {
-    let first_look = schedule.next().unwrap_or_default().saturating_sub(clock.monotonic());
+fn tell_start(config: &Config, first_look_in: Duration) {
     info!(
         version = env!("CARGO_PKG_VERSION"),
         probes = config.probes.len(),
         exporter = config.exporter.describe(),
-        first_look_in_ms = u64::try_from(first_look.as_millis()).unwrap_or(u64::MAX),
+        first_look_in_ms = u64::try_from(first_look_in.as_millis()).unwrap_or(u64::MAX),
         "started"
     );
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::suggest;
 use crate::environment::Environment;
@@ -13,8 +13,8 @@ pub(super) struct Substituted {
     pub(super) text: String,
     /// It held a reference: its type is then up to the setting, as no format told it.
     pub(super) replaced: bool,
-    /// It holds what a file held, which no output may show.
-    pub(super) secret: bool,
+    /// The files whose content it holds, which no output may show.
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// What is wrong with a reference, and what would be right.
@@ -36,7 +36,8 @@ pub(super) fn substitute(
     environment: &Environment,
     directory: &Path,
 ) -> Result<Substituted, Vec<SubstitutionFault>> {
-    let mut done = Substituted { text: String::with_capacity(text.len()), replaced: false, secret: false };
+    let mut done =
+        Substituted { text: String::with_capacity(text.len()), replaced: false, files: Vec::new() };
     let mut faults = Vec::new();
     for piece in parse_template(text) {
         match piece {
@@ -50,9 +51,12 @@ pub(super) fn substitute(
             }
             Ok(Piece::File(path)) => {
                 done.replaced = true;
-                done.secret = true;
-                match read_secret(&directory.join(path)) {
-                    Ok(content) => done.text.push_str(&content),
+                let file = directory.join(path);
+                match read_secret(&file) {
+                    Ok(content) => {
+                        done.text.push_str(&content);
+                        done.files.push(file);
+                    }
                     Err(error) => faults.push(SubstitutionFault {
                         problem: format!("${{file:{}}} cannot be read: {error}", path.escape_debug()),
                         allowed: format!("a readable text file of at most {SECRET_BYTES_LIMIT} bytes"),

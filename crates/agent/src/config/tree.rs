@@ -1,6 +1,6 @@
 //! The tree of settings: figment's values, each of which knows where it was written.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Empty, Num, Tag, Value};
 use serde::Deserialize;
@@ -41,13 +41,17 @@ impl Origin {
 /// Figment gives each value a tag that survives merging. By itself it tags all values of a source alike; here
 /// each value has its own, the position of its origin plus one, so that every value knows its own line.
 #[derive(Debug, Default)]
-pub(super) struct Origins(Vec<Origin>);
+pub(super) struct Origins {
+    list: Vec<Origin>,
+    /// The files that values were read from, beside the configuration file itself.
+    files: Vec<PathBuf>,
+}
 
 impl Origins {
     /// A tag for values of that origin.
     pub(super) fn tag(&mut self, origin: Origin) -> Tag {
-        self.0.push(origin);
-        let number = u64::try_from(self.0.len()).unwrap_or_default();
+        self.list.push(origin);
+        let number = u64::try_from(self.list.len()).unwrap_or_default();
         let deserializer: U64Deserializer<ValueError> = number.into_deserializer();
         Tag::deserialize(deserializer).unwrap_or_default()
     }
@@ -64,8 +68,13 @@ impl Origins {
             .and_then(|number| number.as_u64())
             .and_then(|number| usize::try_from(number).ok())
             .and_then(|number| number.checked_sub(1))
-            .and_then(|position| self.0.get(position))
+            .and_then(|position| self.list.get(position))
             .unwrap_or(&Origin::DEFAULT)
+    }
+
+    /// The files that values were read from, beside the configuration file itself.
+    pub(super) fn into_files(self) -> Vec<PathBuf> {
+        self.files
     }
 }
 
@@ -115,8 +124,9 @@ impl<P: Fn(u32) -> Place> NodeReader<'_, P> {
             return Value::String(self.origins.tag(origin), text);
         };
         match substitute(&text, environment, directory) {
-            Ok(Substituted { text, replaced, secret }) => {
-                let tag = self.origins.tag(Origin { secret, ..origin });
+            Ok(Substituted { text, replaced, files }) => {
+                let tag = self.origins.tag(Origin { secret: !files.is_empty(), ..origin });
+                self.origins.files.extend(files);
                 // Its format cannot have told the type of what was put in: the setting does.
                 let schema = if replaced { self.schema.at(path) } else { None };
                 coerce(text, schema, tag)

@@ -54,7 +54,8 @@ fn files_lose_one_line_feed_and_are_secret() {
         fs::write(directory.path().join("secret"), content).unwrap();
         substitute("${file:secret}", &Environment::default(), directory.path()).unwrap()
     };
-    let secret = |text: &str| Substituted { text: text.to_owned(), replaced: true, secret: true };
+    let files = vec![directory.path().join("secret")];
+    let secret = |text: &str| Substituted { text: text.to_owned(), replaced: true, files: files.clone() };
     assert_eq!(read("token"), secret("token"));
     assert_eq!(read("token\n"), secret("token"));
     assert_eq!(read("token\r\n"), secret("token"));

@@ -1,0 +1,282 @@
+//! The measuring thread: looks when probes are due, hands over what is found, and shows that it lives.
+//!
+//! It is one thread for as long as the agent runs, so that what is granted to it or kept from it can differ from the
+//! threads that talk to the network. The cadence, the watchdog of the service manager and the heartbeat all are its
+//! own loop: none of them goes on when it does not.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tracing::info_span;
+use vms_core::Clock;
+use vms_core::schedule::{Due, Schedule};
+use vms_export::ExporterHandle;
+
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::environment::Environment;
+use crate::heartbeat::Heartbeat;
+use crate::host::{self, HostMonitor};
+use crate::journal::Journal;
+use crate::pipeline::Pipeline;
+use crate::self_metrics::{self, SelfMetrics};
+use crate::service_manager::ServiceManager;
+
+/// Points that are encoded together: a request of some 400 KiB.
+const POINTS_AT_ONCE: usize = 2_048;
+
+/// The name of the thread, as `top -H` and debuggers show it: at most 15 bytes.
+const THREAD_NAME: &str = "vms-measuring";
+
+/// What the thread is told.
+enum Command {
+    Reload(Box<Reload>),
+    CountRefusedReload,
+    Stop,
+}
+
+struct Reload {
+    config: Config,
+    environment: Environment,
+    answer: oneshot::Sender<anyhow::Result<Vec<ExporterHandle>>>,
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub(crate) struct Measuring {
+    control: Control,
+    ended: oneshot::Receiver<()>,
+}
+
+/// What tells the thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Control(mpsc::Sender<Command>);
+
+/// What the thread works with.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    config: Config,
+    monitor: HostMonitor,
+    pipeline: Pipeline,
+    journal: Journal,
+    metrics: SelfMetrics,
+    clock: SystemClock,
+    phase: Duration,
+    schedule: Schedule,
+    resource: Vec<(String, String)>,
+    /// Absent where it has no place: that was told at the start.
+    heartbeat: Option<Heartbeat>,
+    manager: ServiceManager,
+    cycles: u64,
+}
+
+impl Measuring {
+    /// Starts the thread. Its pipeline lives on the runtime of the caller.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub(crate) fn start(worker: Worker) -> anyhow::Result<Self> {
+        let (commands, told) = mpsc::channel();
+        let (ending, ended) = oneshot::channel();
+        let runtime = Handle::current();
+        std::thread::Builder::new()
+            .name(THREAD_NAME.to_owned())
+            .spawn(move || {
+                let _entered = runtime.enter();
+                worker.work(&told);
+                // Nobody listens when the stop has been given up.
+                ending.send(()).ok();
+            })
+            .context("the measuring thread cannot be started")?;
+        Ok(Self { control: Control(commands), ended })
+    }
+
+    /// What tells the thread.
+    pub(crate) fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Waits for the end of the thread, which comes by itself only when it fails.
+    pub(crate) async fn ended(&mut self) {
+        // Told, or dropped by a thread that panicked.
+        (&mut self.ended).await.ok();
+    }
+
+    /// Lets the cycle under way end, within a bound, and returns whether it did.
+    pub(crate) async fn stop(mut self, within: Duration) -> bool {
+        self.control.tell(Command::Stop);
+        tokio::time::timeout(within, self.ended()).await.is_ok()
+    }
+}
+
+impl Control {
+    /// Puts a new configuration in force between two cycles, and tells the exporters that have something to deliver from
+    /// then on.
+    ///
+    /// # Errors
+    /// Why the old configuration stays.
+    pub(crate) async fn reload(
+        &self,
+        config: Config,
+        environment: Environment,
+    ) -> anyhow::Result<Vec<ExporterHandle>> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Command::Reload(Box::new(Reload { config, environment, answer })));
+        answered.await.context("the measuring thread has ended")?
+    }
+
+    /// Counts a configuration that did not get as far as the thread.
+    pub(crate) fn count_refused_reload(&self) {
+        self.tell(Command::CountRefusedReload);
+    }
+
+    fn tell(&self, command: Command) {
+        // A thread that has ended is found out by its end.
+        self.0.send(command).ok();
+    }
+}
+
+impl Worker {
+    /// A worker of this configuration, whose data points go to the pipeline.
+    ///
+    /// # Errors
+    /// When the kernel has no `sock_diag`, or the configured /proc cannot be read.
+    pub(crate) fn new(
+        config: Config,
+        pipeline: Pipeline,
+        resource: Vec<(String, String)>,
+        clock: SystemClock,
+        heartbeat: Option<Heartbeat>,
+        manager: ServiceManager,
+    ) -> anyhow::Result<Self> {
+        let phase = host::phase(&resource);
+        Ok(Self {
+            monitor: host::monitor(&config, clock)?,
+            schedule: schedule(&config, clock, phase),
+            metrics: SelfMetrics::new(clock.wall()),
+            journal: Journal::default(),
+            config,
+            pipeline,
+            clock,
+            phase,
+            resource,
+            heartbeat,
+            manager,
+            cycles: 0,
+        })
+    }
+
+    /// How long it is until the first look.
+    pub(crate) fn first_look_in(&self) -> Duration {
+        self.schedule.next().unwrap_or_default().saturating_sub(self.clock.monotonic())
+    }
+
+    fn work(mut self, told: &mpsc::Receiver<Command>) {
+        loop {
+            self.show_life();
+            match told.recv_timeout(self.rest()) {
+                Ok(Command::Reload(reload)) => {
+                    let Reload { config, environment, answer } = *reload;
+                    let applied = self.apply(config, &environment);
+                    self.metrics.count_reload(applied.is_ok());
+                    // Nobody listens when the agent is being stopped.
+                    answer.send(applied.map(|()| self.pipeline.exporters())).ok();
+                }
+                Ok(Command::CountRefusedReload) => self.metrics.count_reload(false),
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(due) = self.schedule.take_due(self.clock.monotonic()) {
+                        self.cycle(&due);
+                    }
+                }
+            }
+        }
+    }
+
+    /// How long there is nothing to do but to show life.
+    fn rest(&self) -> Duration {
+        let due = self.schedule.next().map(|due| due.saturating_sub(self.clock.monotonic()));
+        let sign = self.manager.feed_every().map_or(Heartbeat::EVERY, |feed| feed.min(Heartbeat::EVERY));
+        due.map_or(sign, |due| due.min(sign))
+    }
+
+    fn show_life(&mut self) {
+        self.manager.feed();
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.beat(self.clock.uptime(), self.cycles);
+        }
+    }
+
+    /// Measures what is due, logs it, and hands its points over.
+    fn cycle(&mut self, due: &Due) {
+        // The entry behind the probes is the agent's own turn to tell of itself.
+        let count = self.config.probes.len();
+        let probes: Vec<usize> = due.entries.iter().copied().filter(|entry| *entry < count).collect();
+        let span = info_span!("vms.cycle", probes = probes.len(), late = due.late, skipped = due.skipped);
+        let _entered = span.entered();
+        let mut points = Vec::new();
+        self.pipeline.begin_cycle();
+        if !probes.is_empty() {
+            let pipeline = &mut self.pipeline;
+            let cycle = self.monitor.measure(&probes, &mut |point| {
+                points.push(point);
+                // Handed over piece by piece, so that thousands of links never are in memory as points all at once.
+                if points.len() == POINTS_AT_ONCE {
+                    pipeline.send(&points);
+                    points.clear();
+                }
+            });
+            self.journal.tell(&cycle);
+            self.journal.tell_skipped(due.skipped, cycle.took);
+            self.metrics.count_cycle(cycle.took, due.late, due.skipped);
+            self.cycles += 1;
+        }
+        if probes.len() < due.entries.len() {
+            let counts = self.pipeline.counts();
+            let usage = self_metrics::read_usage();
+            points.extend(self.metrics.points(
+                self.clock.wall(),
+                self.monitor.outcomes(),
+                &self.monitor.effort(),
+                &counts,
+                usage,
+            ));
+        }
+        self.pipeline.send(&points);
+    }
+
+    /// Puts a new configuration in force. What fails leaves the old one whole.
+    fn apply(&mut self, new: Config, environment: &Environment) -> anyhow::Result<()> {
+        let old = &self.config;
+        let pipeline = if (&old.exporter, &old.resource) == (&new.exporter, &new.resource) {
+            None
+        } else {
+            let resource = host::read_resource(&new, environment, Some(&self.resource));
+            Some((Pipeline::start(&new, resource.clone(), self.clock)?, resource))
+        };
+        if old.proc_root == new.proc_root {
+            self.monitor.replace_probes(new.probes.clone())?;
+        } else {
+            let processes = host::processes(&new)?;
+            self.monitor.replace_probes(new.probes.clone())?;
+            self.monitor.replace_processes(processes);
+        }
+        if let Some((pipeline, resource)) = pipeline {
+            self.pipeline.replace_with(pipeline);
+            self.resource = resource;
+        }
+        self.monitor.set_terms(new.terms);
+        self.schedule = schedule(&new, self.clock, self.phase);
+        self.config = new;
+        Ok(())
+    }
+}
+
+/// One entry for each probe, and one more for the agent's own metrics.
+fn schedule(config: &Config, clock: SystemClock, phase: Duration) -> Schedule {
+    let probes = config.probes.iter().map(|probe| probe.interval);
+    Schedule::new(clock.monotonic(), phase, probes.chain([config.interval]))
+}

@@ -1,0 +1,59 @@
+//! What a service manager that speaks `sd_notify(3)` is told: ready, reloading, stopping, and alive.
+//!
+//! Without one (no `NOTIFY_SOCKET`) all of it does nothing.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The service manager that started the agent, if one did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ServiceManager {
+    /// Within which time it wants to hear of the agent (`WatchdogSec=`), or kills it.
+    watchdog: Option<Duration>,
+}
+
+impl ServiceManager {
+    /// What the environment says of it.
+    pub(crate) fn find() -> Self {
+        Self { watchdog: sd_notify::watchdog_enabled() }
+    }
+
+    /// How often the watchdog is to be fed: twice in its time, as `sd_watchdog_enabled(3)` recommends.
+    pub(crate) fn feed_every(self) -> Option<Duration> {
+        self.watchdog.map(|within| within / 2)
+    }
+
+    /// Feeds the watchdog. Only what the watchdog is there for may call this.
+    pub(crate) fn feed(self) {
+        if self.watchdog.is_some() {
+            tell(&[NotifyState::Watchdog]);
+        }
+    }
+
+    /// The configuration is in force, and looks follow at their times.
+    pub(crate) fn ready(probes: usize) {
+        let status = format!("measuring {probes} {}", if probes == 1 { "probe" } else { "probes" });
+        tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    }
+
+    /// The configuration is being read again; [`Self::ready`] has to follow, whatever comes of it.
+    pub(crate) fn reloading() {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::debug!(%error, "the service manager is not told of the reload"),
+        }
+    }
+
+    /// The agent is about to end.
+    pub(crate) fn stopping() {
+        tell(&[NotifyState::Stopping, NotifyState::Status("delivering what waits")]);
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        // A manager that misses the watchdog's food tells that itself, by ending the agent.
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}

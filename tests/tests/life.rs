@@ -1,0 +1,232 @@
+//! How the agent lives with the system around it: health checks, a service manager, configurations that are swapped.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::ptrace;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use rustix::process::Signal;
+use serde_json::json;
+use vms_agent_tests::deadline::{eventually, now};
+use vms_agent_tests::skip::Need;
+use vms_agent_tests::{Agent, AgentCommand, Namespace, Scene, config, needs, probe};
+
+/// An agent that measures each 200 ms and sends nothing.
+fn quiet_agent<'a>(scene: &'a Scene, host: &'a Namespace) -> AgentCommand<'a> {
+    let nobody = probe("link", &scene.name("nobody"), "127.0.0.1:9".parse().unwrap());
+    AgentCommand::new(scene, host).config(&config(&[nobody])).variable("OTEL_METRICS_EXPORTER", "none")
+}
+
+/// Stops the measuring thread, and no other, until dropped: as if the kernel did not let it go.
+struct Frozen(Pid);
+
+impl Frozen {
+    #[track_caller]
+    fn measuring_thread(agent: &Agent) -> Self {
+        let tasks = format!("/proc/{}/task", agent.pid().as_raw_nonzero());
+        let is_measuring = |task: &Path| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == "vms-measuring")
+        };
+        let task = eventually("the measuring thread", || {
+            let tasks = fs::read_dir(&tasks).unwrap();
+            tasks.map(|task| task.unwrap().path()).find(|task| is_measuring(task))
+        });
+        let thread = Pid::from_raw(task.file_name().unwrap().to_str().unwrap().parse().unwrap());
+        ptrace::attach(thread).unwrap();
+        waitpid(thread, Some(nix::sys::wait::WaitPidFlag::__WALL)).unwrap();
+        Self(thread)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // An agent that is gone needs no thawing.
+        ptrace::detach(self.0, None).ok();
+    }
+}
+
+#[test]
+fn health_fails_when_measuring_stops_and_only_then() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let command = quiet_agent(&scene, &host);
+    let health = |max_age: &str| {
+        let output = command.output(&["health", "--max-age", max_age]);
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code().unwrap(), said)
+    };
+    let (status, said) = health("1m");
+    assert_eq!(status, 1, "{said}");
+    assert!(said.contains("no agent has left a heartbeat") && said.contains("vms-agent run"), "{said}");
+
+    let mut agent = command.start();
+    eventually("a first cycle", || {
+        let (status, said) = health("2s");
+        (status == 0 && !said.contains("after 0 cycles")).then_some(())
+    });
+    let (_, said) = health("2s");
+    assert!(said.contains(&format!("alive: PID {} ", agent.pid().as_raw_nonzero())), "{said}");
+
+    // The rest of the agent goes on: it is the measuring that counts.
+    let frozen = Frozen::measuring_thread(&agent);
+    eventually("the end of health", || (health("1s").0 == 1).then_some(()));
+    let (_, said) = health("1s");
+    assert!(said.contains("has not come round to measuring for"), "{said}");
+    drop(frozen);
+    eventually("health again", || (health("1s").0 == 0).then_some(()));
+
+    agent.signal(Signal::KILL);
+    agent.wait();
+    let (status, said) = health("1m");
+    assert_eq!(status, 1, "{said}");
+    assert!(said.contains("has ended"), "{said}");
+}
+
+#[test]
+fn health_needs_no_valid_configuration() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let mut agent = quiet_agent(&scene, &host).start();
+    let broken = AgentCommand::new(&scene, &host).config_text("broken.yaml", "probes: [");
+    eventually("health", || (broken.output(&["health"]).status.code() == Some(0)).then_some(()));
+    agent.stop();
+}
+
+#[test]
+fn two_agents_do_not_share_a_heartbeat() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let command = quiet_agent(&scene, &host);
+    let mut first = command.start();
+    eventually("health", || (command.output(&["health"]).status.code() == Some(0)).then_some(()));
+    let mut second = command.start();
+    second.wait_for_log(&["started"]);
+    let output = command.output(&["health"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains(&format!("PID {} ", first.pid().as_raw_nonzero())), "{said}");
+    second.stop();
+    first.stop();
+}
+
+/// What a service manager hears.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn new(scene: &Scene) -> Self {
+        let socket = UnixDatagram::bind(scene.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        Self(socket)
+    }
+
+    fn hear(&self) -> Option<String> {
+        let mut buffer = [0; 1024];
+        let length = self.0.recv(&mut buffer).ok()?;
+        Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
+    }
+
+    #[track_caller]
+    fn wait_for(&self, word: &str) -> String {
+        eventually(word, || self.hear().filter(|heard| heard.lines().any(|line| line == word)))
+    }
+
+    /// How often it is told of life within a time.
+    fn fed_within(&self, time: Duration) -> usize {
+        let start = now();
+        let mut fed = 0;
+        while start.elapsed() < time {
+            fed += usize::from(self.hear().is_some_and(|heard| heard.contains("WATCHDOG=1")));
+        }
+        fed
+    }
+}
+
+#[test]
+fn a_service_manager_is_told_of_the_whole_life_and_the_watchdog_is_fed_by_the_measuring_alone() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let manager = Manager::new(&scene);
+    let mut agent = quiet_agent(&scene, &host)
+        .variable("NOTIFY_SOCKET", scene.path().join("notify").to_str().unwrap())
+        .variable("WATCHDOG_USEC", "500000")
+        // Between two cycles there is more than the watchdog's patience.
+        .variable("VMS_INTERVAL", "1h")
+        .start();
+    let ready = manager.wait_for("READY=1");
+    assert!(ready.contains("STATUS=measuring 1 probe"), "{ready}");
+    assert!(manager.fed_within(Duration::from_secs(2)) >= 6);
+
+    let frozen = Frozen::measuring_thread(&agent);
+    manager.fed_within(Duration::from_millis(200));
+    assert_eq!(manager.fed_within(Duration::from_secs(1)), 0, "the watchdog bites");
+    drop(frozen);
+    manager.wait_for("WATCHDOG=1");
+
+    agent.signal(Signal::HUP);
+    let reloading = manager.wait_for("RELOADING=1");
+    assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    manager.wait_for("READY=1");
+    // A refused reload is over as well.
+    scene.write("config.json", "{");
+    agent.signal(Signal::HUP);
+    manager.wait_for("RELOADING=1");
+    manager.wait_for("READY=1");
+    agent.signal(Signal::TERM);
+    manager.wait_for("STOPPING=1");
+    assert_eq!(agent.wait().code(), Some(0));
+}
+
+/// Swaps the files of a directory as the kubelet does: by leading the link `..data` elsewhere.
+fn swap(mount: &Path, version: &str, files: &[(&str, &str)]) {
+    let directory = mount.join(format!("..{version}"));
+    fs::create_dir(&directory).unwrap();
+    for (name, content) in files {
+        fs::write(directory.join(name), content).unwrap();
+        if !mount.join(name).is_symlink() {
+            symlink(format!("..data/{name}"), mount.join(name)).unwrap();
+        }
+    }
+    symlink(format!("..{version}"), mount.join("..data_tmp")).unwrap();
+    fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+}
+
+#[test]
+fn a_config_map_that_is_swapped_is_reloaded_without_a_signal() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (mount, secrets) = (scene.path().join("config"), scene.path().join("secrets"));
+    fs::create_dir(&mount).unwrap();
+    fs::create_dir(&secrets).unwrap();
+    let nobody = |name: &str| probe(name, &scene.name("nobody"), "127.0.0.1:9".parse().unwrap());
+    let document = |names: &[&str]| {
+        let probes: Vec<_> = names.iter().map(|name| nobody(name)).collect();
+        let token = format!("${{file:{}}}", secrets.join("token").display());
+        json!({"interval": "1h", "probes": probes, "export": {"headers": {"x-token": token}}}).to_string()
+    };
+    swap(&secrets, "1", &[("token", "first")]);
+    swap(&mount, "1", &[("config.json", &document(&["one"]))]);
+    let config = mount.join("config.json");
+    let mut agent = AgentCommand::new(&scene, &host)
+        .variable("VMS_CONFIG", config.to_str().unwrap())
+        .variable("OTEL_METRICS_EXPORTER", "none")
+        .start();
+    agent.wait_for_log(&["started"]);
+
+    swap(&mount, "2", &[("config.json", &document(&["one", "two"]))]);
+    agent.wait_for_log(&["configuration reloaded", "\"probes\":2"]);
+    // What is wrong is refused, and what follows is looked at all the same.
+    swap(&mount, "3", &[("config.json", "{")]);
+    agent.wait_for_log(&["refused", "the old one stays in force"]);
+    swap(&mount, "4", &[("config.json", &document(&["one", "two", "three"]))]);
+    agent.wait_for_log(&["configuration reloaded", "\"probes\":3"]);
+    // A secret that is swapped alone is a new configuration too.
+    let reloads = || agent.log_with(&["configuration reloaded"]).len();
+    let before = reloads();
+    swap(&secrets, "2", &[("token", "second")]);
+    eventually("a reload for the secret", || (reloads() == before + 1).then_some(()));
+    agent.stop();
+}
