@@ -28,6 +28,15 @@ pub enum Privileges {
     User(u32, &'static [&'static str]),
 }
 
+impl Privileges {
+    fn uid(self) -> u32 {
+        match self {
+            Self::Root | Self::RootWithout(_) => 0,
+            Self::User(uid, _) => uid,
+        }
+    }
+}
+
 /// Both capabilities that the agent can use, in setpriv's spelling.
 pub const BOTH: &[&str] = &["sys_ptrace", "dac_read_search"];
 
@@ -260,7 +269,7 @@ impl<'a> AgentCommand<'a> {
             command.arg("--config").arg(config);
         }
         // Apart from an agent that is installed here, and from those of other tests.
-        command.env("RUNTIME_DIRECTORY", self.scene.path().join("runtime"));
+        command.env("RUNTIME_DIRECTORY", self.scene.runtime_directory(self.privileges.uid()));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }

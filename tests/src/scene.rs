@@ -1,7 +1,7 @@
 //! What one test owns: a directory, and names that no other test uses.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -87,6 +87,16 @@ impl Scene {
         let path = self.path().join(name);
         fs::create_dir(&path).expect("the scene's directory can be written");
         fs::set_permissions(&path, Permissions::from_mode(0o777)).expect("the directory is ours");
+        path
+    }
+
+    /// What a service manager would make for agents of this scene that run as that user: a directory of their own.
+    #[must_use]
+    #[track_caller]
+    pub fn runtime_directory(&self, uid: u32) -> PathBuf {
+        let path = self.path().join(format!("runtime-{uid}"));
+        fs::create_dir_all(&path).expect("the scene's directory can be written");
+        chown(&path, Some(uid), Some(uid)).expect("tests that start the agent are root's");
         path
     }
 

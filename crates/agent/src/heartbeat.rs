@@ -67,13 +67,17 @@ pub(crate) enum Unknown {
     Io(PathBuf, #[source] io::Error),
 }
 
-/// Where a heartbeat may be, best first: the directory that systemd made (`RuntimeDirectory=`), the one that root may
-/// make, and the one that everybody may.
+/// Where a heartbeat may be, best first: the directory that systemd made (`RuntimeDirectory=`) and no other; without one
+/// that which root may make, and that which everybody may.
 pub(crate) fn places(environment: &Environment) -> Vec<PathBuf> {
     // systemd.exec(5): several directories are separated by colons.
-    let given = environment.get("RUNTIME_DIRECTORY").and_then(|given| given.split(':').next());
-    let own = format!("/dev/shm/vms-agent-{}", geteuid().as_raw());
-    given.map(PathBuf::from).into_iter().chain(["/run/vms-agent".into(), own.into()]).collect()
+    match environment.get("RUNTIME_DIRECTORY").and_then(|given| given.split(':').next()) {
+        Some(given) => vec![given.into()],
+        None => {
+            let own = format!("/dev/shm/vms-agent-{}", geteuid().as_raw());
+            vec!["/run/vms-agent".into(), own.into()]
+        }
+    }
 }
 
 impl Heartbeat {
