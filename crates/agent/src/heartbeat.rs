@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, fstat, mkdir, open, openat};
+use rustix::fd::OwnedFd;
+use rustix::fs::{FlockOperation, Mode, OFlags, Stat, fcntl_lock, fstat, mkdir, open, openat, stat};
 use rustix::process::{Flock, FlockType, fcntl_getlk, geteuid, getpid};
 use serde::{Deserialize, Serialize};
 
@@ -71,13 +72,9 @@ pub(crate) enum Unknown {
 /// that which root may make, and that which everybody may.
 pub(crate) fn places(environment: &Environment) -> Vec<PathBuf> {
     // systemd.exec(5): several directories are separated by colons.
-    match environment.get("RUNTIME_DIRECTORY").and_then(|given| given.split(':').next()) {
-        Some(given) => vec![given.into()],
-        None => {
-            let own = format!("/dev/shm/vms-agent-{}", geteuid().as_raw());
-            vec!["/run/vms-agent".into(), own.into()]
-        }
-    }
+    let given = environment.get("RUNTIME_DIRECTORY").and_then(|given| given.split(':').next());
+    let own = || vec!["/run/vms-agent".into(), format!("/dev/shm/vms-agent-{}", geteuid().as_raw()).into()];
+    given.map_or_else(own, |given| vec![given.into()])
 }
 
 impl Heartbeat {
@@ -129,7 +126,7 @@ impl Heartbeat {
 pub(crate) fn read(places: &[PathBuf], uptime: Duration) -> Result<Vitality, Unknown> {
     for directory in places {
         let path = directory.join(FILE_NAME);
-        let file = match open_own(directory).and_then(|directory| {
+        let file = match open_trusted(directory).and_then(|directory| {
             Ok(File::from(openat(&directory, FILE_NAME, OFlags::RDONLY | READ_FLAGS, Mode::empty())?))
         }) {
             Ok(file) => file,
@@ -185,19 +182,30 @@ fn take(directory: &Path) -> io::Result<File> {
 }
 
 /// Opens a directory that nobody else can have prepared: this user's or root's, and writable by its owner alone.
-fn open_own(directory: &Path) -> io::Result<rustix::fd::OwnedFd> {
-    let opened = open(
-        directory,
-        OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::RDONLY,
-        Mode::empty(),
-    )?;
-    let found = fstat(&opened)?;
-    let is_own = found.st_uid == geteuid().as_raw() || found.st_uid == 0;
-    if !is_own || found.st_mode & 0o022 != 0 {
-        let problem = "another user can write there";
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
-    }
-    Ok(opened)
+fn open_own(directory: &Path) -> io::Result<OwnedFd> {
+    let opened = open_directory(directory)?;
+    if is_own(&fstat(&opened)?) { Ok(opened) } else { Err(foreign()) }
+}
+
+/// Opens a directory to read: one's own, or that of an agent that runs as another user, where not everybody could have
+/// made it.
+fn open_trusted(directory: &Path) -> io::Result<OwnedFd> {
+    let opened = open_directory(directory)?;
+    let parent = stat(directory.parent().unwrap_or(directory))?;
+    if parent.st_mode & 0o002 == 0 || is_own(&fstat(&opened)?) { Ok(opened) } else { Err(foreign()) }
+}
+
+fn open_directory(directory: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::RDONLY;
+    Ok(open(directory, flags, Mode::empty())?)
+}
+
+fn is_own(directory: &Stat) -> bool {
+    (directory.st_uid == geteuid().as_raw() || directory.st_uid == 0) && directory.st_mode & 0o022 == 0
+}
+
+fn foreign() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "another user can write there")
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -46,6 +46,15 @@ const COULD_NOT_MEASURE: u8 = 3;
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        // Not by the log, which may be what panicked. A closed stderr must not hide that the agent ends.
+        writeln!(
+            std::io::stderr(),
+            "vms-agent: {panic}\nvms-agent: this is a bug: the agent ends here, and whoever started it has to start it again \
+             (Restart= of systemd, restartPolicy of Kubernetes do); please report these lines"
+        )
+        .ok();
+    }));
     let cli = Cli::parse();
     let environment = Environment::read();
     let outcome = match cli.command {

@@ -46,6 +46,20 @@ fn a_directory_that_somebody_else_can_write_or_lead_elsewhere_is_not_used() {
 }
 
 #[test]
+fn the_heartbeat_of_another_users_agent_is_read_where_not_everybody_could_have_made_it() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let foreign = root.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    chown(&foreign, Some(65_534), Some(65_534)).unwrap();
+    assert!(matches!(written(&foreign, b""), Err(Unknown::Ended(_))));
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    assert!(matches!(written(&foreign, b""), Err(Unknown::Io(..))));
+}
+
+#[test]
 fn a_link_or_a_pipe_in_place_of_the_file_is_neither_followed_nor_waited_for() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("own");
