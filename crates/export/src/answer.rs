@@ -11,29 +11,34 @@ use crate::failure::{Failure, foreign_text};
 
 /// The end of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// The collector has the request, all of it or all but the rejected points. Never sent again.
     Accepted(Accepted),
     /// May succeed later, as the OTLP specification says; not before `asked`, if the collector asked.
-    Retry { failure: Failure, asked: Option<Asked> },
+    Retry {
+        /// What went wrong this time.
+        failure: Failure,
+        /// When the collector wants to be tried again.
+        asked: Option<Asked>,
+    },
     /// Will never succeed: the request is lost.
     Refused(Failure),
 }
 
 /// What an accepting answer says besides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Accepted {
+pub struct Accepted {
     /// Points that the collector did not take.
-    pub(crate) rejected: u64,
+    pub rejected: u64,
     /// Why, or a warning when none was rejected; empty when there is nothing to say.
-    pub(crate) message: String,
+    pub message: String,
     /// Set when the status says success and the body is no OTLP answer.
-    pub(crate) oddity: Option<Failure>,
+    pub oddity: Option<Failure>,
 }
 
 /// When the collector asked to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub enum Asked {
     /// After this time.
     After(Duration),
     /// At this time of day.
@@ -41,8 +46,9 @@ pub(crate) enum Asked {
 }
 
 impl Asked {
-    /// The time to wait.
-    pub(crate) fn wait(self, now: SystemTime) -> Duration {
+    /// The time to wait, whatever it is: the sender bounds it.
+    #[must_use]
+    pub fn wait(self, now: SystemTime) -> Duration {
         match self {
             Self::After(wait) => wait,
             Self::At(time) => time.duration_since(now).unwrap_or_default(),

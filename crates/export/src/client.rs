@@ -19,7 +19,7 @@ use crate::error::ExportError;
 use crate::failure::{Failure, Stage, chain, innermost};
 
 /// The largest answer read. An OTLP answer is a number and a sentence; 1 MiB leaves room for long sentences.
-pub(crate) const MAX_ANSWER_BYTES: usize = 1 << 20;
+pub const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// Sends requests over the connections that an [`ExportConfig`] describes: its TLS, its time limit.
 ///
@@ -36,12 +36,15 @@ pub struct HttpClient {
 
 /// All of an answer.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
+pub struct Answer {
+    /// The status of HTTP.
+    pub status: StatusCode,
+    /// What stands before the body.
+    pub headers: HeaderMap,
     /// `None` when it is larger than [`MAX_ANSWER_BYTES`].
-    pub(crate) body: Option<Bytes>,
-    pub(crate) trailers: HeaderMap,
+    pub body: Option<Bytes>,
+    /// What stands after the body; empty when there is nothing.
+    pub trailers: HeaderMap,
 }
 
 impl HttpClient {

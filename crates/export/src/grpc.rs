@@ -95,7 +95,8 @@ pub(crate) fn encode_request(
 }
 
 /// What the answer to a call means.
-pub(crate) fn decode_answer(answer: &Answer) -> Outcome {
+#[must_use]
+pub fn decode_answer(answer: &Answer) -> Outcome {
     if answer.status != StatusCode::OK {
         return from_http_status(answer);
     }

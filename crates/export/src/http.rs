@@ -32,7 +32,8 @@ pub(crate) fn encode_request(
 }
 
 /// What the answer means.
-pub(crate) fn decode_answer(answer: &Answer) -> Outcome {
+#[must_use]
+pub fn decode_answer(answer: &Answer) -> Outcome {
     let body = answer.body.as_ref().and_then(|body| decode_content(&answer.headers, body));
     if answer.status.is_success() {
         return Outcome::Accepted(decode_accepted(body.as_ref()));

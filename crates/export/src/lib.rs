@@ -2,24 +2,24 @@
 //!
 //! The way of a measurement: [`mapping`] turns data points into encoded requests, which are compressed and go
 //! into a queue; it holds them within a bound, the [`sender`] takes them out one at a time, and a transport
-//! ([`grpc`] or `http`) brings each to the collector and reads the answer.
+//! ([`grpc`] or [`http`](mod@http)) brings each to the collector and reads the answer, whose meaning is an [`answer::Outcome`].
 
+pub mod answer;
 pub mod client;
 pub mod config;
 pub mod error;
 pub mod failure;
 pub mod grpc;
+pub mod http;
 pub mod mapping;
 pub mod reach;
 pub mod sender;
 
-mod answer;
 mod backoff;
 mod compress;
 mod connect;
 mod endpoint;
 mod headers;
-mod http;
 mod ledger;
 mod queue;
 #[cfg(test)]

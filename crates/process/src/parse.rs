@@ -60,7 +60,7 @@ impl HiddenProcesses {
 
 /// What `/proc/PID/stat` says about a process that shows no executable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TaskKind {
+pub enum TaskKind {
     /// It has exited and waits for its parent to notice.
     Dead,
     /// It is part of the kernel.
@@ -70,7 +70,8 @@ pub(crate) enum TaskKind {
 }
 
 /// The entry of /proc that stands for a process: a decimal number without leading zeros.
-pub(crate) fn parse_pid(name: &[u8]) -> Option<Pid> {
+#[must_use]
+pub fn parse_pid(name: &[u8]) -> Option<Pid> {
     if name.first() == Some(&b'0') {
         return None;
     }
@@ -78,29 +79,34 @@ pub(crate) fn parse_pid(name: &[u8]) -> Option<Pid> {
 }
 
 /// The name in `/proc/PID/comm`. The kernel ends it with one line feed; any other is part of the name.
-pub(crate) fn parse_comm(text: &[u8]) -> &[u8] {
+#[must_use]
+pub fn parse_comm(text: &[u8]) -> &[u8] {
     text.strip_suffix(b"\n").unwrap_or(text)
 }
 
 /// `argv[0]` in `/proc/PID/cmdline`; `None` when there is none.
-pub(crate) fn parse_argv0(text: &[u8]) -> Option<&[u8]> {
+#[must_use]
+pub fn parse_argv0(text: &[u8]) -> Option<&[u8]> {
     text.split(|byte| *byte == 0).next().filter(|argument| !argument.is_empty())
 }
 
 /// The path that `/proc/PID/exe` leads to, without the mark of a binary that was replaced or removed.
-pub(crate) fn parse_executable(link: &[u8]) -> &Path {
+#[must_use]
+pub fn parse_executable(link: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(link.strip_suffix(b" (deleted)").unwrap_or(link)))
 }
 
 /// The socket that `/proc/PID/fd/N` leads to; `None` when it is something else. No path can be taken for one:
 /// paths start with a slash.
-pub(crate) fn parse_socket_link(link: &[u8]) -> Option<Inode> {
+#[must_use]
+pub fn parse_socket_link(link: &[u8]) -> Option<Inode> {
     let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
     Inode::new(parse_decimal(number)?)
 }
 
 /// A number in decimal digits and nothing else: no sign, no blank.
-pub(crate) fn parse_decimal(digits: &[u8]) -> Option<u64> {
+#[must_use]
+pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -111,7 +117,8 @@ pub(crate) fn parse_decimal(digits: &[u8]) -> Option<u64> {
 ///
 /// The name in it can hold parentheses and blanks: fields are counted from the last parenthesis. The kernel's
 /// flag is `PF_KTHREAD` (`include/linux/sched.h`).
-pub(crate) fn parse_task_kind(stat: &[u8]) -> Option<TaskKind> {
+#[must_use]
+pub fn parse_task_kind(stat: &[u8]) -> Option<TaskKind> {
     const PF_KTHREAD: u64 = 0x0020_0000;
     const FLAGS_AFTER_STATE: usize = 5;
     let after_name = stat.rsplit(|byte| *byte == b')').next()?;
@@ -131,16 +138,19 @@ pub(crate) fn parse_task_kind(stat: &[u8]) -> Option<TaskKind> {
 
 /// A device number as `/proc/PID/mountinfo` writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Device {
-    pub(crate) major: u32,
-    pub(crate) minor: u32,
+pub struct Device {
+    /// The driver's number; 0 for what is no real device, such as /proc.
+    pub major: u32,
+    /// The number that the driver gave it.
+    pub minor: u32,
 }
 
 /// The options of the /proc with that device number, from `/proc/PID/mountinfo`; `None` when no line tells them.
 ///
 /// The device is what identifies a /proc: each has its own, its bind mounts share it, and its options are the
 /// same wherever it is mounted. Mount points can be stacked, renamed and relative to another root.
-pub(crate) fn parse_hidden_processes(mountinfo: &[u8], device: Device) -> Option<HiddenProcesses> {
+#[must_use]
+pub fn parse_hidden_processes(mountinfo: &[u8], device: Device) -> Option<HiddenProcesses> {
     mountinfo.split(|byte| *byte == b'\n').find_map(|line| parse_proc_mount(line, device))
 }
 
@@ -178,7 +188,8 @@ fn parse_proc_mount(line: &[u8], device: Device) -> Option<HiddenProcesses> {
 
 /// A name fit for a log line or a terminal: what is no UTF-8 is replaced; control characters, and those that
 /// reorder or break a line, are escaped.
-pub(crate) fn display_name(name: &[u8]) -> String {
+#[must_use]
+pub fn display_name(name: &[u8]) -> String {
     let mut shown = String::with_capacity(name.len());
     for character in String::from_utf8_lossy(name).chars() {
         if character.is_control() || is_layout(character) {

@@ -27,7 +27,8 @@ fn read_start(path: &Path) -> io::Result<Vec<u8>> {
 ///
 /// Unlike `inuse` it counts all network namespaces and both families: it is what `tcp_prot` and `tcpv6_prot` share. It
 /// leaves out `TIME_WAIT`, which is passed quickly. `None` when it is not there, or no number.
-fn parse_host_sockets(sockstat: &[u8]) -> Option<u32> {
+#[must_use]
+pub fn parse_host_sockets(sockstat: &[u8]) -> Option<u32> {
     let line = sockstat.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"TCP:"))?;
     let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
     words.find(|word| *word == "alloc")?;

@@ -1,3 +1,5 @@
+use std::hint::black_box;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -138,13 +140,13 @@ fn a_displayed_name_cannot_forge_a_line_or_hide_its_direction() {
 proptest! {
     #[test]
     fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        parse_pid(&bytes);
-        parse_comm(&bytes);
-        parse_argv0(&bytes);
-        parse_executable(&bytes);
-        parse_socket_link(&bytes);
-        parse_task_kind(&bytes);
-        parse_hidden_processes(&bytes, DEVICE);
+        black_box(parse_pid(&bytes));
+        black_box(parse_comm(&bytes));
+        black_box(parse_argv0(&bytes));
+        black_box(parse_executable(&bytes));
+        black_box(parse_socket_link(&bytes));
+        black_box(parse_task_kind(&bytes));
+        black_box(parse_hidden_processes(&bytes, DEVICE));
         prop_assert!(!display_name(&bytes).chars().any(char::is_control));
     }
 
@@ -160,9 +162,9 @@ proptest! {
         ] {
             let cut = cut.min(line.len());
             let bytes = [&line.as_bytes()[..cut], noise.as_bytes(), &line.as_bytes()[cut..]].concat();
-            parse_task_kind(&bytes);
-            parse_hidden_processes(&bytes, DEVICE);
-            parse_socket_link(&bytes);
+            black_box(parse_task_kind(&bytes));
+            black_box(parse_hidden_processes(&bytes, DEVICE));
+            black_box(parse_socket_link(&bytes));
         }
     }
 
