@@ -11,6 +11,8 @@ mod effective;
 mod endpoint;
 mod fault;
 mod file;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod layer;
 mod otel;
 mod percent;
@@ -171,8 +173,10 @@ pub(crate) fn schema() -> serde_json::Value {
 }
 
 fn load_or_default(sources: &Sources<'_>, default_file: &Path) -> Result<Loaded, ConfigErrors> {
-    let keywords = settings::schema();
-    let schema = Schema::root(&keywords);
+    load_as(Schema::root(&settings::schema()), sources, default_file)
+}
+
+fn load_as(schema: Schema<'_>, sources: &Sources<'_>, default_file: &Path) -> Result<Loaded, ConfigErrors> {
     let mut origins = Origins::default();
     let mut faults = Vec::new();
     let mut warnings = Vec::new();

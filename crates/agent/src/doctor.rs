@@ -21,7 +21,7 @@ use crate::terminal::{Format, escape};
 
 mod evaluate;
 mod facts;
-mod read;
+pub(crate) mod read;
 
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -2,7 +2,7 @@
 //!
 //! What cannot be known is left out. What is configured goes before what is found out.
 
-mod container;
+pub(crate) mod container;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -202,7 +202,7 @@ fn parse_arch(machine: &str) -> &str {
 }
 
 /// The id of a host, unless it is still to be made (`machine-id(5)`: then it is empty or `uninitialized`).
-fn parse_machine_id(text: &str) -> Option<String> {
+pub(crate) fn parse_machine_id(text: &str) -> Option<String> {
     let id = text.trim();
     let valid = id.len() == 32
         && id.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -211,7 +211,7 @@ fn parse_machine_id(text: &str) -> Option<String> {
 }
 
 /// The value of a key in `os-release(5)`: assignments in the manner of a shell, the last one counts.
-fn parse_os_release(text: &str, key: &str) -> Option<String> {
+pub(crate) fn parse_os_release(text: &str, key: &str) -> Option<String> {
     let mut values = text.lines().rev().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
     values.next().map(parse_shell_word).filter(|value| !value.is_empty())
 }

@@ -76,15 +76,15 @@ const FOREIGN_LOOKS: usize = 32;
 
 /// What `/proc/PID/status` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Status {
-    name: String,
-    parent: Option<Pid>,
+pub(crate) struct Status {
+    pub(crate) name: String,
+    pub(crate) parent: Option<Pid>,
     /// How many PID namespaces, from the procfs's own inward, the process is in.
-    pid_namespaces: usize,
-    credentials: Credentials,
+    pub(crate) pid_namespaces: usize,
+    pub(crate) credentials: Credentials,
 }
 
-fn parse_status(text: &str) -> Status {
+pub(crate) fn parse_status(text: &str) -> Status {
     let mut status = Status::default();
     for line in text.lines() {
         let Some((key, value)) = line.split_once(':') else { continue };

@@ -8,24 +8,24 @@ use uuid::Uuid;
 
 /// A mount, as in `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mount<'a> {
+pub(crate) struct Mount<'a> {
     /// What of its file system is mounted.
-    pub(super) root: &'a str,
+    pub(crate) root: &'a str,
     /// Where it is mounted.
-    pub(super) point: &'a str,
+    pub(crate) point: &'a str,
 }
 
 /// The pod that the agent runs in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Pod {
+pub(crate) struct Pod {
     /// Its uid.
-    pub(super) uid: Option<String>,
+    pub(crate) uid: Option<String>,
     /// The name that the agent's container has in it.
-    pub(super) container_name: Option<String>,
+    pub(crate) container_name: Option<String>,
 }
 
 /// The mounts of a process. Blanks and the like in paths stay in their octal form, `\040`.
-pub(super) fn parse_mounts(mountinfo: &str) -> Vec<Mount<'_>> {
+pub(crate) fn parse_mounts(mountinfo: &str) -> Vec<Mount<'_>> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         Some(Mount { root: fields.nth(3)?, point: fields.next()? })
@@ -34,14 +34,14 @@ pub(super) fn parse_mounts(mountinfo: &str) -> Vec<Mount<'_>> {
 }
 
 /// The cgroups of a process, one a hierarchy, as in `/proc/PID/cgroup` (`cgroups(7)`).
-pub(super) fn parse_cgroup_paths(cgroup: &str) -> Vec<&str> {
+pub(crate) fn parse_cgroup_paths(cgroup: &str) -> Vec<&str> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect()
 }
 
 /// The id of the container.
 ///
 /// Within Kubernetes only cgroups are asked: the mounts would tell the id of the pod's sandbox.
-pub(super) fn match_container_id(
+pub(crate) fn match_container_id(
     cgroups: &[&str],
     mounts: &[Mount<'_>],
     in_kubernetes: bool,
@@ -58,7 +58,7 @@ pub(super) fn match_container_id(
 }
 
 /// The pod, as far as cgroups and the mounts of the kubelet tell.
-pub(super) fn match_pod(cgroups: &[&str], mounts: &[Mount<'_>]) -> Option<Pod> {
+pub(crate) fn match_pod(cgroups: &[&str], mounts: &[Mount<'_>]) -> Option<Pod> {
     let mounted = |point: &str| {
         let mount = mounts.iter().find(|mount| mount.point == point)?;
         // .../pods/UID/etc-hosts, .../pods/UID/containers/NAME/FILE

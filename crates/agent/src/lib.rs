@@ -1,0 +1,223 @@
+//! `vms-agent`: tells over OTLP whether the links between services are alive.
+//!
+//! This file wires and decides nothing: each command has a file of its own. It is a library for the sake of `tests/fuzz`
+//! alone: the binary calls [`main`].
+
+mod advice;
+mod check;
+mod cli;
+mod clock;
+mod config;
+mod console;
+mod doctor;
+mod environment;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod health;
+mod heartbeat;
+mod host;
+mod journal;
+mod measuring;
+mod pipeline;
+mod resource;
+mod run;
+mod self_metrics;
+mod service_manager;
+mod sink;
+mod telemetry;
+mod terminal;
+mod validate;
+mod watch;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::cli::{CheckArgs, Cli, Command, GlobalArgs, ValidateArgs};
+use crate::clock::SystemClock;
+use crate::config::{ConfigErrors, Loaded, Overrides, Sources};
+use crate::environment::Environment;
+use crate::terminal::Format;
+use crate::watch::Watch;
+
+/// Exit statuses beside 0 and what a command's help says.
+const CONFIGURATION_ERROR: u8 = 2;
+const COULD_NOT_MEASURE: u8 = 3;
+const FAILED: u8 = 1;
+
+/// Does what the command line says, and tells the exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        // Not by the log, which may be what panicked. A closed stderr must not hide that the agent ends.
+        writeln!(
+            std::io::stderr(),
+            "vms-agent: {panic}\nvms-agent: this is a bug: the agent ends here, and whoever started it has to start it again \
+             (Restart= of systemd, restartPolicy of Kubernetes do); please report these lines"
+        )
+        .ok();
+    }));
+    let cli = Cli::parse();
+    let environment = Environment::read();
+    let outcome = match cli.command {
+        Command::Run => run(&cli.global, &environment),
+        Command::Check(args) => check(&cli.global, &environment, &args),
+        Command::Validate(args) => validate(&cli.global, &environment, &args),
+        Command::Doctor(args) => doctor(&cli.global, &environment, args.format),
+        Command::Health(args) => health(&environment, &args),
+        Command::Sink(args) => sink(args),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => complain(&error),
+    }
+}
+
+fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
+    let loaded = load(global, environment)?;
+    let watch = Watch::new(loaded.files());
+    // What the configuration looks like printed is not kept: of thousands of probes it takes megabytes.
+    let Loaded { config, file, warnings, .. } = loaded;
+    let clock = SystemClock::start();
+    block_on(async {
+        let resource = host::read_resource(&config, environment, None);
+        let telemetry = telemetry::init(&telemetry::Settings::new(&config, &resource)?)?;
+        if let Some(file) = &file {
+            tracing::info!(file = %file.display(), "configuration loaded");
+        }
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        let (global, environment) = (global.clone(), environment.clone());
+        let load = {
+            let environment = environment.clone();
+            move || load_here(&global, &environment)
+        };
+        let setup = run::Setup { config, watch, resource, load: Arc::new(load), environment, clock };
+        let ended = run::run(setup, &telemetry).await;
+        telemetry.shutdown(run::STOP_TELEMETRY).await;
+        ended.map(|()| 0)
+    })
+}
+
+fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> anyhow::Result<u8> {
+    let config = load(global, environment)?.config;
+    let config = check::select(config, &args.names)?;
+    let looks = host::monitor(&config, SystemClock::start()).and_then(|mut monitor| Ok(monitor.check()?));
+    let looks = match looks {
+        Ok(looks) => looks,
+        Err(error) => {
+            complain(&error.context("the links could not be measured"));
+            return Ok(COULD_NOT_MEASURE);
+        }
+    };
+    let rows = check::rows(&looks);
+    let status = u8::from(!rows.iter().all(check::Row::is_up));
+    let mut out = anstream::stdout();
+    let printed = match args.format {
+        Format::Text => check::write_table(&rows, &mut out),
+        Format::Json => check::write_json(&rows, &mut out),
+    };
+    Ok(if is_printed(&printed) { status } else { COULD_NOT_MEASURE })
+}
+
+fn validate(global: &GlobalArgs, environment: &Environment, args: &ValidateArgs) -> anyhow::Result<u8> {
+    if args.schema {
+        validate::print_schema(&mut anstream::stdout())?;
+        return Ok(0);
+    }
+    let loaded = load(global, environment)?;
+    let (mut out, mut notices) = (anstream::stdout(), anstream::stderr());
+    validate::print_effective(&loaded, &mut out, &mut notices).or_else(ignore_broken_pipe)?;
+    Ok(0)
+}
+
+fn doctor(global: &GlobalArgs, environment: &Environment, format: Format) -> anyhow::Result<u8> {
+    let config = load(global, environment)?.config;
+    let findings = block_on(async { Ok(doctor::examine(&config, environment).await) })?;
+    doctor::print(&findings, format, &mut anstream::stdout()).or_else(ignore_broken_pipe)?;
+    Ok(doctor::exit_status(&findings))
+}
+
+fn health(environment: &Environment, args: &health::HealthArgs) -> anyhow::Result<u8> {
+    let vitality = health::examine(args, heartbeat::places(environment), SystemClock::start().uptime())?;
+    health::print(&vitality, &mut anstream::stdout()).or_else(ignore_broken_pipe)?;
+    Ok(0)
+}
+
+fn sink(args: sink::SinkArgs) -> anyhow::Result<u8> {
+    block_on(sink::run(args, anstream::stdout(), anstream::stderr()))?;
+    Ok(0)
+}
+
+fn sources<'a>(global: &'a GlobalArgs, environment: &'a Environment) -> Sources<'a> {
+    let mut flags = Overrides::default();
+    if let Some(level) = &global.log_level {
+        flags = flags.with("log.level", "--log-level", level);
+    }
+    if let Some(format) = &global.log_format {
+        flags = flags.with("log.format", "--log-format", format);
+    }
+    Sources { file: global.config.as_deref(), environment, flags }
+}
+
+/// Loads the configuration, and tries what only trying can tell.
+///
+/// On a thread of its own: the memory allocator of glibc keeps the memory that a thread has given back for that thread,
+/// and when it ends for the next. So what thousands of probes took to be read is there for the thread that measures.
+fn load(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<Loaded> {
+    std::thread::scope(|scope| match scope.spawn(|| load_here(global, environment)).join() {
+        Ok(loaded) => loaded,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// As [`load`], on this thread.
+fn load_here(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<Loaded> {
+    let loaded = config::load(&sources(global, environment))?;
+    host::try_out(&loaded.config).map_err(UnusableConfig)?;
+    Ok(loaded)
+}
+
+/// A configuration whose values are each allowed, and that cannot work.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration cannot work: {0:#}")]
+struct UnusableConfig(anyhow::Error);
+
+/// Runs a future on a runtime of one thread: the agent waits more than it works. What blocks has threads of its own.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime cannot be started")?;
+    let output = runtime.block_on(future);
+    // A measuring thread that the kernel does not let go must not hold up the end.
+    runtime.shutdown_background();
+    output
+}
+
+/// Tells of an error and its causes, without a backtrace, and what the exit status is.
+fn complain(error: &anyhow::Error) -> ExitCode {
+    let configuration =
+        error.is::<ConfigErrors>() || error.is::<UnusableConfig>() || error.is::<check::UnknownName>();
+    let text = if error.is::<ConfigErrors>() { error.to_string() } else { format!("vms-agent: {error:#}") };
+    if writeln!(anstream::stderr(), "{text}").is_err() {
+        return ExitCode::from(FAILED);
+    }
+    ExitCode::from(if configuration { CONFIGURATION_ERROR } else { FAILED })
+}
+
+/// Whether an answer got out. Whoever closes the pipe early, as `| grep -q` does, has read enough of it.
+fn is_printed(printed: &io::Result<()>) -> bool {
+    match printed {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::BrokenPipe,
+    }
+}
+
+fn ignore_broken_pipe(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+}
