@@ -8,6 +8,7 @@
 
 pub mod adapter;
 pub mod address;
+pub mod allowance;
 pub mod budget;
 pub mod connection;
 pub mod health;

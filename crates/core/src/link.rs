@@ -184,6 +184,20 @@ impl Link {
         !self.series.is_empty() && self.series.values().all(|series| series.is_up() && series.track.is_held())
     }
 
+    /// Whether a look that was cut short tells all that there is to tell: each series is up by it, or by what is verified.
+    #[must_use]
+    pub fn is_confirmed_by(&self, look: &ProbeLook) -> bool {
+        let is_matched = |(direction, source): &SeriesKey| {
+            look.direction(*direction)
+                .matched
+                .iter()
+                .any(|matched| MatchedSource::of(&self.probe, &matched.connection, *direction) == *source)
+        };
+        let is_any_matched = || Direction::ALL.iter().any(|way| look.direction(*way).is_up());
+        self.series.iter().all(|(key, series)| series.track.is_held() || is_matched(key))
+            && (!self.series.is_empty() || is_any_matched())
+    }
+
     /// Whether something fits by address whose holder may not be learned.
     #[must_use]
     pub fn is_unattributed(&self) -> bool {

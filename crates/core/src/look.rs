@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::adapter::{ConnAdapter, ProcessAdapter};
 use crate::address::Endpoint;
+use crate::allowance::Allowance;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
 use crate::probe::ConnectionProbe;
 use crate::process::{
@@ -90,6 +91,8 @@ pub struct DirectionLook {
     pub unheld: BTreeSet<Cookie>,
     /// Connections that fit by address and wait for the peer's first answer.
     pub connecting: usize,
+    /// ESTABLISHED connections that fit by address, of which the search was cut short before it was known who holds them.
+    pub undecided: usize,
     /// Whether a process fits.
     pub process: Presence,
     /// The capabilities whose absence left connections unattributed.
@@ -143,6 +146,12 @@ impl ProbeLook {
         }
     }
 
+    /// Whether the search for holders was cut short: of some connections nothing is known.
+    #[must_use]
+    pub fn is_cut_short(&self) -> bool {
+        Direction::ALL.iter().any(|way| self.direction(*way).undecided > 0)
+    }
+
     fn direction_mut(&mut self, direction: Direction) -> &mut DirectionLook {
         match direction {
             Direction::Forward => &mut self.forward,
@@ -166,6 +175,7 @@ impl ProbeLook {
             addressed: both.iter().flat_map(|look| look.addressed.iter().copied()).collect(),
             unheld: both.iter().flat_map(|look| look.unheld.iter().copied()).collect(),
             connecting: both.iter().map(|look| look.connecting).sum(),
+            undecided: both.iter().map(|look| look.undecided).sum(),
             process,
             missing: both.iter().flat_map(|look| look.missing.iter().copied()).collect(),
         }
@@ -184,6 +194,12 @@ pub enum LookError {
     /// Connections that fit came and went, look after look, before it was known who holds them.
     #[error("connections are replaced faster than their holders can be found")]
     Unsettled,
+    /// The time that looks may take was spent before it was known who holds a connection that fits.
+    #[error(
+        "the search for who holds connections was cut short after the time it may take; lengthen `interval`, or see who \
+         has so many connections, processes or open files"
+    )]
+    CutShort,
     /// The processes could not be listed.
     #[error("processes could not be read")]
     Processes(#[source] Box<dyn Error + Send + Sync>),
@@ -203,6 +219,8 @@ pub struct Manner<'a> {
     pub known: &'a HashMap<Inode, Vec<Arc<Process>>>,
     /// The moment of looking, on a clock that never goes backwards.
     pub now: Duration,
+    /// What looking may take.
+    pub allowance: &'a Allowance<'a>,
 }
 
 impl fmt::Debug for Manner<'_> {
@@ -332,6 +350,7 @@ impl LookPlan {
                 census: &census,
                 every_holder: manner.every_holder,
                 now: manner.now,
+                allowance: &manner.allowance.for_search(),
             };
             processes.find_holders(&query).map_err(|error| LookError::Processes(Box::new(error)))?
         };
@@ -394,6 +413,7 @@ impl LookPlan {
                             look.matched.push(MatchedConnection { connection: *connection, owners });
                         }
                         Holding::Other => look.held_by_other += 1,
+                        Holding::Undecided => look.undecided += 1,
                         Holding::Unknown(missing) => {
                             look.unattributed.push(*connection);
                             look.missing.extend(missing);
@@ -429,6 +449,8 @@ enum Holding {
     Fits(Vec<Arc<Process>>),
     /// Nobody who fits, for certain.
     Other,
+    /// That is not known yet.
+    Undecided,
     /// That may not be known, for want of these capabilities.
     Unknown(BTreeSet<Capability>),
 }
@@ -440,6 +462,9 @@ fn match_holders(connection: &Connection, pattern: PatternId, scan: &HolderScan)
     let owners: Vec<Arc<Process>> = holders.iter().filter(|holder| fits(holder, pattern)).cloned().collect();
     if !owners.is_empty() {
         return Holding::Fits(owners);
+    }
+    if scan.undecided.contains(&inode) {
+        return Holding::Undecided;
     }
     match scan.obscured.get(&pattern) {
         None => Holding::Other,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::adapter::{Clock, ConnAdapter, ProcessAdapter};
+use crate::allowance::Allowance;
 use crate::budget::{Budget, CpuShare};
 use crate::connection::{Connection, Cookie, Direction, Inode};
 use crate::health::Sighting;
@@ -24,6 +25,9 @@ const PLANNED_TIMES: usize = 4;
 /// How often a link that seems to have gone down is looked for again. Twice is enough unless its connections are
 /// being replaced all the while.
 const SECOND_LOOKS: usize = 4;
+
+/// How many times as long as looks took that were cut short it is until the next begin, at least.
+const PAUSE_AFTER_CUT: u32 = 2;
 
 /// How old what only a walk can tell may become: a probe that falls due after that is looked for whatever it costs.
 pub const WALK_BOUND: Duration = Duration::from_mins(1);
@@ -135,6 +139,19 @@ pub struct PermissionChange {
     pub missing: bool,
 }
 
+/// What to make of a look at a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It is so.
+    Believe,
+    /// It was cut short. What is verified of the link stands, and there is nothing else to tell.
+    Known,
+    /// It was cut short, and nothing can be told of the link.
+    Undecided,
+    /// The link seems to be down: it has to be looked at again.
+    Doubt,
+}
+
 /// The tracked connections as they are now, and for those that are still there their owners, each in order.
 type Verified = (Vec<Option<Sighting>>, Vec<Option<Arc<Process>>>);
 
@@ -143,7 +160,8 @@ type Verified = (Vec<Option<Sighting>>, Vec<Option<Arc<Process>>>);
 pub struct Monitor<C, P, K> {
     connections: C,
     processes: P,
-    clock: K,
+    /// Shared with the allowance of the cycle under way.
+    clock: Arc<K>,
     planned: Vec<PlannedProbe>,
     links: Vec<Link>,
     missing: Vec<BTreeSet<Capability>>,
@@ -157,6 +175,11 @@ pub struct Monitor<C, P, K> {
     walk_cpu: Duration,
     /// Connections tracked, as counted during a walk.
     tracked: usize,
+    /// Links that seemed down in a cycle without time for a second look, and the connections that nobody held: the next
+    /// look at them is the second.
+    doubts: HashMap<usize, BTreeSet<Cookie>>,
+    /// When looks may go on after a cycle's were cut short: they take half of a processor's time at most.
+    pause_until: Duration,
 }
 
 impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
@@ -175,7 +198,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let mut monitor = Self {
             connections,
             processes,
-            clock,
+            clock: Arc::new(clock),
             planned: Vec::new(),
             links: Vec::new(),
             missing: Vec::new(),
@@ -188,6 +211,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             walks: BTreeMap::new(),
             walk_cpu: Duration::ZERO,
             tracked: 0,
+            doubts: HashMap::new(),
+            pause_until: Duration::ZERO,
         };
         monitor.replace_probes(probes)?;
         Ok(monitor)
@@ -206,6 +231,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             probes.into_iter().map(|probe| PlannedProbe::new(probe.into(), &mut patterns)).collect();
         self.selector = Arc::new(patterns.build()?);
         self.plans.clear();
+        self.doubts.clear();
         let mut known: HashMap<Arc<str>, (Link, BTreeSet<Capability>)> = self
             .links
             .drain(..)
@@ -275,10 +301,14 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             self.tracked = self.links.iter().map(|link| link.tracked().count()).sum();
             let cpu = self.clock.cpu();
             let held = self.held(due);
-            let outcome = self.look(&probes, false, &held);
+            let clock = Arc::clone(&self.clock);
+            let allowance = Allowance::of_interval(self.shortest_interval(), clock.as_ref());
+            let pauses = began < self.pause_until;
+            let outcome =
+                if pauses { Err(LookError::CutShort) } else { self.look(&probes, false, &held, &allowance) };
             let looked = outcome.is_ok();
             match outcome {
-                Ok(looks) => self.take_in(&probes, looks, wall, &mut cycle, &mut reported),
+                Ok(looks) => self.take_in(&probes, looks, wall, &allowance, &mut cycle, &mut reported),
                 Err(error) => {
                     // What is verified stands, whatever became of the walk.
                     let is_settled = |index: &usize| self.links.get(*index).is_some_and(Link::is_settled);
@@ -298,7 +328,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 self.budget.pay(cost);
             }
             self.walk_cpu += cost;
-            *self.walks.entry(reason).or_default() += 1;
+            *self.walks.entry(reason).or_default() += u64::from(!pauses);
+            if matches!(&cycle.failure, Some(Failure { error: LookError::CutShort, .. })) && !pauses {
+                self.pause_until = began.saturating_add(cost * PAUSE_AFTER_CUT);
+            }
         }
         reported.extend(due.iter().filter(|index| !walked.contains(index)).map(|index| (*index, wall)));
         self.report(&reported, began, emit);
@@ -316,13 +349,16 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// When the connections or the processes could not be read.
     pub fn check(&mut self) -> Result<Vec<(Arc<ConnectionProbe>, ProbeLook)>, LookError> {
         let all: Vec<usize> = (0..self.links.len()).collect();
-        let mut looks = self.look(&all, true, &HashMap::new())?;
+        let allowance = Allowance::unlimited();
+        let mut looks = self.look(&all, true, &HashMap::new(), &allowance)?;
         // As before a "down" is reported: a connection that is replaced meanwhile can be missed by one walk.
         let is_down = |look: &ProbeLook| !Direction::ALL.iter().any(|way| look.direction(*way).is_up());
         let doubted: Vec<usize> =
             all.into_iter().zip(&looks).filter(|(_, look)| is_down(look)).map(|(index, _)| index).collect();
         if !doubted.is_empty() {
-            for (index, again) in doubted.iter().zip(self.look(&doubted, true, &HashMap::new())?) {
+            for (index, again) in
+                doubted.iter().zip(self.look(&doubted, true, &HashMap::new(), &allowance)?)
+            {
                 if let Some(look) = looks.get_mut(*index) {
                     *look = again;
                 }
@@ -439,37 +475,49 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         due: &[usize],
         looks: Vec<ProbeLook>,
         wall: SystemTime,
+        allowance: &Allowance<'_>,
         cycle: &mut Cycle,
         reported: &mut Vec<(usize, SystemTime)>,
     ) {
-        let mut doubted = Vec::new();
+        let (mut doubted, mut undecided) = (Vec::new(), Vec::new());
         for (index, look) in due.iter().copied().zip(looks) {
-            if self.links.get(index).is_some_and(|link| link.would_go_down(&look)) {
-                doubted.push((index, unheld(&look)));
-            } else {
-                self.absorb(index, &look, wall, cycle, reported);
+            match self.judge(index, &look) {
+                Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
+                Verdict::Known => {
+                    self.doubts.remove(&index);
+                    reported.push((index, wall));
+                }
+                Verdict::Undecided => undecided.push(index),
+                Verdict::Doubt => doubted.push((index, unheld(&look))),
             }
+        }
+        if !undecided.is_empty() {
+            self.fail(&undecided, LookError::CutShort, cycle);
         }
         for _again in 0..SECOND_LOOKS {
             if doubted.is_empty() {
                 return;
             }
+            if allowance.is_spent() {
+                let indices: Vec<usize> = doubted.iter().map(|(index, _)| *index).collect();
+                self.doubts.extend(doubted);
+                return self.fail(&indices, LookError::CutShort, cycle);
+            }
             let wall = self.clock.wall();
             let indices: Vec<usize> = doubted.iter().map(|(index, _)| *index).collect();
             *self.walks.entry(WalkReason::Broken).or_default() += 1;
-            let looks = match self.look(&indices, false, &HashMap::new()) {
+            let looks = match self.look(&indices, false, &HashMap::new(), allowance) {
                 Ok(looks) => looks,
                 Err(error) => return self.fail(&indices, error, cycle),
             };
             let before = std::mem::take(&mut doubted);
             for ((index, unheld_before), look) in before.into_iter().zip(looks) {
-                // A connection that nobody holds in two looks is nobody's. One that is new may be about to be seen.
-                let unheld = unheld(&look);
-                let settled = unheld.is_subset(&unheld_before);
-                if settled || self.links.get(index).is_none_or(|link| !link.would_go_down(&look)) {
-                    self.absorb(index, &look, wall, cycle, reported);
-                } else {
-                    doubted.push((index, unheld));
+                self.doubts.insert(index, unheld_before);
+                match self.judge(index, &look) {
+                    Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
+                    Verdict::Known => reported.push((index, wall)),
+                    Verdict::Undecided => self.fail(&[index], LookError::CutShort, cycle),
+                    Verdict::Doubt => doubted.push((index, unheld(&look))),
                 }
             }
         }
@@ -477,6 +525,26 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             let indices: Vec<usize> = doubted.into_iter().map(|(index, _)| index).collect();
             self.fail(&indices, LookError::Unsettled, cycle);
         }
+    }
+
+    /// What to make of a look at that link.
+    fn judge(&self, index: usize, look: &ProbeLook) -> Verdict {
+        let Some(link) = self.links.get(index) else { return Verdict::Believe };
+        if look.is_cut_short() {
+            return match () {
+                () if link.is_settled() => Verdict::Known,
+                () if link.is_confirmed_by(look) => Verdict::Believe,
+                () => Verdict::Undecided,
+            };
+        }
+        // A connection that nobody holds in two looks is nobody's. One that is new may be about to be seen.
+        let is_second = self.doubts.get(&index).is_some_and(|before| unheld(look).is_subset(before));
+        if is_second || !link.would_go_down(look) { Verdict::Believe } else { Verdict::Doubt }
+    }
+
+    /// The interval by which what a cycle may take is reckoned: the next may be due after that.
+    fn shortest_interval(&self) -> Duration {
+        self.links.iter().map(|link| link.probe().interval).min().unwrap_or_default()
     }
 
     fn absorb(
@@ -487,6 +555,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         cycle: &mut Cycle,
         reported: &mut Vec<(usize, SystemTime)>,
     ) {
+        self.doubts.remove(&index);
         let room = MAX_TRACKED.saturating_sub(self.tracked);
         let at = Moment { wall, monotonic: self.clock.monotonic() };
         let Some(link) = self.links.get_mut(index) else { return };
@@ -542,12 +611,15 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
 
     fn fail(&mut self, probes: &[usize], error: LookError, cycle: &mut Cycle) {
         self.outcomes.failed += u64::try_from(probes.len()).unwrap_or(u64::MAX);
-        let probes = probes
+        let probes: Vec<Arc<str>> = probes
             .iter()
             .filter_map(|index| self.links.get(*index))
             .map(|link| Arc::clone(&link.probe().name))
             .collect();
-        cycle.failure = Some(Failure { probes, error });
+        match &mut cycle.failure {
+            Some(failure) => failure.probes.extend(probes),
+            None => cycle.failure = Some(Failure { probes, error }),
+        }
     }
 
     fn tell_permissions(&mut self, time: SystemTime, cycle: &mut Cycle, emit: &mut dyn FnMut(DataPoint)) {
@@ -579,6 +651,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         indices: &[usize],
         every_holder: bool,
         known: &HashMap<Inode, Vec<Arc<Process>>>,
+        allowance: &Allowance<'_>,
     ) -> Result<Vec<ProbeLook>, LookError> {
         let plan = self.plan(indices);
         let now = self.clock.monotonic();
@@ -589,7 +662,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 .and_then(|index| links.get(*index))
                 .is_some_and(|link| link.has_matched(direction))
         };
-        let manner = Manner { wants_reason: &wants_reason, every_holder, known, now };
+        let manner = Manner { wants_reason: &wants_reason, every_holder, known, now, allowance };
         plan.look(&mut self.connections, &mut self.processes, &manner)
     }
 

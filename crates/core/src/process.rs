@@ -1,6 +1,6 @@
 //! Processes as probes see them: by which names they are known, and which configured patterns they fit.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
+use crate::allowance::Allowance;
 use crate::connection::Inode;
 
 /// A process id, as the /proc that is read numbers it.
@@ -351,6 +352,8 @@ pub struct HolderQuery<'a> {
     pub every_holder: bool,
     /// The moment of asking, on a clock that never goes backwards: what is remembered of names has an age.
     pub now: Duration,
+    /// The time that the search may take. When it is spent, what is open is told to be so ([`HolderScan::undecided`]).
+    pub allowance: &'a Allowance<'a>,
 }
 
 /// What the agent asks about holders that it knows.
@@ -387,6 +390,9 @@ pub struct HolderScan {
     /// For these, wanted sockets without a fitting holder were looked for in every process that can be read, so
     /// that a socket known to be held by somebody else is in `holders`.
     pub obscured: BTreeMap<PatternId, Obscured>,
+    /// Sockets without a holder that fits, of which the allowance was spent before it was known that they have none.
+    /// Where there are any, the census may be incomplete as well: all of it that is not present is uncertain then.
+    pub undecided: HashSet<Inode>,
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! A host made of plain data: the second implementer of the adapter traits, for this crate's tests.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::adapter::{ConnAdapter, ProcessAdapter};
 use crate::address::Endpoint;
@@ -60,6 +63,10 @@ pub(crate) struct Host {
     pub(crate) vitals: HashMap<Cookie, Vitals>,
     /// What further dumps find, the next one last.
     pub(crate) replacements: Vec<Vec<Connection>>,
+    /// How many processes a search may look into before it is cut short.
+    pub(crate) patience: Option<usize>,
+    /// A reading of CPU time, and what each dump adds to it.
+    pub(crate) cost: Option<(Rc<Cell<Duration>>, Duration)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +142,9 @@ impl ConnAdapter for Host {
 
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Refused> {
         self.dumps += 1;
+        if let Some((cpu, cost)) = &self.cost {
+            cpu.set(cpu.get() + *cost);
+        }
         if self.broken_dumps > 0 {
             self.broken_dumps -= 1;
             return Err(Refused);
@@ -175,7 +185,18 @@ impl ProcessAdapter for Host {
         let mut needed: BTreeSet<PatternId> = query.wanted.values().flatten().copied().collect();
         needed.extend(query.census);
         let mut settled: HashMap<Inode, BTreeSet<PatternId>> = HashMap::new();
+        let is_settled =
+            |settled: &HashMap<Inode, BTreeSet<PatternId>>, inode: &Inode, patterns: &BTreeSet<PatternId>| {
+                settled.get(inode).is_some_and(|found| patterns.is_subset(found))
+            };
         for (index, running) in self.processes.iter().enumerate() {
+            if self.patience.is_some_and(|patience| index >= patience) || query.allowance.is_spent() {
+                let open =
+                    query.wanted.iter().filter(|(inode, patterns)| !is_settled(&settled, inode, patterns));
+                scan.undecided = open.map(|(inode, _)| *inode).collect();
+                scan.uncertain.extend(query.census.iter().filter(|id| !scan.present.contains(id)));
+                break;
+            }
             let path = PathBuf::from(format!("/bin/{}", running.executable));
             let names = match running.access {
                 Access::Hidden => {

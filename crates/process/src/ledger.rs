@@ -178,6 +178,12 @@ impl<'a> Ledger<'a> {
             .collect()
     }
 
+    /// Takes in that the search was cut short: nothing is known of these sockets, nor of who else there is.
+    pub(crate) fn leave_undecided(&mut self, undecided: HashSet<Inode>) {
+        self.found.undecided = undecided;
+        self.found.uncertain.extend(&self.unmet);
+    }
+
     /// The answer.
     pub(crate) fn finish(mut self) -> HolderScan {
         // What could not be seen does not matter where everything asked for was found elsewhere.

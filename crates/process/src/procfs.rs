@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use rustix::fs::{
     AtFlags, Dir, Mode, OFlags, RawDir, SeekFrom, fstat, major, minor, openat, readlinkat_raw, seek, statat,
 };
 use rustix::io::Errno;
+use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
 use vms_core::process::{Known, Pid, ProcessNames};
 
@@ -67,6 +68,8 @@ pub(crate) enum Extent {
     Whole,
     /// Up to where the visitor stopped.
     Part,
+    /// Up to that descriptor, which is the next: no time was left.
+    Cut(u32),
 }
 
 /// Room for directory entries: some thousand descriptors a call.
@@ -79,6 +82,8 @@ const ARGV0_BYTES: usize = 4096;
 const STAT_BYTES: usize = 2048;
 /// The length of the longest text that names a socket is 29: longer links are of something else.
 const SOCKET_LINK_BYTES: usize = 64;
+/// The entries of a directory that are not its own.
+const DOTS: u64 = 2;
 /// `fd/`, ten digits, and a NUL.
 const DESCRIPTOR_PATH_BYTES: usize = 14;
 /// Some ten thousand mounts.
@@ -206,15 +211,23 @@ impl ProcessDir {
 
     /// Shows each socket among the descriptors to `visit`, with the descriptor's number, until it breaks off.
     ///
-    /// A descriptor that is closed meanwhile is left out.
+    /// A descriptor that is closed meanwhile is left out. Those in `range` are read.
     pub(crate) fn read_descriptors(
         &self,
         scratch: &mut Vec<u8>,
+        range: Range<u32>,
+        allowance: &Allowance<'_>,
         mut visit: impl FnMut(u32, Inode) -> ControlFlow<()>,
     ) -> Result<Extent, Obstacle> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(&self.0, c"fd", flags, Mode::empty())
             .map_err(|errno| self.obstacle(errno, Refusal::ListDescriptors))?;
+        if range.start > 0 {
+            // The kernel places descriptors behind `.` and `..` (`proc_readfd_common`).
+            let position = u64::from(range.start) + DOTS;
+            seek(&directory, SeekFrom::Start(position))
+                .map_err(|errno| self.obstacle(errno, Refusal::ListDescriptors))?;
+        }
         let mut link = [0; SOCKET_LINK_BYTES];
         let mut entries = RawDir::new(&directory, scratch.spare_capacity_mut());
         while let Some(entry) = entries.next() {
@@ -222,6 +235,15 @@ impl ProcessDir {
             let name = entry.file_name();
             let number = parse_decimal(name.to_bytes()).and_then(|number| u32::try_from(number).ok());
             let Some(number) = number else { continue };
+            if number >= range.end {
+                break;
+            }
+            if number < range.start {
+                continue;
+            }
+            if allowance.is_spent_after(1) {
+                return Ok(Extent::Cut(number));
+            }
             let length = match readlinkat_raw(&directory, name, &mut link) {
                 Ok(length) => length,
                 Err(Errno::NOENT) => continue,

@@ -17,7 +17,7 @@ use crate::kept::Kept;
 use crate::parse::HiddenProcesses;
 use crate::privileges::Privileges;
 use crate::procfs::{Procfs, scratch};
-use crate::scan::{Memory, Scan};
+use crate::scan::{Memory, Scan, Unfinished};
 use crate::table::NameTable;
 use crate::verify::Verification;
 
@@ -68,6 +68,7 @@ impl ProcReader {
                 kept: Kept::new(raise_descriptor_limit()),
                 table: NameTable::default(),
                 conclusions: Conclusions::default(),
+                unfinished: Unfinished::default(),
             },
             selector: SelectorIdentity::default(),
             scratch: scratch(),
@@ -101,6 +102,7 @@ impl ProcReader {
             self.memory.kept.forget_fits();
             self.memory.table.forget_fits();
             self.memory.conclusions.clear();
+            self.memory.unfinished = Unfinished::default();
             self.selector = selector.identity().clone();
         }
     }

@@ -7,8 +7,9 @@
 //! of times; and who was passed over is looked at after all where a socket is left without a holder that fits, unless
 //! that was concluded already (`conclusions`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use vms_core::connection::Inode;
 use vms_core::process::{HolderQuery, HolderScan, Pid};
@@ -21,10 +22,16 @@ use crate::ledger::{Holder, Ledger, Recorded};
 use crate::parse::TaskKind;
 use crate::privileges::{Privileges, Refusal};
 use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
-use crate::table::{NameTable, Remembered};
+use crate::table::{NAMES_TABLE_BOUND, NameTable, Remembered};
 
 /// How often /proc is listed again when something is still open after all processes were looked at.
 const EXTRA_PASSES: usize = 2;
+
+/// What it takes to enter a process and read its names, in units of an allowance.
+const UNITS_A_PROCESS: u32 = 32;
+
+/// What it takes to look at one descriptor again.
+const UNITS_A_PLACE: u32 = 2;
 
 /// What a reader remembers from call to call.
 #[derive(Debug)]
@@ -32,6 +39,18 @@ pub(crate) struct Memory {
     pub(crate) kept: Kept,
     pub(crate) table: NameTable,
     pub(crate) conclusions: Conclusions,
+    pub(crate) unfinished: Unfinished,
+}
+
+/// Where searches were cut short: the next goes on there.
+#[derive(Debug, Default)]
+pub(crate) struct Unfinished {
+    /// The process that is next to be looked at, and the descriptor in it.
+    next: Option<(Pid, u32)>,
+    /// The process that is next to be looked at again where a socket was found in it before.
+    next_place: Option<Pid>,
+    /// Since when all names are being read anew, and whose were.
+    names: Option<(Duration, HashSet<Pid>)>,
 }
 
 /// A search under way.
@@ -42,6 +61,12 @@ pub(crate) struct Scan<'a> {
     scratch: &'a mut Vec<u8>,
     effort: &'a mut Effort,
     ledger: Ledger<'a>,
+    /// Whether no time was left.
+    is_cut: bool,
+    /// Whether everybody was looked at whose names are remembered to fit, or are not remembered.
+    is_known_to_fit: bool,
+    /// Whose names were read anew by a search that was cut short: they are not read again.
+    read_before: HashSet<Pid>,
 }
 
 /// Whose names are read.
@@ -91,7 +116,17 @@ impl<'a> Scan<'a> {
         scratch: &'a mut Vec<u8>,
         effort: &'a mut Effort,
     ) -> Self {
-        Self { procfs, privileges, memory, scratch, effort, ledger: Ledger::new(query) }
+        Self {
+            procfs,
+            privileges,
+            memory,
+            scratch,
+            effort,
+            ledger: Ledger::new(query),
+            is_cut: false,
+            is_known_to_fit: false,
+            read_before: HashSet::new(),
+        }
     }
 
     /// Searches, and tells what was found.
@@ -100,9 +135,12 @@ impl<'a> Scan<'a> {
         if !self.ledger.is_complete() {
             let seen = self.search()?;
             self.note_hidden_processes();
-            if !self.ledger.obscured_without_holder().is_empty() {
+            if !self.is_cut && !self.ledger.obscured_without_holder().is_empty() {
                 self.search_anyone(&seen)?;
             }
+        }
+        if self.is_cut {
+            self.leave_undecided();
         }
         let (query, unsettled) = (self.ledger.query(), self.ledger.unsettled());
         self.memory.conclusions.sweep(query.wanted, unsettled, query.now);
@@ -110,10 +148,33 @@ impl<'a> Scan<'a> {
         Ok(self.ledger.finish())
     }
 
-    /// Looks at the descriptors where the sockets were found before.
+    /// Tells of which sockets nothing is known. What was concluded of the others stands, where everybody was looked at who
+    /// is known to fit.
+    fn leave_undecided(&mut self) {
+        let (now, conclusions) = (self.ledger.query().now, &self.memory.conclusions);
+        let is_open =
+            |inode: Inode, pattern| !self.is_known_to_fit || !conclusions.holds(inode, pattern, now);
+        let open = self.ledger.unsettled().iter().filter(|(inode, pattern)| is_open(*inode, *pattern));
+        let undecided = open.map(|(inode, _)| *inode).collect();
+        self.ledger.leave_undecided(undecided);
+    }
+
+    /// Looks at the descriptors where the sockets were found before, for half of the time at most. What it does not get to
+    /// is searched for like any other.
     fn check_places(&mut self) -> Result<(), ProcessError> {
         let query = self.ledger.query();
-        for (pid, mut places) in self.memory.kept.places_of(query.wanted, query.now) {
+        let allowance = query.allowance.part(2);
+        let mut places: Vec<_> = self.memory.kept.places_of(query.wanted, query.now).into_iter().collect();
+        if let Some(next) = self.memory.unfinished.next_place.take() {
+            let earlier = places.partition_point(|(pid, _)| *pid < next);
+            places.rotate_left(earlier);
+        }
+        for (pid, mut places) in places {
+            let units = u32::try_from(places.len()).unwrap_or(u32::MAX).saturating_mul(UNITS_A_PLACE);
+            if allowance.is_spent_after(units.saturating_add(UNITS_A_PROCESS)) {
+                self.memory.unfinished.next_place = Some(pid);
+                break;
+            }
             places.retain(|(inode, _)| self.ledger.is_open(*inode));
             if places.is_empty() {
                 continue;
@@ -163,17 +224,46 @@ impl<'a> Scan<'a> {
     fn search(&mut self) -> Result<HashMap<Pid, Seen>, ProcessError> {
         let mut seen = HashMap::new();
         let reading = if self.ledger.query().every_holder { Reading::Anew } else { Reading::WhereDue };
-        self.look_at(self.memory.kept.pids(), reading, &mut seen)?;
+        // What a search that was cut short has seen of them comes last now.
+        if self.memory.unfinished.next.is_none() {
+            self.look_at(self.memory.kept.pids(), reading, &mut seen)?;
+        }
         self.look_at_all(reading, &mut seen)?;
+        self.is_known_to_fit = !self.is_cut;
         let is_remembered = |seen: &Seen| matches!(seen, Seen::Remembered { .. });
-        if seen.values().any(is_remembered) && self.has_unconcluded() {
+        if !self.is_cut && seen.values().any(is_remembered) && self.has_unconcluded() {
             seen.retain(|_, seen| !is_remembered(seen));
+            self.begin_anew();
             self.look_at_all(Reading::Anew, &mut seen)?;
         }
+        if self.is_cut {
+            return Ok(seen);
+        }
+        self.memory.unfinished =
+            Unfinished { next_place: self.memory.unfinished.next_place, ..Unfinished::default() };
         if !seen.values().any(is_remembered) {
             self.memory.conclusions.conclude(self.ledger.unsettled(), self.ledger.query().now);
         }
         Ok(seen)
+    }
+
+    /// Begins to read all names anew, or goes on with what was cut short, unless that is too long ago.
+    fn begin_anew(&mut self) {
+        let now = self.ledger.query().now;
+        let names = self.memory.unfinished.names.take();
+        let names = names.filter(|(since, _)| now.saturating_sub(*since) < NAMES_TABLE_BOUND);
+        let (since, read) = names.unwrap_or_else(|| (now, HashSet::new()));
+        self.read_before.clone_from(&read);
+        self.memory.unfinished.names = Some((since, read));
+    }
+
+    /// Processes in the order in which they are looked at: where a search was cut short, on from there.
+    fn in_turn(&self, mut pids: Vec<Pid>) -> Vec<Pid> {
+        if let Some((next, _)) = self.memory.unfinished.next {
+            let earlier = pids.partition_point(|pid| *pid < next);
+            pids.rotate_left(earlier);
+        }
+        pids
     }
 
     /// Whether some socket has no holder that fits, and it is not known already that it has none.
@@ -186,7 +276,7 @@ impl<'a> Scan<'a> {
     /// Looks at all processes that were not seen yet, and at those that appear meanwhile.
     fn look_at_all(&mut self, reading: Reading, seen: &mut HashMap<Pid, Seen>) -> Result<(), ProcessError> {
         for pass in 0..=EXTRA_PASSES {
-            if self.is_enough(reading) || (pass > 0 && self.ledger.is_answered()) {
+            if self.is_cut || self.is_enough(reading) || (pass > 0 && self.ledger.is_answered()) {
                 break;
             }
             let listed = self.list()?;
@@ -196,7 +286,7 @@ impl<'a> Scan<'a> {
             if due.is_empty() {
                 break;
             }
-            self.look_at(due, reading, seen)?;
+            self.look_at(self.in_turn(due), reading, seen)?;
         }
         Ok(())
     }
@@ -221,11 +311,15 @@ impl<'a> Scan<'a> {
         seen: &mut HashMap<Pid, Seen>,
     ) -> Result<(), ProcessError> {
         for pid in pids {
-            if self.is_enough(reading) {
+            if self.is_cut || self.is_enough(reading) {
                 break;
             }
             let outcome = match self.recall(pid, reading) {
                 Some(remembered) => remembered,
+                None if self.ledger.query().allowance.is_spent_after(UNITS_A_PROCESS) => {
+                    self.cut(pid, 0);
+                    break;
+                }
                 None => self.look(pid)?,
             };
             seen.insert(pid, outcome);
@@ -233,10 +327,24 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
+    /// Takes in that no time is left, and where to go on.
+    fn cut(&mut self, pid: Pid, descriptor: u32) {
+        self.is_cut = true;
+        self.memory.unfinished.next = Some((pid, descriptor));
+    }
+
     /// Whether that process can be passed over by what is remembered of it.
     fn recall(&self, pid: Pid, reading: Reading) -> Option<Seen> {
         if reading == Reading::Anew {
-            return None;
+            if !self.read_before.contains(&pid) {
+                return None;
+            }
+            return match self.memory.table.last_read(pid)? {
+                Remembered::Fitted { patterns, bare } if !self.ledger.awaits(patterns) => {
+                    Some(if *bare { Seen::Bare } else { Seen::PassedOver })
+                }
+                _ => None,
+            };
         }
         match self.memory.table.remembered(pid, self.ledger.query().now)? {
             Remembered::Fitted { patterns, bare } if !self.ledger.awaits(patterns) => {
@@ -257,6 +365,9 @@ impl<'a> Scan<'a> {
         let holder = Holder::new(pid, names, query.selector);
         let bare = holder.is_bare();
         self.memory.table.note(pid, holder.fits(), bare, query.now);
+        if let Some((_, read)) = &mut self.memory.unfinished.names {
+            read.insert(pid);
+        }
         if !self.ledger.concerns(holder.fits()) {
             return Ok(if bare { Seen::Bare } else { Seen::PassedOver });
         }
@@ -287,8 +398,12 @@ impl<'a> Scan<'a> {
     /// Reads the descriptors of a process that fits, or might.
     fn search_descriptors(&mut self, dir: ProcessDir, mut holder: Holder) -> Result<Seen, ProcessError> {
         let (ledger, kept, effort) = (&mut self.ledger, &mut self.memory.kept, &mut *self.effort);
-        let now = ledger.query().now;
-        let outcome = dir.read_descriptors(self.scratch, |descriptor, inode| {
+        let query = ledger.query();
+        let now = query.now;
+        // Where this process was left in the middle, what comes after that first, and then what was before.
+        let pid = holder.pid();
+        let from = self.memory.unfinished.next.filter(|(next, _)| *next == pid).map_or(0, |(_, from)| from);
+        let mut visit = |descriptor, inode| {
             effort.sockets += 1;
             let recorded = ledger.record(inode, &mut holder);
             if recorded != Recorded::Unasked {
@@ -299,12 +414,21 @@ impl<'a> Scan<'a> {
             } else {
                 ControlFlow::Continue(())
             }
-        });
+        };
+        let mut outcome = dir.read_descriptors(self.scratch, from..u32::MAX, query.allowance, &mut visit);
+        if from > 0 && outcome == Ok(Extent::Whole) {
+            outcome = dir.read_descriptors(self.scratch, 0..from, query.allowance, &mut visit);
+        }
         if holder.is_described() {
             kept.keep(dir, &mut holder, now);
         }
         match outcome {
-            Ok(extent) => Ok(Seen::Searched(extent)),
+            Ok(extent) => {
+                if let Extent::Cut(next) = extent {
+                    self.cut(pid, next);
+                }
+                Ok(Seen::Searched(extent))
+            }
             Err(Obstacle::Vanished) => Ok(Seen::VanishedFitting),
             Err(Obstacle::Refused(refusal)) => {
                 self.ledger.obscure(holder.fits(), self.privileges, refusal);
@@ -337,6 +461,10 @@ impl<'a> Scan<'a> {
             if left.is_empty() {
                 break;
             }
+            if self.ledger.query().allowance.is_spent_after(UNITS_A_PROCESS) {
+                self.is_cut = true;
+                break;
+            }
             match self.search_any_process(pid, &mut left) {
                 Ok(()) | Err(Obstacle::Vanished | Obstacle::Refused(_)) => {}
                 Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(pid, errno)),
@@ -349,13 +477,15 @@ impl<'a> Scan<'a> {
         let (dir, names) = self.enter(pid)?;
         let mut held = Vec::new();
         let effort = &mut *self.effort;
-        dir.read_descriptors(self.scratch, |descriptor, inode| {
+        let allowance = self.ledger.query().allowance;
+        let extent = dir.read_descriptors(self.scratch, 0..u32::MAX, allowance, |descriptor, inode| {
             effort.sockets += 1;
             if left.remove(&inode) {
                 held.push((inode, descriptor));
             }
             if left.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
+        self.is_cut |= matches!(extent, Extent::Cut(_));
         if held.is_empty() {
             return Ok(());
         }

@@ -77,6 +77,11 @@ impl NameTable {
         self.entries.get(&pid).filter(|entry| now < entry.due).map(|entry| &entry.names)
     }
 
+    /// What the names of that process fitted when they were read last, however long ago.
+    pub(crate) fn last_read(&self, pid: Pid) -> Option<&Remembered> {
+        self.entries.get(&pid).map(|entry| &entry.names)
+    }
+
     /// Takes in what the names of a listed process fit now.
     pub(crate) fn note(&mut self, pid: Pid, fits: &Fits, bare: bool, now: Duration) {
         let Some(entry) = self.entries.get_mut(&pid) else { return };

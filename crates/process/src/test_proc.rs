@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tempfile::TempDir;
+use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
 use vms_core::process::{HolderQuery, NameGlob, PatternId, ProcessPattern, ProcessSelector};
 
@@ -199,6 +200,7 @@ pub(crate) struct Question {
     census: BTreeSet<PatternId>,
     every_holder: bool,
     now: Duration,
+    allowance: Allowance<'static>,
 }
 
 impl Question {
@@ -223,6 +225,7 @@ impl Question {
             census: BTreeSet::new(),
             every_holder: false,
             now: START,
+            allowance: Allowance::unlimited(),
         }
     }
 
@@ -249,6 +252,11 @@ impl Question {
         Self { wanted: BTreeMap::new(), census: BTreeSet::new(), ..self }
     }
 
+    /// Asks for what can be found with so many units of work.
+    pub(crate) fn within(self, units: u32) -> Self {
+        Self { allowance: Allowance::of_units(units), ..self }
+    }
+
     /// Asks at that time after [`START`].
     pub(crate) fn at(&mut self, since_start: Duration) -> &Self {
         self.now = START + since_start;
@@ -270,6 +278,7 @@ impl Question {
             census: &self.census,
             every_holder: self.every_holder,
             now: self.now,
+            allowance: &self.allowance,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
 use vms_core::process::{Pid, Process, VerifyQuery};
 
@@ -12,6 +13,10 @@ use crate::error::ProcessError;
 use crate::kept::Kept;
 use crate::ledger::Holder;
 use crate::procfs::{Obstacle, Procfs};
+
+/// How many descriptors one call reads to find sockets that are not where they were. Who moves his sockets from one
+/// descriptor to another among a million others makes no cycle late.
+const MAX_DESCRIPTORS: u32 = 65_536;
 
 /// A verification under way.
 pub(crate) struct Verification<'a> {
@@ -35,8 +40,10 @@ impl Verification<'_> {
             }
             verified.push(process);
         }
+        // What is beyond it is not verified; a walk tells.
+        let allowance = Allowance::of_units(MAX_DESCRIPTORS);
         for (pid, pairs) in doubted {
-            match self.look_again(pid, &pairs, &mut verified) {
+            match self.look_again(pid, &pairs, &mut verified, &allowance) {
                 Ok(()) | Err(Obstacle::Vanished | Obstacle::Refused(_)) => {}
                 Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(pid, errno)),
             }
@@ -52,6 +59,7 @@ impl Verification<'_> {
         pid: Pid,
         pairs: &[(usize, Inode)],
         verified: &mut [Option<Arc<Process>>],
+        allowance: &Allowance<'_>,
     ) -> Result<(), Obstacle> {
         let now = self.query.now;
         // The handle that failed may be dead, or of a thread that is gone from a process that lives on.
@@ -76,7 +84,7 @@ impl Verification<'_> {
         }
         if !missed.is_empty() {
             let (kept, effort) = (&mut *self.kept, &mut *self.effort);
-            dir.read_descriptors(self.scratch, |descriptor, inode| {
+            dir.read_descriptors(self.scratch, 0..u32::MAX, allowance, |descriptor, inode| {
                 effort.sockets += 1;
                 if missed.remove(&inode) {
                     kept.remember(inode, pid, descriptor, true, now);

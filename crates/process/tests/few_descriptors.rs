@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::fs::fstat;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use vms_core::ProcessAdapter;
+use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
 use vms_core::process::{HolderQuery, Pid, ProcessPattern, ProcessSelector, VerifyQuery};
 use vms_process::{Privileges, ProcReader};
@@ -58,8 +59,14 @@ fn more_holders_than_descriptors_are_all_verified_and_leave_descriptors_to_other
     let wanted = BTreeMap::from([(inode, BTreeSet::from([id]))]);
     let census = BTreeSet::new();
     let now = Duration::from_secs(1000);
-    let query =
-        HolderQuery { selector: &selector, wanted: &wanted, census: &census, every_holder: true, now };
+    let query = HolderQuery {
+        selector: &selector,
+        wanted: &wanted,
+        census: &census,
+        every_holder: true,
+        now,
+        allowance: &Allowance::unlimited(),
+    };
     let mut reader = ProcReader::open(Path::new("/proc"), Privileges::read_own().unwrap()).unwrap();
     let scan = reader.find_holders(&query).unwrap();
     assert_eq!(scan.holders[&inode].len(), HOLDERS);

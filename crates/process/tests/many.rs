@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::fs::fstat;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vms_core::ProcessAdapter;
+use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
 use vms_core::process::{HolderQuery, Pid, ProcessPattern, ProcessSelector, VerifyQuery};
 use vms_process::{Privileges, ProcReader};
@@ -59,8 +60,14 @@ fn a_second_census_of_thousands_of_processes_reads_the_names_of_new_ones_only() 
     let mut reader = reader();
     let mut ask = |milliseconds| {
         let now = Duration::from_secs(1000) + Duration::from_millis(milliseconds);
-        let query =
-            HolderQuery { selector: &selector, wanted: &wanted, census: &census, every_holder: false, now };
+        let query = HolderQuery {
+            selector: &selector,
+            wanted: &wanted,
+            census: &census,
+            every_holder: false,
+            now,
+            allowance: &Allowance::unlimited(),
+        };
         assert!(reader.find_holders(&query).unwrap().present.is_empty());
         reader.effort().names
     };
@@ -91,8 +98,14 @@ fn a_socket_among_thousands_of_descriptors_is_searched_once_and_verified_by_one_
     let wanted = BTreeMap::from([(inode, BTreeSet::from([selector.id(&pattern).unwrap()]))]);
     let census = BTreeSet::new();
     let now = Duration::from_secs(1000);
-    let query =
-        HolderQuery { selector: &selector, wanted: &wanted, census: &census, every_holder: false, now };
+    let query = HolderQuery {
+        selector: &selector,
+        wanted: &wanted,
+        census: &census,
+        every_holder: false,
+        now,
+        allowance: &Allowance::unlimited(),
+    };
     let mut reader = reader();
     let scan = reader.find_holders(&query).unwrap();
     let own_pid = Pid(std::process::id());

@@ -23,6 +23,7 @@ use rustix::thread::{
 };
 use tempfile::TempDir;
 use vms_core::ProcessAdapter;
+use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
 use vms_core::process::{
     Capability, HolderQuery, HolderScan, PatternId, Pid, Process, ProcessPattern, ProcessSelector,
@@ -127,6 +128,7 @@ fn ask(reader: &mut ProcReader, name: &str, executable: Option<&Path>, inodes: &
         census: &census,
         every_holder: true,
         now: Duration::ZERO,
+        allowance: &Allowance::unlimited(),
     };
     Answer { id, scan: reader.find_holders(&query).unwrap() }
 }

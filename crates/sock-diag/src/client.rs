@@ -21,6 +21,12 @@ const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 /// How often a dump, or a batch of lookups, is tried that the kernel breaks off.
 const ATTEMPTS: u32 = 4;
 
+/// How many sockets one dump may tell of in one attempt, asked for or not. To read that many takes half a second.
+const MAX_TOLD: u32 = 1 << 20;
+
+/// How many connections one dump may find: with what the agent works out about each, some 300 MB.
+const MAX_FOUND: usize = 1 << 18;
+
 /// How many lookups go to the kernel in one send. It answers them all before the send returns: the socket's receive
 /// buffer has to hold the answers, each of which is charged with up to 2,304 bytes of the 212,992 that are usual.
 const LOOKUPS_AT_ONCE: usize = 64;
@@ -100,8 +106,17 @@ struct Client<T> {
     lookups_at_once: usize,
     /// How many sends of so many were answered in full since that changed.
     full_sends: u32,
+    /// What a dump may tell of.
+    room: Room,
     request: Vec<u8>,
     buffer: Box<[u8]>,
+}
+
+/// How many sockets a dump may tell of.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    told: u32,
+    found: usize,
 }
 
 /// How an exchange ended that may be tried again.
@@ -138,6 +153,7 @@ impl<T: Transport> Client<T> {
             counted: [None; 2],
             lookups_at_once: LOOKUPS_AT_ONCE,
             full_sends: 0,
+            room: Room { told: MAX_TOLD, found: MAX_FOUND },
             request: Vec::new(),
             buffer: vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice(),
         }
@@ -344,6 +360,11 @@ impl<T: Transport> Client<T> {
         }
         let mut told = 0_u32;
         loop {
+            // A table that grows while it is walked may tell of sockets without end.
+            if told > self.room.told || found.len() > self.room.found {
+                return Err(Error::TooMany);
+            }
+
             let Some(datagram) = receive(&mut self.transport, &mut self.buffer)? else {
                 return Ok(Outcome::Interrupted);
             };

@@ -40,6 +40,9 @@ pub enum Error {
         /// How often it was tried.
         attempts: u32,
     },
+    /// There are more sockets than the agent takes in: it would need more memory and time than it may have.
+    #[error("sock_diag reply: more sockets than are read in one look; see who has so many (`ss -s`)")]
+    TooMany,
     /// Any other failure.
     #[error("sock_diag {operation}: failed")]
     Io {

@@ -12,7 +12,13 @@ use crate::process::ProcessPattern;
 use crate::test_host::{Access, Host, Running};
 
 fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
-    look(&Manner { wants_reason: &|_, _| true, every_holder, known: &HashMap::new(), now: Duration::ZERO })
+    look(&Manner {
+        wants_reason: &|_, _| true,
+        every_holder,
+        known: &HashMap::new(),
+        now: Duration::ZERO,
+        allowance: &Allowance::unlimited(),
+    })
 }
 
 fn probe(dest: &str, port: u16, source: &str, dest_process: &str) -> ConnectionProbe {

@@ -1,5 +1,6 @@
 use std::cell::Cell;
 use std::ops::Deref;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
@@ -17,9 +18,7 @@ use crate::test_host::{Access, Host};
 #[derive(Debug, Default)]
 struct Manual {
     now: Cell<Duration>,
-    cpu: Cell<Duration>,
-    /// What each reading of the CPU time adds to it.
-    cost: Cell<Duration>,
+    cpu: Rc<Cell<Duration>>,
 }
 
 impl Clock for Manual {
@@ -32,7 +31,6 @@ impl Clock for Manual {
     }
 
     fn cpu(&self) -> Duration {
-        self.cpu.set(self.cpu.get() + self.cost.get());
         self.cpu.get()
     }
 }
@@ -53,6 +51,11 @@ impl Deref for Told {
 }
 
 impl Monitor<Host, Host, Manual> {
+    /// Lets each dump take that much CPU time.
+    fn dumps_cost(&mut self, cost: Duration) {
+        self.connections.cost = Some((Rc::clone(&self.clock.cpu), cost));
+    }
+
     /// One cycle, a second after the last.
     fn tell(&mut self, due: &[usize]) -> Told {
         self.clock.now.set(self.clock.now.get() + Duration::from_secs(1));
@@ -164,10 +167,17 @@ fn a_second_look_that_fails_leaves_no_point() {
     monitor.connections.disconnect_all();
     monitor.processes.disconnect_all();
     monitor.verify(&[0, 1], Duration::from_secs(2)).unwrap();
-    let look = monitor.look(&[0, 1], false, &HashMap::new()).unwrap();
+    let look = monitor.look(&[0, 1], false, &HashMap::new(), &Allowance::unlimited()).unwrap();
     monitor.connections.break_dumps(1);
     let (mut cycle, mut reported) = (Cycle::default(), Vec::new());
-    monitor.take_in(&[0, 1], look, SystemTime::UNIX_EPOCH, &mut cycle, &mut reported);
+    monitor.take_in(
+        &[0, 1],
+        look,
+        SystemTime::UNIX_EPOCH,
+        &Allowance::unlimited(),
+        &mut cycle,
+        &mut reported,
+    );
     assert_eq!(cycle.failure.unwrap().probes, ["a".into()]);
     assert_eq!(reported, [(1, SystemTime::UNIX_EPOCH)], "b was never up");
 }
@@ -315,7 +325,7 @@ fn a_link_that_is_down_is_looked_for_when_the_budget_allows_and_at_the_latest_af
         let empty = Host::default();
         let mut monitor =
             Monitor::new(empty.clone(), empty, Manual::default(), vec![probe("a", 5432, 1)], terms).unwrap();
-        monitor.clock.cost.set(cost);
+        monitor.dumps_cost(cost);
         monitor.tell(&[0]);
         // The first look costs nothing; the second is paid for.
         monitor.tell(&[0]);
@@ -594,7 +604,7 @@ fn happen(host: &mut Host, event: &Event, serial: u64) {
 /// What is true of both directions, found by a monitor that never saw the host before.
 fn naively(host: &Host) -> Vec<(bool, usize)> {
     let mut naive = monitor(host, vec![probe("a", 5432, 1)]);
-    let look = naive.look(&[0], true, &HashMap::new()).unwrap().remove(0);
+    let look = naive.look(&[0], true, &HashMap::new(), &Allowance::unlimited()).unwrap().remove(0);
     Direction::ALL
         .iter()
         .map(|way| (look.direction(*way).is_up(), look.direction(*way).matched.len()))
@@ -739,7 +749,7 @@ proptest! {
             let due: Vec<usize> = (0..names.len()).filter(|place| left_out & (1 << place) == 0).collect();
             let cycles = [rich.tell(&due), poor.tell(&due)];
             let mut naive = monitor(&world, overlapping_probes(false));
-            let looks = naive.look(&[0, 1, 2, 3], true, &HashMap::new()).unwrap();
+            let looks = naive.look(&[0, 1, 2, 3], true, &HashMap::new(), &Allowance::unlimited()).unwrap();
             for (probe, look) in naive.links.iter().map(Link::probe).zip(&looks) {
                 let Some(place) = names.iter().position(|name| **name == *probe.name) else { continue };
                 for direction in Direction::ALL.into_iter().filter(|_| due.contains(&place)) {
@@ -765,4 +775,107 @@ proptest! {
             }
         }
     }
+}
+
+/// A host on which searches give up after so many processes. Port 1 has a link of the first process, port 2 one of the last,
+/// and between them are those of a user who is nobody's.
+fn crowded() -> Host {
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[7]);
+    for inode in 100..110 {
+        host.run("evil", Access::Open, &[inode]);
+        host.connect(("10.0.0.9", 50_000), ("10.0.0.1", 3), TcpState::Established, inode);
+    }
+    host.run("app", Access::Open, &[8]);
+    host.connect(("10.0.0.9", 40_000), ("10.0.0.1", 1), TcpState::Established, 7);
+    host.connect(("10.0.0.9", 40_001), ("10.0.0.1", 2), TcpState::Established, 8);
+    host
+}
+
+#[test]
+fn what_a_look_that_was_cut_short_did_not_settle_is_failed_and_not_down() {
+    let host = crowded();
+    let mut monitor = monitor(&host, vec![probe("near", 1, 1), probe("far", 2, 1), probe("other", 3, 1)]);
+    monitor.processes.patience = Some(4);
+    let cycle = monitor.tell(&[0, 1, 2]);
+    assert_eq!(values(&cycle, UP), [1], "the link whose holder was found, and nothing of the others");
+    let failure = cycle.failure.as_ref().expect("two are not measured");
+    assert!(matches!(failure.error, LookError::CutShort));
+    assert_eq!(failure.probes, ["far".into(), "other".into()]);
+    assert_eq!((monitor.outcomes().ok, monitor.outcomes().failed), (1, 2));
+
+    monitor.processes.patience = None;
+    assert_eq!(values(&monitor.tell(&[0, 1, 2]), UP), [1, 1, 0], "with enough time all are told");
+}
+
+#[test]
+fn what_is_verified_stands_when_a_look_is_cut_short() {
+    let host = crowded();
+    let mut monitor = monitor(&host, vec![probe("near", 1, 1), probe("far", 2, 1)]);
+    assert_eq!(values(&monitor.tell(&[0, 1]), UP), [1, 1]);
+    // Another connection of the same link, whose holder is out of reach.
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.connect(("10.0.0.9", 40_002), ("10.0.0.1", 2), TcpState::Established, 9);
+        host.patience = Some(0);
+    }
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!(values(&cycle, UP), [1, 1]);
+    assert!(cycle.failure.is_none() && cycle.changes.is_empty(), "{cycle:?}");
+}
+
+#[test]
+fn a_link_that_breaks_while_looks_are_cut_short_has_no_point_until_a_look_is_whole() {
+    let host = crowded();
+    let mut monitor = monitor(&host, vec![probe("far", 2, 1)]);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        // It comes back as another connection, held by the same process.
+        let all = host.disconnect_all();
+        host.process_mut(11).inodes = vec![9];
+        host.connect(("10.0.0.9", 40_002), ("10.0.0.1", 2), TcpState::Established, 9);
+        assert_eq!(all.len(), 12);
+        host.patience = Some(4);
+    }
+    for _ in 0..3 {
+        let cycle = monitor.tell(&[0]);
+        assert!(values(&cycle, UP).is_empty() && cycle.changes.is_empty(), "{cycle:?}");
+        assert!(matches!(cycle.failure.as_ref().unwrap().error, LookError::CutShort));
+    }
+    monitor.processes.patience = None;
+    let cycle = monitor.tell(&[0]);
+    assert_eq!(values(&cycle, UP), [1]);
+    assert!(cycle.changes.is_empty(), "it never was down");
+}
+
+#[test]
+fn without_time_for_a_second_look_the_next_cycle_takes_it() {
+    let mut monitor = monitor(&host(), vec![probe("link", 5432, 1)]);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.close(0);
+    }
+    // A dump takes all the time that there is.
+    monitor.dumps_cost(Duration::from_millis(600));
+    let cycle = monitor.tell(&[0]);
+    assert!(values(&cycle, UP).is_empty(), "not down on the word of one look: {cycle:?}");
+    let mut told = Vec::new();
+    while told.is_empty() && monitor.clock.monotonic() < Duration::from_secs(30) {
+        told = values(&monitor.tell(&[0]), UP);
+    }
+    assert_eq!(told, [0], "down by the second, in a later cycle");
+}
+
+#[test]
+fn looks_that_are_cut_short_take_half_of_the_time_at_most() {
+    let host = crowded();
+    let mut monitor = monitor(&host, vec![probe("far", 2, 1)]);
+    monitor.processes.patience = Some(4);
+    monitor.dumps_cost(Duration::from_millis(500));
+    for _ in 0..60 {
+        assert!(values(&monitor.tell(&[0]), UP).is_empty());
+    }
+    let walks: u64 = monitor.effort().walks.values().sum();
+    assert!(walks >= 10, "{walks} walks: it goes on trying");
+    let share = monitor.effort().walk_cpu.as_secs_f64() / 60.0;
+    assert!(share <= 0.55, "{share}");
 }

@@ -15,14 +15,15 @@ fn a_descriptor_that_is_closed_in_mid_reading_is_left_out_and_the_others_are_not
     let dir = Procfs::open(proc.path()).unwrap().open_process(Pid(10)).unwrap();
     let mut visited = Vec::new();
     let mut closed = 0_u32;
-    let extent = dir.read_descriptors(&mut scratch(), |descriptor, inode| {
-        visited.push(inode.get());
-        if closed == 0 {
-            closed = if descriptor == 3 { 4 } else { 3 };
-            fs::remove_file(proc.path().join(format!("10/fd/{closed}"))).unwrap();
-        }
-        ControlFlow::Continue(())
-    });
+    let extent =
+        dir.read_descriptors(&mut scratch(), 0..u32::MAX, &Allowance::unlimited(), |descriptor, inode| {
+            visited.push(inode.get());
+            if closed == 0 {
+                closed = if descriptor == 3 { 4 } else { 3 };
+                fs::remove_file(proc.path().join(format!("10/fd/{closed}"))).unwrap();
+            }
+            ControlFlow::Continue(())
+        });
     assert_eq!(extent, Ok(Extent::Whole));
     let mut expected = inodes(&[103, 104, 105]);
     expected.remove(&(u64::from(closed) + 100));
@@ -39,7 +40,9 @@ fn a_process_that_is_gone_does_not_lend_its_directory_to_the_next_of_its_number(
     drop(proc.process(10, "other").socket(3, 103));
     assert!(matches!(dir.read_names(), Err(Obstacle::Vanished)));
     assert_eq!(dir.holds(3, Inode::new(103).unwrap()), Ok(false));
-    let outcome = dir.read_descriptors(&mut scratch(), |_, _| ControlFlow::Continue(()));
+    let outcome = dir.read_descriptors(&mut scratch(), 0..u32::MAX, &Allowance::unlimited(), |_, _| {
+        ControlFlow::Continue(())
+    });
     assert_eq!(outcome, Err(Obstacle::Vanished));
 }
 

@@ -650,3 +650,51 @@ proptest! {
         }
     }
 }
+
+/// Eleven processes that fit, and one more that holds the socket 777.
+fn crowd() -> TestProc {
+    let proc = TestProc::new();
+    for pid in 10..21 {
+        proc.process(pid, "app").socket(3, pid.into());
+    }
+    proc.process(30, "app").socket(3, 777);
+    proc
+}
+
+#[test]
+fn a_search_without_time_leaves_undecided_what_it_did_not_find_and_the_next_goes_on_there() {
+    let proc = crowd();
+    let mut reader = proc.reader();
+    let mut question = Question::new(&["app"]).wants(777, &[0]);
+    for call in 1..=12 {
+        // Time for three processes.
+        question = question.within(UNITS_A_PROCESS * 3 + 5);
+        let scan = reader.find_holders(&question.query()).unwrap();
+        if holders(&scan, 777) == [30] {
+            assert!(scan.undecided.is_empty(), "{:?}", scan.undecided);
+            assert!((3..=5).contains(&call), "found in call {call}");
+            return;
+        }
+        assert_eq!(scan.undecided, [Inode::new(777).unwrap()].into(), "call {call}");
+    }
+    panic!("never found");
+}
+
+#[test]
+fn names_that_a_search_read_that_was_cut_short_are_not_read_again_by_the_next() {
+    let proc = TestProc::new();
+    for pid in 10..40 {
+        proc.process(pid, "other");
+    }
+    let mut reader = proc.reader();
+    let mut question = Question::new(&["app"]).wants(777, &[0]);
+    for call in 0..10 {
+        question = question.within(UNITS_A_PROCESS * 8);
+        let scan = reader.find_holders(&question.at(Duration::from_secs(call)).query()).unwrap();
+        if scan.undecided.is_empty() {
+            assert!((3..=8).contains(&call), "answered in call {call}");
+            return;
+        }
+    }
+    panic!("a host that is too large for one call never gets an answer");
+}

@@ -37,6 +37,7 @@ impl Watch {
             census: &census,
             every_holder: false,
             now,
+            allowance: &Allowance::unlimited(),
         };
         let scan = self.reader.find_holders(&query).unwrap();
         Answer { id: self.id, scan }.pids(inode)
@@ -51,6 +52,7 @@ impl Watch {
             census: &census,
             every_holder: false,
             now: self.now,
+            allowance: &Allowance::unlimited(),
         };
         self.reader.find_holders(&query).unwrap().present.contains(&self.id)
     }

@@ -488,3 +488,17 @@ mod real {
         assert_eq!(client.sequence, 1, "the forged sequence number was the one expected");
     }
 }
+
+#[test]
+fn a_dump_that_tells_of_more_than_there_is_room_for_fails_and_tells_of_nothing() {
+    let sockets = |count: u32| (1..=count).map(|cookie| Event::Answer(socket(cookie))).collect::<Vec<_>>();
+    for (told, found) in [(3, usize::MAX), (u32::MAX, 3)] {
+        let mut client = client([sockets(8), vec![Event::Answer(done())]]);
+        client.room = Room { told, found };
+        let outcome = client.dump_large(&filter());
+        assert!(matches!(outcome, Err(Error::TooMany)), "{outcome:?}");
+        client.room = Room { told: MAX_TOLD, found: MAX_FOUND };
+        assert!(client.dump_large(&filter()).unwrap().is_empty());
+        assert_eq!(client.transport.reopened, 1, "what was still to come is not taken for the next answer");
+    }
+}
