@@ -41,7 +41,7 @@ use vms_export::ExportConfig;
 pub(crate) use effective::Effective;
 pub(crate) use fault::ConfigErrors;
 pub(crate) use layer::Overrides;
-pub(crate) use settings::LogFormat;
+pub(crate) use settings::{LogFormat, SandboxMode};
 
 use self::fault::{Fault, KeyPath, Place};
 use self::schema::Schema;
@@ -71,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) self_telemetry: SelfTelemetry,
     /// Where the proc file system is mounted.
     pub(crate) proc_root: PathBuf,
+    /// What the running agent gives up.
+    pub(crate) sandbox: SandboxMode,
 }
 
 /// What becomes of the measurements.

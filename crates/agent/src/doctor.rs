@@ -22,6 +22,7 @@ use crate::terminal::{Format, escape};
 mod evaluate;
 mod facts;
 pub(crate) mod read;
+mod restraint;
 
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -37,6 +38,8 @@ pub(crate) enum Area {
     Kernel,
     /// Where measurements go.
     Collector,
+    /// What the agent gives up once it runs.
+    Sandbox,
     /// What is configured to be measured.
     Probes,
 }
@@ -51,6 +54,7 @@ impl Area {
             Self::Network => "network",
             Self::Kernel => "kernel",
             Self::Collector => "collector",
+            Self::Sandbox => "sandbox",
             Self::Probes => "probes",
         }
     }
@@ -62,7 +66,7 @@ impl Area {
 pub(crate) enum Level {
     /// As it should be.
     Ok,
-    /// Some measurements will be missing or marked as unknown.
+    /// Some measurements will be missing or marked as unknown, or the agent is less protected than it could be.
     Warn,
     /// Nothing can be measured or delivered, or what is measured is something else than what is meant.
     Fail,
@@ -119,6 +123,7 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         executable: std::env::current_exe().unwrap_or_else(|_unknown| "vms-agent".into()),
         hidden,
         probes: &config.probes,
+        sandbox: config.sandbox,
     };
     evaluate::evaluate(&read::read_facts(&sources, &mut || try_sockets(&config.proc_root), collector))
 }

@@ -21,6 +21,7 @@ mod measuring;
 mod pipeline;
 mod resource;
 mod run;
+mod sandbox;
 mod self_metrics;
 mod service_manager;
 mod sink;
@@ -40,6 +41,9 @@ use crate::cli::{CheckArgs, Cli, Command, GlobalArgs, ValidateArgs};
 use crate::clock::SystemClock;
 use crate::config::{ConfigErrors, Loaded, Overrides, Sources};
 use crate::environment::Environment;
+use crate::heartbeat::Heartbeat;
+use crate::measuring::Reserved;
+use crate::sandbox::{Places, Sandbox};
 use crate::terminal::Format;
 use crate::watch::Watch;
 
@@ -80,11 +84,20 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
     let loaded = load(global, environment)?;
     let watch = Watch::new(loaded.files());
     // What the configuration looks like printed is not kept: of thousands of probes it takes megabytes.
-    let Loaded { config, file, warnings, .. } = loaded;
+    let Loaded { config, file, secret_files, warnings, .. } = loaded;
     let clock = SystemClock::start();
+    // What is opened once for good comes before the sandbox, so that no rule is needed for it.
+    let heartbeat = Heartbeat::begin(&heartbeat::places(environment));
+    let sandbox = Sandbox::new(config.sandbox);
+    let mut lacks = sandbox.enter_process();
+    let (thread, measuring_lacks) = Reserved::start(sandbox)?;
+    lacks.extend(measuring_lacks);
+    let places = Places::new(&config, file.as_deref(), &secret_files, Vec::new(), environment);
+    lacks.extend(sandbox.enter_runtime(&places));
     block_on(async {
         let resource = host::read_resource(&config, environment, None);
         let telemetry = telemetry::init(&telemetry::Settings::new(&config, &resource)?)?;
+        sandbox.settle(&lacks)?;
         if let Some(file) = &file {
             tracing::info!(file = %file.display(), "configuration loaded");
         }
@@ -96,7 +109,8 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
             let environment = environment.clone();
             move || load_here(&global, &environment)
         };
-        let setup = run::Setup { config, watch, resource, load: Arc::new(load), environment, clock };
+        let load = Arc::new(load);
+        let setup = run::Setup { config, watch, resource, load, environment, clock, heartbeat, thread };
         let ended = run::run(setup, &telemetry).await;
         telemetry.shutdown(run::STOP_TELEMETRY).await;
         ended.map(|()| 0)

@@ -22,6 +22,7 @@ use crate::heartbeat::Heartbeat;
 use crate::host::{self, HostMonitor};
 use crate::journal::Journal;
 use crate::pipeline::Pipeline;
+use crate::sandbox::{Lack, Sandbox};
 use crate::self_metrics::{self, SelfMetrics};
 use crate::service_manager::ServiceManager;
 
@@ -42,6 +43,19 @@ struct Reload {
     config: Config,
     environment: Environment,
     answer: oneshot::Sender<anyhow::Result<Vec<ExporterHandle>>>,
+}
+
+/// A thread that may do no more than measuring takes, and waits for something to measure.
+#[derive(Debug)]
+pub(crate) struct Reserved(mpsc::Sender<Beginning>);
+
+/// What the thread begins with.
+struct Beginning {
+    runtime: Handle,
+    make: Box<dyn FnOnce() -> anyhow::Result<Worker> + Send>,
+    told: mpsc::Receiver<Command>,
+    begun: oneshot::Sender<anyhow::Result<Duration>>,
+    ending: oneshot::Sender<()>,
 }
 
 /// The running thread.
@@ -73,27 +87,67 @@ pub(crate) struct Worker {
     cycles: u64,
 }
 
-impl Measuring {
-    /// Starts the thread. Its pipeline lives on the runtime of the caller.
+impl Reserved {
+    /// Starts the thread, and tells what it could not give up. This comes before its starter gives up what it needs.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub(crate) fn start(worker: Worker) -> anyhow::Result<Self> {
-        let (commands, told) = mpsc::channel();
-        let (ending, ended) = oneshot::channel();
-        let runtime = Handle::current();
+    pub(crate) fn start(sandbox: Sandbox) -> anyhow::Result<(Self, Vec<Lack>)> {
+        let (sender, beginning) = mpsc::channel::<Beginning>();
+        let (entered, lacks) = mpsc::channel();
         std::thread::Builder::new()
             .name(THREAD_NAME.to_owned())
             .spawn(move || {
-                let _entered = runtime.enter();
-                worker.work(&told);
-                // Nobody listens when the stop has been given up.
-                ending.send(()).ok();
+                // Its starter waits for this, and whoever does not begin has failed, and said so.
+                entered.send(sandbox.enter_measuring()).ok();
+                if let Ok(beginning) = beginning.recv() {
+                    beginning.measure();
+                }
             })
             .context("the measuring thread cannot be started")?;
-        Ok(Self { control: Control(commands), ended })
+        let lacks = lacks.recv().context("the measuring thread ended unexpectedly")?;
+        Ok((Self(sender), lacks))
     }
 
+    /// Begins to measure, on the runtime of the caller, and tells how long it is until the first look. The worker is made
+    /// on the thread, for what it opens and how much it sees depends on the thread's rights.
+    ///
+    /// # Errors
+    /// When the worker cannot be made.
+    pub(crate) async fn begin(
+        self,
+        make: impl FnOnce() -> anyhow::Result<Worker> + Send + 'static,
+    ) -> anyhow::Result<(Measuring, Duration)> {
+        let (commands, told) = mpsc::channel();
+        let (ending, ended) = oneshot::channel();
+        let (begun, first_look_in) = oneshot::channel();
+        let beginning = Beginning { runtime: Handle::current(), make: Box::new(make), told, begun, ending };
+        // A thread that has ended is found out by its silence.
+        self.0.send(beginning).ok();
+        let first_look_in = first_look_in.await.context("the measuring thread ended unexpectedly")??;
+        Ok((Measuring { control: Control(commands), ended }, first_look_in))
+    }
+}
+
+impl Beginning {
+    fn measure(self) {
+        let Self { runtime, make, told, begun, ending } = self;
+        let _entered = runtime.enter();
+        match make() {
+            Ok(worker) => {
+                begun.send(Ok(worker.first_look_in())).ok();
+                worker.work(&told);
+            }
+            Err(error) => {
+                begun.send(Err(error)).ok();
+            }
+        }
+        // Nobody listens when the stop has been given up.
+        ending.send(()).ok();
+    }
+}
+
+impl Measuring {
     /// What tells the thread.
     pub(crate) fn control(&self) -> Control {
         self.control.clone()
@@ -170,7 +224,7 @@ impl Worker {
     }
 
     /// How long it is until the first look.
-    pub(crate) fn first_look_in(&self) -> Duration {
+    fn first_look_in(&self) -> Duration {
         self.schedule.next().unwrap_or_default().saturating_sub(self.clock.monotonic())
     }
 
@@ -255,7 +309,7 @@ impl Worker {
             None
         } else {
             let resource = host::read_resource(&new, environment, Some(&self.resource));
-            Some((Pipeline::start(&new, resource.clone(), self.clock)?, resource))
+            Some((start_pipeline(&new, &resource, self.clock)?, resource))
         };
         if old.proc_root == new.proc_root {
             self.monitor.replace_probes(new.probes.clone())?;
@@ -273,6 +327,19 @@ impl Worker {
         self.config = new;
         Ok(())
     }
+}
+
+/// Starts a pipeline where those of before were started: on the runtime's thread, with its rights. Threads that it starts
+/// inherit them, and this one may not write to a disk.
+fn start_pipeline(
+    config: &Config,
+    resource: &[(String, String)],
+    clock: SystemClock,
+) -> anyhow::Result<Pipeline> {
+    let (config, resource) = (config.clone(), resource.to_vec());
+    let runtime = Handle::current();
+    let started = runtime.spawn(async move { Pipeline::start(&config, resource, clock) });
+    runtime.block_on(started).context("the new exporter could not be started")?
 }
 
 /// One entry for each probe, and one more for the agent's own metrics.

@@ -4,6 +4,7 @@
 //! queue; and the configuration is read on a thread that ends with it. So neither a slow kernel nor a slow collector
 //! nor a slow file system delays the others.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ use vms_export::ExporterHandle;
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded};
 use crate::environment::Environment;
-use crate::heartbeat::{self, Heartbeat};
-use crate::measuring::{Control, Measuring, Worker};
+use crate::heartbeat::Heartbeat;
+use crate::measuring::{Control, Reserved, Worker};
 use crate::pipeline::{self, Pipeline};
+use crate::sandbox;
 use crate::service_manager::ServiceManager;
 use crate::telemetry::Telemetry;
 use crate::watch::Watch;
@@ -49,6 +51,10 @@ pub(crate) struct Setup {
     pub(crate) environment: Environment,
     /// The agent's time.
     pub(crate) clock: SystemClock,
+    /// The file that shows its life.
+    pub(crate) heartbeat: io::Result<Heartbeat>,
+    /// The thread that is to measure.
+    pub(crate) thread: Reserved,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -56,7 +62,7 @@ pub(crate) struct Setup {
 /// # Errors
 /// When the agent cannot start: the message says what is missing.
 pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<()> {
-    let Setup { mut config, mut watch, resource, load, environment, clock } = setup;
+    let Setup { mut config, mut watch, resource, load, environment, clock, heartbeat, thread } = setup;
     // Made once: a signal that arrives between two futures made anew would be lost.
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
@@ -67,10 +73,13 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
     let pipeline = Pipeline::start(&config, resource.clone(), clock)?;
     // Beside the worker, so that what waits is delivered even if a cycle does not end.
     let mut exporters = pipeline.exporters();
-    let heartbeat = begin_heartbeat(&environment);
-    let worker = Worker::new(config.clone(), pipeline, resource, clock, heartbeat, ServiceManager::find())?;
-    tell_start(&config, worker.first_look_in());
-    let mut measuring = Measuring::start(worker)?;
+    let heartbeat = tell_heartbeat(heartbeat);
+    let worker = {
+        let config = config.clone();
+        move || Worker::new(config, pipeline, resource, clock, heartbeat, ServiceManager::find())
+    };
+    let (mut measuring, first_look_in) = thread.begin(worker).await?;
+    tell_start(&config, first_look_in);
     ServiceManager::ready(config.probes.len());
 
     let mut reload_wanted = false;
@@ -97,7 +106,11 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
                         info!(probes = config.probes.len(), "configuration reloaded");
                     }
                     Err(refused) => {
-                        error!("the new configuration is refused, the old one stays in force: {refused:#}");
+                        let refused = format!("{refused:#}");
+                        error!(
+                            advice = sandbox::explain_refusal(&refused),
+                            "the new configuration is refused, the old one stays in force: {refused}"
+                        );
                     }
                 }
                 ServiceManager::ready(config.probes.len());
@@ -165,8 +178,8 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
     }
 }
 
-fn begin_heartbeat(environment: &Environment) -> Option<Heartbeat> {
-    match Heartbeat::begin(&heartbeat::places(environment)) {
+fn tell_heartbeat(begun: io::Result<Heartbeat>) -> Option<Heartbeat> {
+    match begun {
         Ok(heartbeat) => {
             tracing::debug!(path = %heartbeat.path().display(), "the heartbeat of this agent");
             Some(heartbeat)

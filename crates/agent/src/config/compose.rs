@@ -40,6 +40,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         log,
         self_telemetry,
         proc_root,
+        sandbox,
     } = settings;
     let interval = interval.0.0;
     let probes =
@@ -66,6 +67,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
             export: own,
         },
         proc_root: proc_root.0.0,
+        sandbox,
     })
 }
 

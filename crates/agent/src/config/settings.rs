@@ -97,6 +97,11 @@ pub(super) struct Settings {
     /// the host's /proc, such as /host/proc; nobody else does.
     #[serde(default = "default_proc_root")]
     pub(super) proc_root: Text<ExactPath>,
+
+    /// Whether the running agent gives up all that it does not need: capabilities, system calls, files. Takes effect
+    /// at the start.
+    #[serde(default)]
+    pub(super) sandbox: SandboxMode,
 }
 
 fn default_interval() -> Text<DurationText> {
@@ -113,6 +118,19 @@ fn default_link_health() -> bool {
 
 fn default_proc_root() -> Text<ExactPath> {
     Text(ExactPath(PathBuf::from("/proc")))
+}
+
+/// What the agent gives up once it runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SandboxMode {
+    /// All that it can do without, as far as the kernel knows how; what cannot be given up is logged once.
+    #[default]
+    Auto,
+    /// As auto, and the agent does not start where anything cannot be given up.
+    Required,
+    /// Nothing. For finding out whether the sandbox stands in the way of something.
+    Off,
 }
 
 /// One measurement.

@@ -7,7 +7,7 @@ use vms_core::process::{Capability, Known};
 use vms_process::{HiddenProcesses, HidePid};
 
 use super::facts::{Credentials, Facts, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting};
-use super::{Area, Finding, Level};
+use super::{Area, Finding, Level, restraint};
 
 /// The inode number of the first network namespace, fixed since Linux 6.18 (`include/uapi/linux/nsfs.h`).
 /// Earlier kernels number it like any other, from 0xF0000000 upward.
@@ -21,17 +21,23 @@ pub(crate) fn evaluate(facts: &Facts) -> Vec<Finding> {
     findings.push(evaluate_network(&facts.network, &facts.processes, &facts.setting, &facts.executable));
     findings.extend(evaluate_kernel(facts));
     findings.extend(evaluate_collector(facts));
+    findings.extend(restraint::evaluate(facts));
     for probe in &facts.probes {
         findings.extend(evaluate_probe(probe));
     }
     findings
 }
 
-fn ok(area: Area, what: impl Into<String>) -> Finding {
+pub(super) fn ok(area: Area, what: impl Into<String>) -> Finding {
     Finding { area, level: Level::Ok, what: what.into(), fix: None }
 }
 
-fn lack(area: Area, level: Level, what: impl Into<String>, fix: impl Into<Option<String>>) -> Finding {
+pub(super) fn lack(
+    area: Area,
+    level: Level,
+    what: impl Into<String>,
+    fix: impl Into<Option<String>>,
+) -> Finding {
     Finding { area, level, what: what.into(), fix: fix.into() }
 }
 

@@ -8,6 +8,8 @@ use vms_core::process::{Capability, Known, Pid};
 use vms_export::ExportError;
 use vms_process::HiddenProcesses;
 
+use crate::config::SandboxMode;
+
 /// Everything that was found out.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
@@ -33,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) collector: Option<Result<String, CollectorProblem>>,
     /// What is configured.
     pub(crate) probes: Vec<ProbeFacts>,
+    /// What the running agent can give up.
+    pub(crate) sandbox: SandboxFacts,
 }
 
 /// What `/proc/PID/status` says about a process's rights (`fs/proc/array.c`).
@@ -52,6 +56,17 @@ pub(crate) struct Credentials {
     pub(crate) no_new_privs: bool,
     /// System calls are filtered (seccomp mode 2).
     pub(crate) seccomp_filter: bool,
+}
+
+/// What the kernel has for a sandbox, and what is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SandboxFacts {
+    /// `sandbox`.
+    pub(crate) mode: SandboxMode,
+    /// System calls can be filtered.
+    pub(crate) seccomp: bool,
+    /// Files can be restricted.
+    pub(crate) landlock: bool,
 }
 
 /// A set of capabilities, one bit each (`include/uapi/linux/capability.h`).
@@ -147,6 +162,8 @@ pub(crate) struct RunningAgent {
     pub(crate) pid: Pid,
     pub(crate) credentials: Credentials,
     pub(crate) setting: Setting,
+    /// Whether its memory can be dumped; `None` when that could not be read.
+    pub(crate) dumps_core: Option<bool>,
 }
 
 /// In whose network namespace this process is.

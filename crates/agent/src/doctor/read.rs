@@ -14,8 +14,10 @@ use vms_process::HiddenProcesses;
 
 use super::facts::{
     CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, NetworkFacts, PidView,
-    ProbeFacts, ProcessFacts, Refusal, RunningAgent, Setting,
+    ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
 };
+use crate::config::SandboxMode;
+use crate::sandbox;
 
 /// Where to look.
 pub(crate) struct Sources<'a> {
@@ -33,6 +35,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) hidden: Option<HiddenProcesses>,
     /// What is configured to be measured.
     pub(crate) probes: &'a [Arc<ConnectionProbe>],
+    /// What is configured to be given up.
+    pub(crate) sandbox: SandboxMode,
 }
 
 /// Looks at everything. Nothing is changed, and no connection is opened here: whether the kernel tells its sockets
@@ -60,6 +64,12 @@ pub(crate) fn read_facts(
         sockets: sockets(),
         collector,
         probes: sources.probes.iter().map(|probe| read_probe(sources, &setting, probe)).collect(),
+        sandbox: SandboxFacts {
+            mode: sources.sandbox,
+            // Since Linux 4.14; absent without CONFIG_SECCOMP_FILTER.
+            seccomp: sources.own_proc.join("sys/kernel/seccomp/actions_avail").exists(),
+            landlock: sandbox::supports_landlock(),
+        },
         processes: read_process_facts(sources, &processes, &own),
         setting,
         own,
@@ -206,11 +216,33 @@ fn read_agents(sources: &Sources<'_>, processes: &BTreeMap<u32, Status>) -> Vec<
             let directory = sources.proc_root.join(pid.to_string());
             RunningAgent {
                 pid: Pid(*pid),
-                credentials: status.credentials.clone(),
+                credentials: read_most_capable(&directory).unwrap_or_else(|| status.credentials.clone()),
+                dumps_core: read_dumps_core(&directory),
                 setting: match_cgroup(&read_text(&directory.join("cgroup"))).unwrap_or(Setting::Plain),
             }
         })
         .collect()
+}
+
+/// The rights of the thread of a process that has most of them: of a running agent only the one that measures keeps its
+/// capabilities. What one thread lacks in restrictions, the process lacks.
+fn read_most_capable(process: &Path) -> Option<Credentials> {
+    let tasks = fs::read_dir(process.join("task")).ok()?.flatten();
+    let threads = tasks.map(|task| parse_status(&read_text(&task.path().join("status"))).credentials);
+    threads.reduce(|most, thread| {
+        let no_new_privs = most.no_new_privs && thread.no_new_privs;
+        let seccomp_filter = most.seccomp_filter && thread.seccomp_filter;
+        let more =
+            if thread.effective.0.count_ones() > most.effective.0.count_ones() { thread } else { most };
+        Credentials { no_new_privs, seccomp_filter, ..more }
+    })
+}
+
+/// Whether the kernel would write the memory of a process to a file (`/proc/PID/limits`).
+fn read_dumps_core(process: &Path) -> Option<bool> {
+    let text = read_text(&process.join("limits"));
+    let limit = text.lines().find_map(|line| line.strip_prefix("Max core file size"))?;
+    Some(limit.split_whitespace().next()? != "0")
 }
 
 fn read_setting(sources: &Sources<'_>, own_dir: &Path) -> Setting {

@@ -10,9 +10,10 @@ use vms_process::{HiddenProcesses, HidePid};
 use super::evaluate::evaluate;
 use super::facts::{
     CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, NetworkFacts, PidView,
-    ProbeFacts, ProcessFacts, Refusal, RunningAgent, Setting,
+    ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
 };
 use super::*;
+use crate::config::SandboxMode;
 
 const SYS_PTRACE: u64 = 1 << 19;
 const DAC_READ_SEARCH: u64 = 1 << 2;
@@ -59,6 +60,17 @@ fn sound() -> Facts {
             is_local: false,
             executables: Vec::new(),
         }],
+        sandbox: SandboxFacts { mode: SandboxMode::Auto, seccomp: true, landlock: true },
+    }
+}
+
+/// A running agent that has given up all that it can do without.
+fn restrained(effective: u64) -> RunningAgent {
+    RunningAgent {
+        pid: Pid(812),
+        credentials: Credentials { no_new_privs: true, seccomp_filter: true, ..credentials(998, effective) },
+        setting: Setting::Service("links".to_owned()),
+        dumps_core: Some(false),
     }
 }
 
@@ -167,11 +179,7 @@ fn dac_override_does_what_dac_read_search_does() {
 
 #[test]
 fn the_running_agent_is_judged_rather_than_the_shell_that_asks() {
-    let agent = |effective| RunningAgent {
-        pid: Pid(812),
-        credentials: credentials(998, effective),
-        setting: Setting::Service("links".to_owned()),
-    };
+    let agent = restrained;
     let findings = found(|facts| {
         facts.own = credentials(1000, 0);
         facts.agents = vec![agent(BOTH)];
@@ -182,6 +190,39 @@ fn the_running_agent_is_judged_rather_than_the_shell_that_asks() {
     assert_eq!(level, Level::Warn);
     assert!(what.contains("PID 812, uid 998") && what.contains("lacks CAP_DAC_READ_SEARCH"), "{what}");
     assert!(fix.starts_with("sudo systemctl edit links"), "the agent's own setting counts: {fix}");
+}
+
+#[test]
+fn what_a_running_agent_has_not_given_up_is_told_with_what_to_do() {
+    let changes: [(fn(&mut RunningAgent), &str); 4] = [
+        (|agent| agent.credentials.permitted = CapabilitySet(BOTH | DAC_OVERRIDE), "capabilities"),
+        (|agent| agent.credentials.no_new_privs = false, "could gain rights"),
+        (|agent| agent.dumps_core = Some(true), "could be dumped"),
+        (|agent| agent.credentials.seccomp_filter = false, "system calls are not filtered"),
+    ];
+    for (change, expected) in changes {
+        let (area, level, what, fix) = lack(|facts| {
+            let mut agent = restrained(BOTH);
+            change(&mut agent);
+            facts.agents = vec![agent];
+        });
+        assert_eq!((area, level), (Area::Sandbox, Level::Warn));
+        assert!(what.contains("PID 812") && what.contains(expected), "{what}");
+        assert!(fix.starts_with("sandbox: auto; "), "{fix}");
+    }
+    let findings = found(|facts| facts.agents = vec![restrained(BOTH)]);
+    assert!(findings.iter().any(|finding| finding.what.contains("keeps no capability beyond the two")));
+}
+
+#[test]
+fn what_the_kernel_lacks_for_the_sandbox_is_told_and_so_is_that_it_is_off() {
+    let (_, _, what, fix) = lack(|facts| facts.sandbox.landlock = false);
+    assert!(what.contains("no Landlock") && fix.contains("Linux 5.13"), "{what}: {fix}");
+    let (_, _, what, fix) = lack(|facts| facts.sandbox.seccomp = false);
+    assert!(what.contains("no seccomp") && fix.contains("CONFIG_SECCOMP_FILTER"), "{what}: {fix}");
+    let (_, _, what, fix) = lack(|facts| facts.sandbox.mode = SandboxMode::Off);
+    assert!(what.contains("sandbox: off"), "{what}");
+    assert_eq!(fix, "sandbox: auto");
 }
 
 #[test]

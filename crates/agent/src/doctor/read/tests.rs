@@ -65,6 +65,7 @@ impl Host {
             executable: "/usr/bin/vms-agent".into(),
             hidden: None,
             probes,
+            sandbox: SandboxMode::Auto,
         };
         read_facts(&sources, &mut || Ok(()), None)
     }
@@ -156,6 +157,31 @@ fn the_running_agent_is_found_with_its_rights_and_its_unit() {
     assert_eq!(agents[0].credentials.uid, 998);
     assert!(agents[0].credentials.effective.missing().is_empty());
     assert_eq!(agents[0].setting, Setting::Service("links".to_owned()));
+    assert_eq!(agents[0].dumps_core, None);
+}
+
+#[test]
+fn an_agent_has_the_rights_of_its_most_capable_thread_and_the_restrictions_that_all_threads_have() {
+    let host = Host::new();
+    let status = |effective: &str, seccomp: u8| {
+        format!(
+            "Name:\tvms-agent\nPPid:\t1\nUid:\t998\t998\t998\t998\nCapEff:\t{effective}\nNoNewPrivs:\t1\nSeccomp:\t{seccomp}\n"
+        )
+    };
+    host.process("proc", 812, &status("0000000000000000", 2));
+    host.file("proc/812/task/812/status", &status("0000000000000000", 2));
+    host.file("proc/812/task/813/status", &status("0000000000080004", 2));
+    host.file(
+        "proc/812/limits",
+        "Limit  Soft Limit  Hard Limit  Units\nMax core file size        0      0      bytes\n",
+    );
+    let agents = host.facts("proc", &[], &[]).agents;
+    assert!(agents[0].credentials.effective.missing().is_empty());
+    assert!(agents[0].credentials.no_new_privs && agents[0].credentials.seccomp_filter);
+    assert_eq!(agents[0].dumps_core, Some(false));
+
+    host.file("proc/812/task/814/status", &status("0000000000000000", 0));
+    assert!(!host.facts("proc", &[], &[]).agents[0].credentials.seccomp_filter);
 }
 
 #[test]
@@ -266,6 +292,7 @@ fn real_facts_with(keep: ThreadCapabilities) -> Facts {
             executable: "/usr/bin/vms-agent".into(),
             hidden: None,
             probes: &[],
+            sandbox: SandboxMode::Auto,
         };
         read_facts(&sources, &mut || Ok(()), None)
     })

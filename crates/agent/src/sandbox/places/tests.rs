@@ -1,0 +1,33 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+#[test]
+fn a_file_behind_links_is_readable_by_its_directory_and_by_that_of_its_target() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    for name in ["mount/..data_1", "archive/site", "live/site"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    fs::write(root.join("mount/..data_1/config.yaml"), "").unwrap();
+    symlink("..data_1", root.join("mount/..data")).unwrap();
+    symlink("..data/config.yaml", root.join("mount/config.yaml")).unwrap();
+    assert_eq!(
+        around(&root.join("mount/config.yaml")),
+        [root.join("mount"), root.join("mount/..data_1")],
+        "the next ..data_2 is below the first"
+    );
+
+    fs::write(root.join("archive/site/cert1.pem"), "").unwrap();
+    symlink("../../archive/site/cert1.pem", root.join("live/site/cert.pem")).unwrap();
+    assert_eq!(around(&root.join("live/site/cert.pem")), [root.join("live/site"), root.join("archive/site")]);
+}
+
+#[test]
+fn a_directory_that_holds_the_files_of_others_is_not_opened_as_a_whole() {
+    for file in ["/config.yaml", "/etc/vms.yaml", "/run/secrets/token", "/root/vms.yaml", "/tmp/vms.yaml"] {
+        assert_eq!(around(Path::new(file)), [Path::new(file), Path::new(file)], "{file}");
+    }
+    assert_eq!(around(Path::new("/nowhere/at/all.yaml")), [Path::new("/nowhere/at")]);
+}

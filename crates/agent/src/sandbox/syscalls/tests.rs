@@ -1,0 +1,60 @@
+use super::*;
+
+#[test]
+fn both_filters_fit_the_kernel_on_every_architecture_with_a_list() {
+    let process = Process { pid: 812 };
+    for name in ["x86_64", "aarch64"] {
+        let architecture: TargetArch = name.try_into().unwrap();
+        for rules in [list::measuring(process).unwrap(), list::runtime(process).unwrap()] {
+            let filter =
+                SeccompFilter::new(rules, SeccompAction::Errno(1), SeccompAction::Allow, architecture)
+                    .unwrap();
+            let program: BpfProgram = filter.try_into().unwrap();
+            // BPF_MAXINSNS.
+            assert!(program.len() <= 4096, "{name}: {}", program.len());
+        }
+    }
+    assert!(architecture().is_some(), "and this is one of them");
+}
+
+#[test]
+fn neither_list_holds_a_call_that_starts_programs_or_listens_or_reaches_into_the_kernel() {
+    let process = Process { pid: 812 };
+    let never = [
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_setns,
+        libc::SYS_unshare,
+        libc::SYS_bpf,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_keyctl,
+        libc::SYS_userfaultfd,
+        libc::SYS_io_uring_setup,
+        libc::SYS_perf_event_open,
+        libc::SYS_listen,
+        libc::SYS_accept,
+        libc::SYS_accept4,
+        libc::SYS_kill,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_capset,
+        libc::SYS_setuid,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_seccomp,
+    ];
+    for rules in [list::measuring(process).unwrap(), list::runtime(process).unwrap()] {
+        for call in never {
+            assert!(!rules.contains_key(&call), "{call}");
+        }
+    }
+    let measuring = list::measuring(process).unwrap();
+    for call in [libc::SYS_unlinkat, libc::SYS_renameat2, libc::SYS_mkdirat] {
+        assert!(!measuring.contains_key(&call), "the measuring thread: {call}");
+    }
+}

@@ -1,0 +1,152 @@
+//! What is given up is given up by a thread, so each test restricts one of its own. The kernel that runs the tests has to
+//! have Landlock and seccomp.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::thread;
+
+use super::*;
+
+/// Runs a function on a thread that may be restricted.
+fn on_a_thread<T: Send>(function: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(function).join().unwrap())
+}
+
+fn kind<T>(result: std::io::Result<T>) -> Option<ErrorKind> {
+    result.err().map(|error| error.kind())
+}
+
+const DENIED: Option<ErrorKind> = Some(ErrorKind::PermissionDenied);
+
+const AUTO: Sandbox = Sandbox { mode: SandboxMode::Auto };
+
+#[expect(clippy::disallowed_methods, reason = "that no program can be started is what is tried")]
+fn start_a_program() -> std::io::Result<()> {
+    Command::new("/bin/true").status().map(drop)
+}
+
+#[test]
+fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_programs() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "text").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = listener.local_addr().unwrap();
+    start_a_program().unwrap();
+    on_a_thread(|| {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        assert_eq!(AUTO.enter_measuring(), []);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "text");
+        assert!(fs::read_dir("/proc/self/fd").unwrap().next().is_some());
+        assert_eq!(kind(fs::write(&file, "other")), DENIED);
+        assert_eq!(kind(File::options().append(true).open(&file)), DENIED);
+        assert_eq!(kind(fs::remove_file(&file)), DENIED);
+        assert_eq!(kind(TcpStream::connect(service)), DENIED);
+        assert_eq!(kind(UdpSocket::bind("127.0.0.1:0")), DENIED);
+        assert_eq!(kind(start_a_program()), DENIED);
+        // Sockets are what it asks for.
+        vms_sock_diag::SockDiag::open(std::path::Path::new("/proc")).unwrap();
+        // And what it starts is no freer.
+        assert_eq!(on_a_thread(|| kind(TcpStream::connect(service))), DENIED);
+    });
+    assert_eq!(fs::read_to_string(&file).unwrap(), "text");
+}
+
+#[test]
+fn the_runtime_writes_in_its_directories_alone_and_reads_what_it_was_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let [own, spool, others] = ["own", "spool", "others"].map(|name| directory.path().join(name));
+    for place in [&own, &spool, &others] {
+        fs::create_dir(place).unwrap();
+        fs::write(place.join("file"), "text").unwrap();
+    }
+    let places = Places { read: vec![own.clone()], write: vec![spool.clone()], ..Places::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = listener.local_addr().unwrap();
+    on_a_thread(|| {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        assert_eq!(AUTO.enter_runtime(&places), []);
+        assert_eq!(fs::read_to_string(own.join("file")).unwrap(), "text");
+        assert_eq!(kind(fs::write(own.join("file"), "other")), DENIED);
+        assert_eq!(kind(fs::read(others.join("file"))), DENIED);
+        assert_eq!(kind(fs::write(others.join("new"), "other")), DENIED);
+        assert_eq!(kind(fs::rename(spool.join("file"), others.join("file"))), DENIED);
+
+        fs::write(spool.join("new"), "new").unwrap();
+        File::open(spool.join("new")).unwrap().sync_all().unwrap();
+        fs::rename(spool.join("new"), spool.join("renamed")).unwrap();
+        fs::remove_file(spool.join("renamed")).unwrap();
+        fs::create_dir(spool.join("sub")).unwrap();
+
+        drop(TcpStream::connect(service).unwrap());
+        assert_eq!(kind(TcpListener::bind("127.0.0.1:0")), DENIED, "nobody can call the agent");
+        assert_eq!(kind(UdpSocket::bind("127.0.0.1:0")), DENIED);
+        assert_eq!(kind(start_a_program()), DENIED);
+    });
+}
+
+#[test]
+fn the_runtime_cannot_look_into_processes_while_the_thread_beside_it_can() {
+    let mut other = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let link = format!("/proc/{}/fd/0", other.id());
+    let look = || kind(fs::read_link(&link));
+    let (before, restricted, beside) = on_a_thread(|| {
+        let before = look();
+        // Two threads of one process, of which one gives up.
+        let (restricted, beside) = thread::scope(|scope| {
+            let restricted = scope.spawn(|| {
+                rustix::thread::set_no_new_privs(true).unwrap();
+                let places = Places { read: vec!["/proc".into()], ..Places::default() };
+                assert_eq!(AUTO.enter_runtime(&places), []);
+                look()
+            });
+            (restricted.join().unwrap(), scope.spawn(look).join().unwrap())
+        });
+        (before, restricted, beside)
+    });
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!((before, restricted, beside), (None, DENIED, None));
+}
+
+#[test]
+fn a_thread_in_the_sandbox_still_starts_threads_and_resolves_names() {
+    let places = Places { read: ["/etc", "/lib", "/usr/lib"].map(Into::into).to_vec(), ..Places::default() };
+    on_a_thread(|| {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        assert_eq!(AUTO.enter_runtime(&places), []);
+        let resolved =
+            on_a_thread(|| std::net::ToSocketAddrs::to_socket_addrs(&("localhost", 1)).unwrap().next());
+        assert!(resolved.is_some());
+    });
+}
+
+#[test]
+fn a_lack_is_an_error_only_where_the_sandbox_is_required() {
+    let lacks = [Lack::new(Layer::Files, "the kernel has no Landlock")];
+    AUTO.settle(&lacks).unwrap();
+    let error = Sandbox::new(SandboxMode::Required).settle(&lacks).unwrap_err().to_string();
+    assert!(error.contains("the kernel has no Landlock") && error.contains("Linux 5.13"), "{error}");
+    Sandbox::new(SandboxMode::Required).settle(&[]).unwrap();
+}
+
+#[test]
+fn nothing_is_given_up_when_the_sandbox_is_off() {
+    let directory = tempfile::tempdir().unwrap();
+    on_a_thread(|| {
+        let off = Sandbox::new(SandboxMode::Off);
+        assert_eq!(off.enter_measuring(), []);
+        assert_eq!(off.enter_runtime(&Places::default()), []);
+        fs::write(directory.path().join("file"), "text").unwrap();
+        drop(TcpListener::bind("127.0.0.1:0").unwrap());
+    });
+}
+
+#[test]
+fn a_refused_reload_is_explained_where_a_file_could_not_be_read() {
+    let refused = std::io::Error::from_raw_os_error(13).to_string();
+    assert!(explain_refusal(&format!("the certificate cannot be read: {refused}")).is_some());
+    assert!(explain_refusal("unknown key `probez`").is_none());
+}
