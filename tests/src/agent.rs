@@ -49,6 +49,7 @@ pub struct AgentCommand<'a> {
     privileges: Privileges,
     hidepid: Option<u8>,
     environment: Vec<(String, String)>,
+    trace: Option<PathBuf>,
 }
 
 /// What `vms-agent check --format json` said.
@@ -123,6 +124,7 @@ impl<'a> AgentCommand<'a> {
             privileges: Privileges::Root,
             hidepid: None,
             environment: Vec::new(),
+            trace: None,
         }
     }
 
@@ -153,6 +155,13 @@ impl<'a> AgentCommand<'a> {
     #[must_use]
     pub fn hidepid(mut self, hidepid: u8) -> Self {
         self.hidepid = Some(hidepid);
+        self
+    }
+
+    /// With every system call written to a file, by strace.
+    #[must_use]
+    pub fn traced(mut self, file: PathBuf) -> Self {
+        self.trace = Some(file);
         self
     }
 
@@ -259,6 +268,11 @@ impl<'a> AgentCommand<'a> {
                 words.push(format!("--bounding-set={only}"));
                 words.push("--".to_owned());
             }
+        }
+        if let Some(file) = &self.trace {
+            // -D: the agent stays the process that was started.
+            words.extend(["strace", "-D", "-f", "-o"].map(str::to_owned));
+            words.push(file.display().to_string());
         }
         words.push(self.scene.agent_program().display().to_string());
         let mut command = program::command(&words[0]);

@@ -81,6 +81,7 @@ fn keep(kept: CapabilitySet) -> Result<(), Errno> {
 
 /// Neither a file nor another process of the same user gets at the memory, which holds secrets.
 fn forbid_dumps() -> Result<(), Errno> {
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    // Beside the other, this is for whoever looks at the limits: where it is forbidden, nothing is lost.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).ok();
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }

@@ -1,0 +1,407 @@
+//! What the running agent has given up, and that it still does all that it is there for.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use vms_agent_tests::agent::BOTH;
+use vms_agent_tests::skip::Need;
+use vms_agent_tests::tls::{Certificates, Gate};
+use vms_agent_tests::{
+    Agent, AgentCommand, Collector, Link, Namespace, Points, Privileges, Protocol, Scene, config, eventually,
+    needs, probe,
+};
+
+/// Who holds the connections.
+const OWNER: u32 = 61_011;
+/// Whom the agent runs as.
+const AGENT: u32 = 61_012;
+
+const UP: &str = "vms.connection_mon.up";
+const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
+
+/// `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`, as `/proc/PID/status` shows them.
+const THE_TWO: &str = "0000000000080004";
+const NONE: &str = "0000000000000000";
+
+/// A link that is up, and a host to watch it on.
+struct Watched {
+    scene: Scene,
+    host: Namespace,
+    link: Link,
+}
+
+impl Watched {
+    /// The link's processes are that user's.
+    #[track_caller]
+    fn of_user(uid: u32) -> Self {
+        let (scene, host) = (Scene::new(), Namespace::new());
+        let (near, far) = (scene.program("svc").user(uid), scene.program("far").user(uid));
+        let link = Link::new((&near, &host), (&far, &host));
+        Self { scene, host, link }
+    }
+
+    fn config(&self) -> Value {
+        let mut config = config(&[probe("link", &self.scene.name("svc"), self.link.service())]);
+        config["sandbox"] = json!("required");
+        config
+    }
+
+    fn agent(&self, privileges: Privileges) -> AgentCommand<'_> {
+        AgentCommand::new(&self.scene, &self.host).config(&self.config()).privileges(privileges)
+    }
+
+    /// Waits until the agent has found who holds the link.
+    #[track_caller]
+    fn wait_for_owner(&self, agent: &Agent) {
+        agent.wait_for_log(&["link is up", "forward", &format!("[{}]", self.link.client.pid())]);
+        assert_eq!(agent.log_with(&["not_permitted"]), Vec::<String>::new());
+    }
+}
+
+/// The threads of an agent: name, and a field of its status.
+fn threads(agent: &Agent, field: &str) -> Vec<(String, String)> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid().as_raw_nonzero())).unwrap();
+    tasks
+        .filter_map(|task| {
+            // One that has ended meanwhile has no rights any more.
+            let status = fs::read_to_string(task.unwrap().path().join("status")).ok()?;
+            let value = |field: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+                line.map(|value| value.trim().to_owned())
+            };
+            Some((value("Name")?, value(field)?))
+        })
+        .collect()
+}
+
+#[test]
+fn each_thread_of_a_running_agent_keeps_what_it_needs_and_no_more() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    for privileges in [Privileges::Root, Privileges::User(AGENT, BOTH), Privileges::User(AGENT, &[])] {
+        let watched = Watched::of_user(OWNER);
+        let collector = Collector::start(&watched.host, Protocol::Grpc);
+        let agent = watched
+            .agent(privileges)
+            .variable("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")
+            .variable("VMS_SELF_TELEMETRY__TRACES", "true")
+            .start();
+        collector.wait_for_anything();
+        let given = if privileges == Privileges::User(AGENT, &[]) { NONE } else { THE_TWO };
+        assert!(threads(&agent, "Name").len() >= 4, "measuring, runtime, name service, traces");
+        for field in ["CapEff", "CapPrm"] {
+            for (thread, capabilities) in threads(&agent, field) {
+                let kept = if thread == "vms-measuring" { given } else { NONE };
+                assert_eq!(capabilities, kept, "{field} of {thread}");
+            }
+        }
+        for (field, wanted) in
+            [("CapInh", NONE), ("CapAmb", NONE), ("CapBnd", given), ("NoNewPrivs", "1"), ("Seccomp", "2")]
+        {
+            for (thread, value) in threads(&agent, field) {
+                assert_eq!(value, wanted, "{field} of {thread}");
+            }
+        }
+        let process = PathBuf::from(format!("/proc/{}", agent.pid().as_raw_nonzero()));
+        let limits = fs::read_to_string(process.join("limits")).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+        // What cannot be dumped is root's, whoever runs it (proc_pid_environ(5)).
+        assert_eq!(fs::metadata(process.join("environ")).unwrap().uid(), 0);
+        agent.wait_for_log(&["the sandbox is complete"]);
+    }
+}
+
+#[test]
+fn the_link_of_another_user_is_attributed_with_everything_given_up() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    for privileges in [Privileges::Root, Privileges::User(AGENT, BOTH)] {
+        let watched = Watched::of_user(OWNER);
+        let collector = Collector::start(&watched.host, Protocol::Grpc);
+        let mut agent = watched
+            .agent(privileges)
+            .variable("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")
+            .start();
+        watched.wait_for_owner(&agent);
+        collector.wait_for_value(UP, FORWARD, 1, 0);
+        for point in collector.series("vms.connection_mon.unattributed", FORWARD) {
+            assert_eq!(point.value, 0.into(), "{privileges:?}");
+        }
+        agent.stop();
+    }
+}
+
+#[test]
+fn an_agent_without_capabilities_gives_up_the_rest_and_sees_its_own_users_links() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let watched = Watched::of_user(AGENT);
+    let mut agent =
+        watched.agent(Privileges::User(AGENT, &[])).variable("OTEL_METRICS_EXPORTER", "none").start();
+    watched.wait_for_owner(&agent);
+    agent.wait_for_log(&["the sandbox is complete"]);
+    agent.stop();
+}
+
+#[test]
+fn an_agent_that_gives_up_nothing_says_so() {
+    needs!(Need::Agent);
+    let watched = Watched::of_user(OWNER);
+    let mut agent = watched
+        .agent(Privileges::Root)
+        .variable("OTEL_METRICS_EXPORTER", "none")
+        .variable("VMS_SANDBOX", "off")
+        .start();
+    watched.wait_for_owner(&agent);
+    agent.wait_for_log(&["the sandbox is off"]);
+    for (thread, seccomp) in threads(&agent, "Seccomp") {
+        assert_eq!(seccomp, "0", "{thread}");
+    }
+    agent.stop();
+}
+
+#[test]
+fn no_call_of_a_whole_life_is_refused() {
+    needs!(Need::Agent, Need::Tool("strace"));
+    let watched = Watched::of_user(OWNER);
+    let grpc = Collector::start(&watched.host, Protocol::Grpc);
+    let http = Collector::start(&watched.host, Protocol::Http);
+    let certificates = Certificates::new(&watched.scene);
+    let gate = Gate::start(&watched.host, Protocol::Http, &certificates, true);
+    let trace = watched.scene.path().join("trace");
+    let write = |export: Value, more: Value| {
+        let mut config = watched.config();
+        config["export"] = export;
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        watched.scene.write("config.json", &config.to_string());
+    };
+    let command = watched.agent(Privileges::Root).traced(trace.clone());
+    write(
+        json!({ "endpoint": "http://localhost:4317", "compression": "zstd" }),
+        json!({ "selfTelemetry": { "traces": true, "logs": true } }),
+    );
+    let mut agent = command.start();
+    grpc.wait_for_value(UP, FORWARD, 1, 0);
+    eventually("a span", || (!grpc.spans().is_empty()).then_some(()));
+    eventually("a log record", || (!grpc.logs().is_empty()).then_some(()));
+
+    let reloads = |count: usize| {
+        agent.signal(Signal::HUP);
+        eventually("a reload", || (agent.log_with(&["configuration reloaded"]).len() == count).then_some(()));
+    };
+    // A name that the name service has to ask for.
+    write(json!({ "endpoint": "http://collector.invalid:4317" }), json!({}));
+    reloads(1);
+    agent.wait_for_log(&["collector.invalid"]);
+    write(
+        json!({
+            "endpoint": gate.endpoint(), "protocol": "http/protobuf", "compression": "gzip",
+            "tls": {
+                "caFile": certificates.authority_file,
+                "clientCertificateFile": certificates.client_certificate_file,
+                "clientKeyFile": certificates.client_key_file,
+            },
+        }),
+        json!({}),
+    );
+    reloads(2);
+    http.wait_for_value(UP, FORWARD, 1, 0);
+    watched.scene.write("config.json", "{");
+    agent.signal(Signal::HUP);
+    agent.wait_for_log(&["is refused, the old one stays in force"]);
+    agent.stop();
+
+    let trace = fs::read_to_string(&trace).unwrap();
+    for call in ["landlock_restrict_self", "seccomp(", "AF_INET6", "\"/etc/hosts\"", "SIGHUP"] {
+        assert!(trace.contains(call), "the trace tells of {call}");
+    }
+    let refused = |line: &&str| {
+        // Processes that may not be looked into are no file of the agent's.
+        let is_file = ["open", "mkdir", "rename", "unlink"].iter().any(|call| line.contains(call));
+        line.contains("= -1 EPERM") || (is_file && line.contains("= -1 EACCES"))
+    };
+    let refused: Vec<&str> = trace.lines().filter(refused).collect();
+    assert_eq!(refused, Vec::<&str>::new());
+}
+
+#[test]
+fn a_reload_that_needs_what_was_given_up_is_refused_with_what_to_do() {
+    needs!(Need::Agent);
+    let watched = Watched::of_user(OWNER);
+    let elsewhere = Scene::new();
+    let certificates = Certificates::new(&elsewhere);
+    let command = watched.agent(Privileges::Root);
+    let mut agent = command.start();
+    watched.wait_for_owner(&agent);
+    let mut config = watched.config();
+    config["export"] = json!({
+        "endpoint": "https://localhost:4317", "tls": { "caFile": certificates.authority_file },
+    });
+    watched.scene.write("config.json", &config.to_string());
+    agent.signal(Signal::HUP);
+    agent.wait_for_log(&["is refused, the old one stays in force", "restart it to let it read others"]);
+    agent.stop();
+    // The same is no trouble at a start.
+    let mut agent = command.start();
+    watched.wait_for_owner(&agent);
+    agent.stop();
+}
+
+#[test]
+fn doctor_judges_what_a_running_agent_has_given_up() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let watched = Watched::of_user(OWNER);
+    let command = watched.agent(Privileges::Root).variable("OTEL_METRICS_EXPORTER", "none");
+    let findings = |agent: &Agent| -> Vec<(String, String)> {
+        let output = command.output(&["doctor", "--format", "json"]);
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let who = format!("(PID {}", agent.pid().as_raw_nonzero());
+        let text = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
+        // Other agents may run on the machine that runs this.
+        let own = findings.iter().filter(|finding| text(finding, "what").contains(&who));
+        own.map(|finding| (text(finding, "level"), text(finding, "what"))).collect()
+    };
+    let agent = command.start();
+    watched.wait_for_owner(&agent);
+    let found = findings(&agent);
+    assert!(found.iter().all(|(level, _)| level == "ok"), "{found:#?}");
+    assert!(found.iter().any(|(_, what)| what.contains("no capability beyond the two")), "{found:#?}");
+    assert!(found.iter().any(|(_, what)| what.contains("to look into every process")), "{found:#?}");
+    drop(agent);
+
+    let agent = watched
+        .agent(Privileges::Root)
+        .variable("OTEL_METRICS_EXPORTER", "none")
+        .variable("VMS_SANDBOX", "off")
+        .start();
+    watched.wait_for_owner(&agent);
+    let found = findings(&agent);
+    for open in ["system calls are not filtered", "capabilities that the agent does not need"] {
+        assert!(found.iter().any(|(level, what)| level == "warn" && what.contains(open)), "{found:#?}");
+    }
+}
+
+/// What every way of giving a secret gives away when it leaks.
+const SECRETS: [&str; 6] = [
+    "canary-in-file",
+    "canary-of-env",
+    "canary-of-file",
+    "canary-by-variable",
+    "canary+percent",
+    "canary-in-url",
+];
+
+#[test]
+fn no_output_shows_a_secret() {
+    needs!(Need::Agent);
+    for protocol in Protocol::ALL {
+        let watched = Watched::of_user(OWNER);
+        let collector = Collector::start(&watched.host, protocol);
+        watched.scene.write("token", "canary-of-file\n");
+        let mut config = watched.config();
+        config["log"] = json!({ "level": "trace" });
+        config["selfTelemetry"] = json!({ "traces": true, "logs": true });
+        config["export"] = json!({
+            "headers": { "x-a": "canary-in-file", "x-b": "Bearer ${env:SECRET}", "x-c": "${file:token}" },
+        });
+        let command = |endpoint: &str| {
+            watched
+                .agent(Privileges::Root)
+                .config(&config)
+                .variable("SECRET", "canary-of-env")
+                .variable("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name())
+                .variable("OTEL_EXPORTER_OTLP_HEADERS", "x-d=canary-by-variable,x-e=canary%2Bpercent")
+                .variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        };
+        let mut said = String::new();
+        let mut say = |text: &[u8]| said.push_str(&String::from_utf8_lossy(text));
+        for endpoint in
+            [protocol.endpoint(), format!("http://user:canary-in-url@localhost:{}", protocol.port())]
+        {
+            let command = command(&endpoint);
+            for arguments in [
+                &["validate"][..],
+                &["doctor"],
+                &["doctor", "--format", "json"],
+                &["check"],
+                &["check", "--format", "json"],
+            ] {
+                let output = command.output(arguments);
+                say(&output.stdout);
+                say(&output.stderr);
+            }
+        }
+        // Headers that cannot be sent are faults, and those are told.
+        let faulty = command(&protocol.endpoint())
+            .variable("OTEL_EXPORTER_OTLP_HEADERS", "x-d=canary-by-variable%0A,canary%2Bpercent")
+            .output(&["validate"]);
+        assert_eq!(faulty.status.code(), Some(2));
+        say(&faulty.stderr);
+
+        let mut agent = command(&protocol.endpoint()).start();
+        collector.wait_for_value(UP, FORWARD, 1, 0);
+        agent.signal(Signal::HUP);
+        agent.wait_for_log(&["configuration reloaded"]);
+        say(&fs::read(format!("/proc/{}/cmdline", agent.pid().as_raw_nonzero())).unwrap());
+        agent.stop();
+        say(agent.log_with(&[]).join("\n").as_bytes());
+        let mut console = command(&protocol.endpoint()).variable("OTEL_METRICS_EXPORTER", "console").start();
+        eventually("points on the console", || (!console.stdout().is_empty()).then_some(()));
+        console.stop();
+        say(console.stdout().join("\n").as_bytes());
+        say(console.log_with(&[]).join("\n").as_bytes());
+        say(collector.logs().join("\n").as_bytes());
+        say(collector.spans().join("\n").as_bytes());
+
+        assert!(said.contains("****"), "the masks are there");
+        for secret in SECRETS.into_iter().chain(["canary%2Bpercent"]) {
+            let leaks: Vec<&str> = said.lines().filter(|line| line.contains(secret)).take(3).collect();
+            assert_eq!(leaks, Vec::<&str>::new(), "{protocol:?}: {secret}");
+        }
+    }
+}
+
+#[test]
+fn configurations_that_are_no_files_are_refused_without_being_waited_for() {
+    needs!(Need::Agent);
+    let watched = Watched::of_user(OWNER);
+    let fifo = watched.scene.path().join("pipe.yaml");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
+    let zero = watched.scene.path().join("zero.yaml");
+    std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
+    for file in [&fifo, &zero] {
+        assert_refused(&watched, &["validate", "--config", file.to_str().unwrap()], "not a regular file");
+    }
+    for (name, text) in [
+        ("nested.yaml", "[".repeat(200_000)),
+        ("nested.json", "[".repeat(200_000)),
+        ("zero.json", r#"{"export": {"headers": {"x": "${file:/dev/zero}"}}}"#.to_owned()),
+        ("fifo.json", r#"{"export": {"headers": {"x": "${file:pipe.yaml}"}}}"#.to_owned()),
+    ] {
+        let file = watched.scene.write(name, &text);
+        assert_refused(&watched, &["validate", "--config", file.to_str().unwrap()], "");
+    }
+    // Nine levels of nine aliases are a thousand million values.
+    let levels: Vec<String> = (1..=9)
+        .map(|level| format!("l{level}: &l{level} [{}]", vec![format!("*l{}", level - 1); 9].join(", ")))
+        .collect();
+    let aliases = watched.scene.write("aliases.yaml", &format!("l0: &l0 x\n{}\n", levels.join("\n")));
+    assert_refused(&watched, &["validate", "--config", aliases.to_str().unwrap()], "");
+}
+
+/// The agent says what is wrong, and ends by itself with the status of a wrong configuration.
+#[track_caller]
+fn assert_refused(watched: &Watched, arguments: &[&str], expected: &str) {
+    let output = AgentCommand::new(&watched.scene, &watched.host).output(arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "{arguments:?}: {}",
+        said.chars().take(500).collect::<String>()
+    );
+    assert!(said.contains(expected), "{arguments:?}: {said}");
+    assert!(said.len() < 64 << 10, "{arguments:?}: {} bytes", said.len());
+}
