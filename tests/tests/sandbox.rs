@@ -11,8 +11,8 @@ use vms_agent_tests::agent::BOTH;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::tls::{Certificates, Gate};
 use vms_agent_tests::{
-    Agent, AgentCommand, Collector, Link, Namespace, Points, Privileges, Protocol, Scene, config, eventually,
-    needs, probe,
+    Agent, AgentCommand, Collector, Link, Namespace, Number, Points, Privileges, Protocol, Scene, config,
+    eventually, needs, probe,
 };
 
 /// Who holds the connections.
@@ -128,7 +128,7 @@ fn the_link_of_another_user_is_attributed_with_everything_given_up() {
         watched.wait_for_owner(&agent);
         collector.wait_for_value(UP, FORWARD, 1, 0);
         for point in collector.series("vms.connection_mon.unattributed", FORWARD) {
-            assert_eq!(point.value, 0.into(), "{privileges:?}");
+            assert_eq!(point.value, Number::Int(0), "{privileges:?}");
         }
         agent.stop();
     }

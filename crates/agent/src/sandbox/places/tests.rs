@@ -27,7 +27,7 @@ fn a_file_behind_links_is_readable_by_its_directory_and_by_that_of_its_target() 
 #[test]
 fn a_directory_that_holds_the_files_of_others_is_not_opened_as_a_whole() {
     for file in ["/config.yaml", "/etc/vms.yaml", "/run/secrets/token", "/root/vms.yaml", "/tmp/vms.yaml"] {
-        assert_eq!(around(Path::new(file)), [Path::new(file), Path::new(file)], "{file}");
+        assert!(around(Path::new(file)).iter().all(|place| place == Path::new(file)), "{file}");
     }
     assert_eq!(around(Path::new("/nowhere/at/all.yaml")), [Path::new("/nowhere/at")]);
 }
