@@ -175,7 +175,7 @@ fn no_call_of_a_whole_life_is_refused() {
         let mut config = watched.config();
         config["export"] = export;
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        watched.scene.write("config.json", &config.to_string());
+        let _path = watched.scene.write("config.json", &config.to_string());
     };
     let command = watched.agent(Privileges::Root).traced(trace.clone());
     write(
@@ -208,7 +208,7 @@ fn no_call_of_a_whole_life_is_refused() {
     );
     reloads(2);
     http.wait_for_value(UP, FORWARD, 1, 0);
-    watched.scene.write("config.json", "{");
+    let _path = watched.scene.write("config.json", "{");
     agent.signal(Signal::HUP);
     agent.wait_for_log(&["is refused, the old one stays in force"]);
     agent.stop();
@@ -239,7 +239,7 @@ fn a_reload_that_needs_what_was_given_up_is_refused_with_what_to_do() {
     config["export"] = json!({
         "endpoint": "https://localhost:4317", "tls": { "caFile": certificates.authority_file },
     });
-    watched.scene.write("config.json", &config.to_string());
+    let _path = watched.scene.write("config.json", &config.to_string());
     agent.signal(Signal::HUP);
     agent.wait_for_log(&["is refused, the old one stays in force", "restart it to let it read others"]);
     agent.stop();
@@ -299,7 +299,7 @@ fn no_output_shows_a_secret() {
     for protocol in Protocol::ALL {
         let watched = Watched::of_user(OWNER);
         let collector = Collector::start(&watched.host, protocol);
-        watched.scene.write("token", "canary-of-file\n");
+        let _path = watched.scene.write("token", "canary-of-file\n");
         let mut config = watched.config();
         config["log"] = json!({ "level": "trace" });
         config["selfTelemetry"] = json!({ "traces": true, "logs": true });

@@ -194,7 +194,8 @@ fn the_running_agent_is_judged_rather_than_the_shell_that_asks() {
 
 #[test]
 fn what_a_running_agent_has_not_given_up_is_told_with_what_to_do() {
-    let changes: [(fn(&mut RunningAgent), &str); 4] = [
+    type Change = fn(&mut RunningAgent);
+    let changes: [(Change, &str); 4] = [
         (|agent| agent.credentials.permitted = CapabilitySet(BOTH | DAC_OVERRIDE), "capabilities"),
         (|agent| agent.credentials.no_new_privs = false, "could gain rights"),
         (|agent| agent.dumps_core = Some(true), "could be dumped"),

@@ -103,7 +103,7 @@ impl Places {
 }
 
 /// What has to be readable so that a file is, also after it was replaced: its directory, and that of the file that it leads
-/// to. A ConfigMap is replaced by turning a symbolic link in the former around, a certificate by one to the latter.
+/// to. A `ConfigMap` is replaced by turning a symbolic link in the former around, a certificate by one to the latter.
 fn around(file: &Path) -> Vec<PathBuf> {
     let absolute = std::path::absolute(file).unwrap_or_else(|_unknown| file.to_owned());
     let target = absolute.canonicalize().unwrap_or_else(|_gone| absolute.clone());

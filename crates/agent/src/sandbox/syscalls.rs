@@ -3,8 +3,8 @@
 //! What is not listed fails with EPERM. To end the agent instead would turn a call that a new version of the C library
 //! makes, and could do without, into an outage of the measurement; an EPERM shows in the log of whoever made the call.
 //!
-//! No list holds execve, ptrace, process_vm_readv, mount, bpf, io_uring_setup, perf_event_open, keyctl, userfaultfd,
-//! listen or accept; and fork only as far as it makes threads.
+//! No list holds `execve`, `ptrace`, `process_vm_readv`, `mount`, `bpf`, `io_uring_setup`, `perf_event_open`, `keyctl`,
+//! `userfaultfd`, `listen` or `accept`; and `clone` only as far as it makes threads.
 
 use std::collections::BTreeMap;
 

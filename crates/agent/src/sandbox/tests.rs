@@ -22,9 +22,16 @@ const DENIED: Option<ErrorKind> = Some(ErrorKind::PermissionDenied);
 
 const AUTO: Sandbox = Sandbox { mode: SandboxMode::Auto };
 
-#[expect(clippy::disallowed_methods, reason = "that no program can be started is what is tried")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "whether a program can be started, and looked into, is what is tried"
+)]
+fn program(path: &str) -> Command {
+    Command::new(path)
+}
+
 fn start_a_program() -> std::io::Result<()> {
-    Command::new("/bin/true").status().map(drop)
+    program("/bin/true").status().map(drop)
 }
 
 #[test]
@@ -89,7 +96,7 @@ fn the_runtime_writes_in_its_directories_alone_and_reads_what_it_was_given() {
 
 #[test]
 fn the_runtime_cannot_look_into_processes_while_the_thread_beside_it_can() {
-    let mut other = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let mut other = program("/bin/sleep").arg("60").spawn().unwrap();
     let link = format!("/proc/{}/fd/0", other.id());
     let look = || kind(fs::read_link(&link));
     let (before, restricted, beside) = on_a_thread(|| {
