@@ -28,6 +28,7 @@ pub(super) const RUNTIME: &[i64] = &[
     libc::SYS_open,
     libc::SYS_pipe,
     libc::SYS_rename,
+    libc::SYS_renameat,
     libc::SYS_rmdir,
     libc::SYS_unlink,
     libc::SYS_utimes,
@@ -39,7 +40,8 @@ pub(super) const OPEN: Option<i64> = Some(libc::SYS_open);
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const SHARED: &[i64] = &[];
+/// `renameat` of the generic table, by which glibc renames there, and for which the crate libc has no name.
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) const RUNTIME: &[i64] = &[];
+pub(super) const RUNTIME: &[i64] = &[38];
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const OPEN: Option<i64> = None;
