@@ -2,14 +2,18 @@
 //! is bounded in time and size; redirects are not followed.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::rt::Executor;
 use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::USER_AGENT;
@@ -28,7 +32,7 @@ pub const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// inside a tokio runtime only.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    client: Client<Connector, Full<Bytes>>,
+    connections: Arc<Mutex<Connections>>,
     connector: Connector,
     protocol: Protocol,
     limit: Duration,
@@ -54,8 +58,8 @@ impl HttpClient {
     /// When nothing can be sent to the endpoint, or the TLS material does not hold.
     pub fn new(config: &ExportConfig) -> Result<Self, ExportError> {
         let connector = Connector::read(config)?;
-        let client = build(&connector, config.protocol);
-        Ok(Self { client, connector, protocol: config.protocol, limit: config.attempt_limit() })
+        let connections = Arc::new(Mutex::new(Connections::new(&connector, config.protocol, 0)));
+        Ok(Self { connections, connector, protocol: config.protocol, limit: config.attempt_limit() })
     }
 
     /// Sends a request and reads the whole answer, within the configured time and 1 MiB.
@@ -79,7 +83,8 @@ impl HttpClient {
         let mut request = request.map(Full::new);
         request.headers_mut().entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
         let whole = async {
-            let response = self.client.request(request).await.map_err(|error| self.classify(&error))?;
+            let client = self.client().await;
+            let response = client.request(request).await.map_err(|error| self.classify(&error))?;
             self.read_answer(response).await
         };
         timeout(self.limit, whole)
@@ -87,12 +92,34 @@ impl HttpClient {
             .unwrap_or_else(|_elapsed| Err(Failure::timeout(Stage::Exchange, self.limit)))
     }
 
-    /// Forgets all connections: the next request makes a new one.
+    /// Closes all connections at once: the next request makes a new one.
     ///
     /// After a timeout the connection may be dead without either end knowing, forgotten by a NAT or load
-    /// balancer. HTTP/2 would go on using it until TCP gives up, a quarter of an hour later.
-    pub(crate) fn forget_connections(&mut self) {
-        self.client = build(&self.connector, self.protocol);
+    /// balancer. HTTP/2 would go on using it until TCP gives up, a quarter of an hour later; and would wait as long to
+    /// say goodbye to a peer that takes no more bytes.
+    pub(crate) fn forget_connections(&self) {
+        let mut connections = self.connections();
+        *connections = Connections::new(&self.connector, self.protocol, connections.generation);
+    }
+
+    /// The client whose connections are made with the TLS material in force. Those made with what it replaced are closed
+    /// when what is under way there is done.
+    async fn client(&self) -> Client<Connector, Full<Bytes>> {
+        let generation = match self.connector.material() {
+            Some(material) => material.generation().await,
+            None => 0,
+        };
+        let mut connections = self.connections();
+        if connections.generation != generation {
+            let next = Connections::new(&self.connector, self.protocol, generation);
+            let former = std::mem::replace(&mut *connections, next);
+            connections.former = Some(former.tasks);
+        }
+        connections.client.clone()
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn connector(&self) -> &Connector {
@@ -121,7 +148,10 @@ impl HttpClient {
         // With TLS 1.3 a server refuses the client's certificate after the handshake. Of that h2 keeps the text
         // (rustls::Error::AlertReceived) and loses the type.
         if text.contains("received fatal alert") {
-            return Failure::tls(text);
+            return match self.connector.material() {
+                Some(material) => Failure::alert(text, material),
+                None => Failure::tls(text),
+            };
         }
         if chain(error).any(<dyn Error>::is::<io::Error>) {
             return Failure::exchange("connection", text, BROKEN_OFF);
@@ -145,10 +175,51 @@ impl HttpClient {
 const BROKEN_OFF: &str = "see the collector's log, and that of any proxy between";
 pub(crate) const NO_COLLECTOR: &str = "check that the endpoint is an OTLP receiver";
 
-fn build(connector: &Connector, protocol: Protocol) -> Client<Connector, Full<Bytes>> {
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new())
-        .http2_only(protocol == Protocol::Grpc)
-        .build(connector.clone())
+/// Connections made with the same TLS material.
+#[derive(Debug)]
+struct Connections {
+    client: Client<Connector, Full<Bytes>>,
+    tasks: Tasks,
+    generation: u64,
+    /// Those made with the material before, which end by themselves; kept to be ended where they do not.
+    former: Option<Tasks>,
 }
+
+impl Connections {
+    fn new(connector: &Connector, protocol: Protocol, generation: u64) -> Self {
+        let tasks = Tasks::default();
+        let client = Client::builder(Spawner(Arc::downgrade(&tasks.0)))
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .http2_only(protocol == Protocol::Grpc)
+            .build(connector.clone());
+        Self { client, tasks, generation, former: None }
+    }
+}
+
+/// The tasks that drive connections. Dropped, it ends them, whatever their peers do: the sockets are closed.
+#[derive(Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Tasks").finish_non_exhaustive()
+    }
+}
+
+/// Starts tasks for hyper.
+#[derive(Clone)]
+struct Spawner(Weak<Mutex<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
+    fn execute(&self, task: F) {
+        let Some(tasks) = self.0.upgrade() else { return };
+        let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // What has ended is forgotten.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,9 +2,8 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,14 +16,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::config::{ExportConfig, Protocol};
 use crate::endpoint::{check_endpoint, host_and_port, is_secure};
 use crate::error::ExportError;
-use crate::failure::{Failure, Stage, innermost};
-use crate::tls;
+use crate::failure::{Failure, Stage};
+use crate::solo::Solo;
+use crate::tls::Material;
 
 /// How long one address may keep the next from being tried (RFC 8305, section 5).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -32,8 +31,11 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 /// Makes connections to a collector, with TLS or without as the configured endpoint says.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
-    tls: Option<Arc<ClientConfig>>,
+    host: String,
+    port: u16,
+    tls: Option<Material>,
     limit: Duration,
+    lookup: Solo<Result<Vec<SocketAddr>, Failure>>,
 }
 
 impl Connector {
@@ -48,44 +50,49 @@ impl Connector {
             Protocol::HttpProtobuf => b"http/1.1",
         };
         let secure = is_secure(&config.endpoint);
-        let tls = if secure { Some(tls::read_client_config(&config.tls, alpn)?) } else { None };
+        let tls = if secure { Some(Material::read(&config.tls, alpn)?) } else { None };
+        let (host, port) = host_and_port(&config.endpoint);
         // A connection made in the last tenth of an attempt's time would leave none for an answer.
-        Ok(Self { tls, limit: config.attempt_limit() / 10 * 9 })
+        let limit = config.attempt_limit() / 10 * 9;
+        Ok(Self { host: host.to_owned(), port, tls, limit, lookup: Solo::default() })
+    }
+
+    /// The TLS material, where the endpoint wants TLS.
+    pub(crate) fn material(&self) -> Option<&Material> {
+        self.tls.as_ref()
     }
 
     /// All steps, within nine tenths of an attempt's time.
-    pub(crate) async fn open(self, endpoint: Uri) -> Result<Stream, Failure> {
-        let route = self.route(&endpoint);
+    pub(crate) async fn open(self) -> Result<Stream, Failure> {
+        let route = self.route();
         let addresses = route.resolve().await?;
         let tcp = route.connect(addresses).await?;
         route.secure(tcp).await
     }
 
     /// The steps one by one, all before one deadline.
-    pub(crate) fn route<'a>(&'a self, endpoint: &'a Uri) -> Route<'a> {
-        Route { deadline: Instant::now() + self.limit, connector: self, endpoint }
+    pub(crate) fn route(&self) -> Route<'_> {
+        Route { deadline: Instant::now() + self.limit, connector: self }
     }
 }
 
-/// The steps to one endpoint.
+/// The steps to the endpoint.
 pub(crate) struct Route<'a> {
     connector: &'a Connector,
-    endpoint: &'a Uri,
     deadline: Instant,
 }
 
 impl Route<'_> {
     /// The addresses of the endpoint's host, asked anew each time: they may have changed.
     pub(crate) async fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
-        let target = host_and_port(self.endpoint);
-        let resolved = self.bounded(Stage::Resolve, tokio::net::lookup_host(target)).await?;
-        let addresses: Vec<SocketAddr> =
-            resolved.map_err(|error| Failure::resolve(target.0, &error))?.collect();
-        if addresses.is_empty() {
-            let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            return Err(Failure::resolve(target.0, &error));
+        let Connector { host, port, lookup, .. } = self.connector;
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, *port)]);
         }
-        Ok(addresses)
+        let target = (host.clone(), *port);
+        let answer = lookup.run("resolver", move || look_up(&target.0, target.1));
+        let answer = self.bounded(Stage::Resolve, answer).await?;
+        answer.map_err(|error| Failure::resolve(host, &error))?
     }
 
     /// A TCP connection to whichever address answers first.
@@ -97,15 +104,18 @@ impl Route<'_> {
 
     /// TLS over the connection, where the endpoint wants it.
     pub(crate) async fn secure(&self, tcp: TcpStream) -> Result<Stream, Failure> {
-        let Some(config) = &self.connector.tls else {
+        let Some(material) = &self.connector.tls else {
             return Ok(Stream::Plain(tcp));
         };
-        let (host, _port) = host_and_port(self.endpoint);
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|error| Failure::tls(format!("{host}: {error}")))?;
-        let handshake = TlsConnector::from(Arc::clone(config)).connect(name, tcp);
-        let stream =
-            self.bounded(Stage::Tls, handshake).await?.map_err(|error| Failure::tls(innermost(&error)))?;
+        let host = &self.connector.host;
+        let name =
+            ServerName::try_from(host.clone()).map_err(|error| Failure::tls(format!("{host}: {error}")))?;
+        let handshake = async {
+            let config = material.for_new_connection().await;
+            TlsConnector::from(config).connect(name, tcp).await
+        };
+        let secured = self.bounded(Stage::Tls, handshake).await?;
+        let stream = secured.map_err(|error| Failure::handshake(&error, material))?;
         Ok(Stream::Tls(Box::new(stream)))
     }
 
@@ -113,6 +123,17 @@ impl Route<'_> {
         let bounded = timeout_at(self.deadline, step).await;
         bounded.map_err(|_elapsed| Failure::timeout(stage, self.connector.limit))
     }
+}
+
+/// Asks the system's resolver, which may not answer for as long as its own configuration allows.
+fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let found = (host, port).to_socket_addrs().map_err(|error| Failure::resolve(host, &error))?;
+    let addresses: Vec<SocketAddr> = found.collect();
+    if addresses.is_empty() {
+        let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        return Err(Failure::resolve(host, &error));
+    }
+    Ok(addresses)
 }
 
 /// Starts with the first address and adds the next after a failure or a quarter of a second: a host whose IPv6
@@ -214,9 +235,9 @@ impl tower_service::Service<Uri> for Connector {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, endpoint: Uri) -> Self::Future {
+    fn call(&mut self, _endpoint: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move { connector.open(endpoint).await.map(TokioIo::new) })
+        Box::pin(async move { connector.open().await.map(TokioIo::new) })
     }
 }
 

@@ -7,6 +7,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio_rustls::rustls::{self, CertificateError};
+
+use crate::tls::{Material, RENEW, shown_time};
+
 /// How far an attempt came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
@@ -84,6 +88,48 @@ impl Failure {
         }
     }
 
+    /// A handshake that failed, with the dates where they are why.
+    pub(crate) fn handshake(error: &io::Error, material: &Material) -> Self {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        let (error_type, message, advice) = match cause {
+            Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+                not_after, ..
+            })) => (
+                "certificate_expired",
+                format!("the collector's certificate expired on {}", shown_time(not_after.as_secs())),
+                "renew the collector's certificate, or correct this host's clock",
+            ),
+            Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+                not_before,
+                ..
+            })) => (
+                "certificate_not_valid_yet",
+                format!(
+                    "the collector's certificate is not valid before {}",
+                    shown_time(not_before.as_secs())
+                ),
+                "correct this host's clock, or the collector's certificate",
+            ),
+            Some(rustls::Error::AlertReceived(_)) => return Self::alert(innermost(error), material),
+            _ => return Self::tls(innermost(error)),
+        };
+        Self { stage: Stage::Tls, error_type: error_type.into(), message, advice }
+    }
+
+    /// The collector broke TLS off. What it thinks of the client's certificate it says by a word at the most.
+    pub(crate) fn alert(text: String, material: &Material) -> Self {
+        match material.client_certificate() {
+            None => Self::tls(text),
+            Some((false, state)) => Self::tls(format!("{text} ({state})")),
+            Some((true, state)) => Self {
+                stage: Stage::Tls,
+                error_type: "client_certificate_expired".into(),
+                message: format!("{text}: {state}"),
+                advice: RENEW,
+            },
+        }
+    }
+
     pub(crate) fn timeout(stage: Stage, limit: Duration) -> Self {
         Self {
             stage,
@@ -91,7 +137,10 @@ impl Failure {
             message: format!("no end of {stage} within {limit:?}"),
             advice: match stage {
                 Stage::Exchange => "check the collector's load, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
-                _ => "check the address, routes and firewalls between here and the collector",
+                Stage::Resolve => "check the resolver's configuration, and that its servers answer",
+                Stage::Connect | Stage::Tls => {
+                    "check the address, routes and firewalls between here and the collector"
+                }
             },
         }
     }

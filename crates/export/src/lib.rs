@@ -22,6 +22,7 @@ mod endpoint;
 mod headers;
 mod ledger;
 mod queue;
+mod solo;
 #[cfg(test)]
 mod testing;
 mod tls;

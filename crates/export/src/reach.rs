@@ -31,7 +31,7 @@ pub struct Reachability {
 pub async fn probe_collector(config: &ExportConfig) -> Result<Reachability, ExportError> {
     let mut transport = Transport::read(config)?;
     let unreachable = |source| ExportError::Unreachable { endpoint: shown(&config.endpoint), source };
-    let route = transport.connector().route(&config.endpoint);
+    let route = transport.connector().route();
     let addresses = route.resolve().await.map_err(unreachable)?;
     let tcp = route.connect(addresses.clone()).await.map_err(unreachable)?;
     let peer = tcp.peer_addr().map_err(|error| unreachable(Failure::connect(None, &error)))?;

@@ -1,4 +1,5 @@
-//! TLS material: read once at start, so that a fault in it is a fault of the configuration and not of the network.
+//! TLS material. It is read at the start, so that a fault in it is a fault of the configuration and not of the network,
+//! and again when its files change.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,17 +13,31 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use crate::config::TlsFiles;
 use crate::error::ExportError;
 
+pub(crate) use material::{Material, RENEW};
+pub(crate) use validity::{Validity, shown_time};
+
+mod material;
+mod validity;
+
 /// A file and what it holds.
 struct PemFile {
     path: PathBuf,
     bytes: Vec<u8>,
 }
 
+/// What the files held.
+struct ReadMaterial {
+    /// The client's side of TLS.
+    config: Arc<ClientConfig>,
+    /// When the client's own certificate is valid, where there is one that says so.
+    client_validity: Option<Validity>,
+}
+
 /// Reads the configured files and makes the client's side of TLS from them, offering `alpn` alone.
 ///
 /// # Errors
 /// When a file is missing or does not hold what it should, or the key is not that of the certificate.
-pub(crate) fn read_client_config(files: &TlsFiles, alpn: &[u8]) -> Result<Arc<ClientConfig>, ExportError> {
+fn read_material(files: &TlsFiles, alpn: &[u8]) -> Result<ReadMaterial, ExportError> {
     let roots = match &files.ca {
         Some(path) => parse_roots(&read_file(path)?)?,
         None => read_system_roots()?,
@@ -46,7 +61,8 @@ fn parse_client_config(
     roots: RootCertStore,
     identity: Option<(PemFile, PemFile)>,
     alpn: &[u8],
-) -> Result<Arc<ClientConfig>, ExportError> {
+) -> Result<ReadMaterial, ExportError> {
+    let mut client_validity = None;
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(ExportError::Tls)?
@@ -56,6 +72,7 @@ fn parse_client_config(
         Some((certificate, key)) => {
             let chain = parse_certificates(&certificate)?;
             let parsed_key = parse_key(&key)?;
+            client_validity = chain.first().and_then(|own| Validity::read(own));
             builder.with_client_auth_cert(chain, parsed_key).map_err(|error| {
                 let problem = match error {
                     rustls::Error::InconsistentKeys(_) => "not the private key of the client certificate",
@@ -66,7 +83,7 @@ fn parse_client_config(
         }
     };
     config.alpn_protocols = vec![alpn.to_vec()];
-    Ok(Arc::new(config))
+    Ok(ReadMaterial { config: Arc::new(config), client_validity })
 }
 
 fn parse_roots(file: &PemFile) -> Result<RootCertStore, ExportError> {

@@ -28,7 +28,7 @@ async fn when_no_address_answers_one_of_them_is_told() {
 async fn a_name_without_an_address_is_told_as_such() {
     let config = config(Protocol::Grpc, "http://no-such-host.invalid:4317");
     let connector = Connector::read(&config).unwrap();
-    let failure = connector.open(config.endpoint).await.unwrap_err();
+    let failure = connector.open().await.unwrap_err();
     assert_eq!(failure.stage, Stage::Resolve);
     assert!(failure.message.starts_with("no-such-host.invalid: "), "{failure}");
 }
@@ -40,6 +40,6 @@ async fn a_peer_that_is_silent_in_the_handshake_is_left_in_time() {
     let mut config = config(Protocol::Grpc, &format!("https://{}", listener.local_addr().unwrap()));
     config.tls.ca = Some(authority.ca_file());
     config.timeout = Duration::from_millis(100);
-    let failure = Connector::read(&config).unwrap().open(config.endpoint).await.unwrap_err();
+    let failure = Connector::read(&config).unwrap().open().await.unwrap_err();
     assert_eq!((failure.stage, failure.error_type.as_ref()), (Stage::Tls, "timeout"));
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 /// A directory with PEM files, gone when dropped.
 pub(crate) struct Authority {
@@ -32,6 +32,16 @@ impl Authority {
     pub(crate) fn issue(&self, name: &str) -> Issued {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate_pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Issued { certificate_pem, key_pem: key.serialize_pem() }
+    }
+
+    /// The same, valid from one day to another (year, month, day).
+    pub(crate) fn issue_for(&self, name: &str, from: (i32, u8, u8), to: (i32, u8, u8)) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_before = date_time_ymd(from.0, from.1, from.2);
+        params.not_after = date_time_ymd(to.0, to.1, to.2);
         let certificate_pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         Issued { certificate_pem, key_pem: key.serialize_pem() }
     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::testing::certificates::Authority;
 
 fn refusal(files: &TlsFiles) -> String {
-    read_client_config(files, b"h2").unwrap_err().to_string()
+    read_material(files, b"h2").map(|_read| ()).unwrap_err().to_string()
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_client_certificate_and_its_key_go_together() {
         client_certificate: certificate.cloned(),
         client_key: key.cloned(),
     };
-    assert!(read_client_config(&with(Some(&certificate), Some(&key)), b"h2").is_ok());
+    assert!(read_material(&with(Some(&certificate), Some(&key)), b"h2").is_ok());
     assert!(refusal(&with(Some(&certificate), None)).contains("needs its private key"));
     assert!(refusal(&with(None, Some(&key))).contains("needs its certificate"));
 
@@ -62,5 +62,5 @@ fn a_client_certificate_and_its_key_go_together() {
 fn only_the_protocol_to_be_spoken_is_offered() {
     let authority = Authority::new();
     let files = TlsFiles { ca: Some(authority.ca_file()), ..TlsFiles::default() };
-    assert_eq!(read_client_config(&files, b"http/1.1").unwrap().alpn_protocols, [b"http/1.1"]);
+    assert_eq!(read_material(&files, b"http/1.1").unwrap().config.alpn_protocols, [b"http/1.1"]);
 }
