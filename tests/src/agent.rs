@@ -16,6 +16,7 @@ use crate::deadline::{eventually, now};
 use crate::namespace::Namespace;
 use crate::program;
 use crate::scene::Scene;
+use crate::usage::Usage;
 
 /// With which rights the agent runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,7 @@ pub struct AgentCommand<'a> {
     config: Option<PathBuf>,
     privileges: Privileges,
     hidepid: Option<u8>,
+    mounts: Vec<(PathBuf, &'static str)>,
     environment: Vec<(String, String)>,
     trace: Option<PathBuf>,
 }
@@ -123,6 +125,7 @@ impl<'a> AgentCommand<'a> {
             config: None,
             privileges: Privileges::Root,
             hidepid: None,
+            mounts: Vec::new(),
             environment: Vec::new(),
             trace: None,
         }
@@ -162,6 +165,13 @@ impl<'a> AgentCommand<'a> {
     #[must_use]
     pub fn traced(mut self, file: PathBuf) -> Self {
         self.trace = Some(file);
+        self
+    }
+
+    /// Sees a file in the place of one of the machine's, such as `/etc/hosts`.
+    #[must_use]
+    pub fn in_place_of(mut self, file: PathBuf, place: &'static str) -> Self {
+        self.mounts.push((file, place));
         self
     }
 
@@ -236,7 +246,11 @@ impl<'a> AgentCommand<'a> {
     fn command(&self, arguments: &[&str]) -> Command {
         // The host's own /proc, for this process alone.
         let hidepid = self.hidepid.unwrap_or(0);
-        let script = format!("mount -t proc -o hidepid={hidepid} proc /proc && exec \"$@\"");
+        let mut script = format!("mount -t proc -o hidepid={hidepid} proc /proc && ");
+        for (file, place) in &self.mounts {
+            script.push_str(&format!("mount --bind '{}' {place} && ", file.display()));
+        }
+        script.push_str("exec \"$@\"");
         let mut words = ["unshare", "--mount", "--", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
         let list = |sign: &str, capabilities: &[&str]| {
             capabilities.iter().map(|name| format!("{sign}{name}")).collect::<Vec<_>>().join(",")
@@ -375,6 +389,19 @@ impl Agent {
     #[must_use]
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// What it uses at this moment.
+    #[must_use]
+    #[track_caller]
+    pub fn usage(&self) -> Usage {
+        Usage::of(self.pid())
+    }
+
+    /// Kills it, without a chance to say or store anything.
+    pub fn kill(&mut self) {
+        let _dead_already = self.child.kill();
+        let _reaped_already = self.child.wait();
     }
 
     /// Sends a signal.

@@ -156,19 +156,32 @@ impl HttpClient {
         if chain(error).any(<dyn Error>::is::<io::Error>) {
             return Failure::exchange("connection", text, BROKEN_OFF);
         }
-        let hyper_error = chain(error).find_map(|cause| cause.downcast_ref::<hyper::Error>());
-        let foreign = hyper_error.is_some_and(|error| error.is_parse() || error.is_parse_too_large())
-            || (self.protocol == Protocol::Grpc && hyper_error.is_some_and(|error| !error.is_canceled()));
-        let advice = match (foreign, self.protocol) {
-            (true, Protocol::Grpc) => {
+        if !self.is_foreign(error) {
+            return Failure::exchange("connection", text, BROKEN_OFF);
+        }
+        // Told apart: a connection that breaks and an endpoint that is another's call for different things.
+        let advice = match self.protocol {
+            Protocol::Grpc => {
                 "check that the endpoint speaks gRPC: 4317 is the usual port, 4318 that of http/protobuf"
             }
-            (true, Protocol::HttpProtobuf) => {
+            Protocol::HttpProtobuf => {
                 "check that the endpoint speaks HTTP/1.1: 4318 is the usual port, 4317 that of grpc"
             }
-            (false, _) => BROKEN_OFF,
         };
-        Failure::exchange("connection", text, advice)
+        Failure::exchange("protocol", text, advice)
+    }
+
+    /// Whether what came back is not of the protocol. An HTTP/2 peer that resets a stream or says goodbye speaks it.
+    fn is_foreign(&self, error: &(dyn Error + 'static)) -> bool {
+        let by_peer = chain(error).find_map(|cause| cause.downcast_ref::<h2::Error>());
+        if by_peer.is_some_and(h2::Error::is_remote) {
+            return false;
+        }
+        let hyper_error = chain(error).find_map(|cause| cause.downcast_ref::<hyper::Error>());
+        hyper_error.is_some_and(|error| {
+            let unreadable = error.is_parse() || error.is_parse_too_large();
+            unreadable || (self.protocol == Protocol::Grpc && !error.is_canceled())
+        })
     }
 }
 

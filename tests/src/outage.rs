@@ -1,0 +1,290 @@
+//! One row of the fault matrix: an agent, a collector that fails for a while, and what must hold afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, AgentCommand};
+use crate::collector::Protocol;
+use crate::deadline::{eventually, now, unix_nanoseconds};
+use crate::environment;
+use crate::faulty::{Fault, Faulty, Stored};
+use crate::link::{Link, probe};
+use crate::metronome::Metronome;
+use crate::namespace::Namespace;
+use crate::otlp::{Point, Points};
+use crate::program;
+use crate::scene::Scene;
+use crate::usage::Usage;
+
+/// How often the agents of the matrix look.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// For how long a fault lasts; `VMS_FAULT_SECONDS` makes it longer.
+const LASTS: Duration = Duration::from_secs(4);
+/// Rows that run at a time.
+const AT_ONCE: usize = 10;
+/// A machine that stood still for that long during a row is too busy to tell late from never.
+const BUSY: Duration = Duration::from_millis(200);
+/// What may come and go in an agent: buffers of a request, threads and sockets between two of them.
+const SLACK: Usage = Usage { resident_kib: 4096, threads: 2, descriptors: 2 };
+
+const UP: &str = "vms.connection_mon.up";
+const LINK: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
+
+/// A row.
+#[derive(Debug, Clone, Copy)]
+pub struct Outage {
+    /// How the rows are told apart.
+    pub name: &'static str,
+    /// Over which the agent sends.
+    pub protocol: Protocol,
+    /// What happens.
+    pub inject: Inject,
+    /// What the log says of it, once; empty where nothing is to be said.
+    pub told: &'static str,
+    /// Whether what is sent meanwhile is lost, counted as refused.
+    pub lost: bool,
+    /// How long the agent keeps silent after each answer, because the collector asked for it.
+    pub silence: Option<Duration>,
+    /// Whether the agent can know what arrived, so that nothing arrives twice.
+    pub once: bool,
+}
+
+/// What happens to the collector, or on the way to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inject {
+    /// The collector fails.
+    Fault(Fault),
+    /// It is not there when the agent starts.
+    DownAtStart,
+    /// Packets that fit a rule of nft's are dropped.
+    Drop(&'static str),
+    /// The way is slow: so many kbit/s.
+    Narrow(u32),
+}
+
+impl Outage {
+    /// A collector that fails, after which everything arrives, and once.
+    #[must_use]
+    pub const fn of(protocol: Protocol, name: &'static str, fault: Fault, told: &'static str) -> Self {
+        let inject = Inject::Fault(fault);
+        Self { name, protocol, inject, told, lost: false, silence: None, once: true }
+    }
+
+    /// Runs rows, some at a time, and panics with the names of those that fail.
+    #[track_caller]
+    pub fn run_all(rows: &[Self], metronome: &Metronome) {
+        let (waiting, failed) = (Mutex::new(rows.iter()), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    loop {
+                        let Some(row) = waiting.lock().expect("nobody panics").next() else { return };
+                        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| row.run(metronome))) {
+                            let text = panic.downcast_ref::<String>().cloned();
+                            let text =
+                                text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
+                            let text =
+                                format!("{:?} {}: {}", row.protocol, row.name, text.unwrap_or_default());
+                            failed.lock().expect("nobody panics").push(text);
+                        }
+                    }
+                });
+            }
+        });
+        let failed = failed.into_inner().expect("nobody panics");
+        assert!(failed.is_empty(), "{} of {} rows:\n{}", failed.len(), rows.len(), failed.join("\n"));
+    }
+
+    fn run(&self, metronome: &Metronome) {
+        let started = unix_nanoseconds();
+        let (scene, host) = (Scene::new(), Namespace::new());
+        let link = Link::new((&scene.program("svc"), &host), (&scene.program("far"), &host));
+        let stored = Stored::default();
+        let faulty = Faulty::start(&host, self.protocol, self.protocol.address(), stored.keeper());
+        if self.inject == Inject::DownAtStart {
+            faulty.set(Fault::Down);
+        }
+        let mut agent = AgentCommand::new(&scene, &host)
+            .config(&config(&[probe("link", &scene.name("svc"), link.service())]))
+            .variable("OTEL_EXPORTER_OTLP_PROTOCOL", self.protocol.name())
+            .variable("OTEL_EXPORTER_OTLP_ENDPOINT", self.protocol.endpoint())
+            .start();
+
+        if self.inject == Inject::DownAtStart {
+            agent.wait_for_log(&["link is up"]);
+        } else {
+            stored.wait_for_points(UP, LINK, 2, 0);
+        }
+        let before = agent.usage();
+        let began = now();
+        self.begin(&faulty, &host);
+        // Long enough for several answers that ask for silence.
+        let lasts = lasts() + self.silence.unwrap_or_default() * 3;
+        while began.elapsed() < lasts {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let arrivals = faulty.arrivals();
+        self.end(&faulty, &host);
+        let ended = unix_nanoseconds();
+
+        // What was held back is there before what is new.
+        stored.wait_for_points(UP, LINK, 2, ended);
+        if self.told_outage() {
+            agent.wait_for_log(&["INFO", "takes data again after"]);
+        }
+        self.assert_counted(&faulty, &stored, ended);
+        eventually("memory, threads and descriptors as before", || {
+            agent.usage().is_within(&before, &SLACK).then_some(())
+        });
+        let took = agent.stop();
+        assert!(took < Duration::from_secs(3), "stopped after {took:?}");
+
+        // An answer that a busy machine delays beyond the agent's patience is a fault of its own.
+        let middle = u64::midpoint(started, unix_nanoseconds());
+        let busy = metronome.stalled(middle, Duration::from_nanos(middle - started)) > BUSY;
+        self.assert_cadence(&stored, metronome, busy);
+        self.assert_complete(&stored);
+        self.assert_told(&agent, busy);
+        if let Some(silence) = self.silence {
+            let kept = arrivals.windows(2).all(|pair| pair[1] - pair[0] >= silence.mul_f64(0.98));
+            assert!(arrivals.len() > 1 && kept, "asked for {silence:?}: {arrivals:?}");
+        }
+    }
+
+    fn begin(&self, faulty: &Faulty, host: &Namespace) {
+        match self.inject {
+            Inject::Fault(fault) => faulty.set(fault),
+            Inject::DownAtStart => {}
+            Inject::Drop(rule) => host.drop_outgoing(rule),
+            Inject::Narrow(kbits) => {
+                host.run(program::command("ip").args(["link", "set", "lo", "mtu", "1500"]));
+                let rate = format!("{kbits}kbit");
+                let shape = ["rate", &rate, "burst", "3000", "limit", "200000"];
+                let device = ["qdisc", "add", "dev", "lo", "root", "tbf"];
+                host.run(program::command("tc").args(device).args(shape));
+            }
+        }
+    }
+
+    fn end(&self, faulty: &Faulty, host: &Namespace) {
+        match self.inject {
+            Inject::Fault(_) | Inject::DownAtStart => faulty.set(Fault::Nothing),
+            Inject::Drop(_) => host.drop_nothing(),
+            Inject::Narrow(_) => {
+                host.run(program::command("tc").args(["qdisc", "delete", "dev", "lo", "root"]));
+            }
+        }
+    }
+
+    /// Whether the agent has to tell that the collector takes data again.
+    fn told_outage(&self) -> bool {
+        !self.told.is_empty() && !matches!(self.inject, Inject::Fault(Fault::Partial(_) | Fault::GarbageBody))
+    }
+
+    /// What is lost is counted, and nothing else.
+    fn assert_counted(&self, faulty: &Faulty, stored: &Stored, ended: u64) {
+        let exported = "otel.sdk.exporter.metric_data_point.exported";
+        let refused = faulty.refused_points();
+        assert_eq!(refused > 0, self.lost, "{refused} points were refused");
+        let dropped = eventually("the count of what is lost", || {
+            let points = stored.series(exported, &[]);
+            let last = points.iter().filter(|point| point.time > ended).map(|point| point.time).max()?;
+            // In the turn after the first that got through.
+            let points = points.into_iter().filter(|point| point.time == last);
+            Some(points.filter(|point| point.attribute("error.type").is_some()).map(count).sum::<u64>())
+                .filter(|dropped| *dropped == refused || !self.lost)
+        });
+        assert_eq!(dropped, refused, "dropped by the agent, refused by the collector");
+    }
+
+    /// No cycle is late by more than a twentieth of the interval, beside what the machine itself stood still; and none is
+    /// missing, but of those that were refused.
+    fn assert_cadence(&self, stored: &Stored, metronome: &Metronome, busy: bool) {
+        let mut times: Vec<u64> = stored.series(UP, LINK).iter().map(|point| point.time).collect();
+        let all = times.len();
+        times.dedup();
+        assert!(busy || !self.once || times.len() == all, "{} points arrived twice", all - times.len());
+        let mut missing = 0;
+        for pair in times.windows(2) {
+            let apart = Duration::from_nanos(pair[1] - pair[0]);
+            let cycles = apart.div_duration_f64(INTERVAL).round().max(1.0);
+            let off = apart.abs_diff(INTERVAL.mul_f64(cycles));
+            let stalled: Duration = pair.iter().map(|time| metronome.stalled(*time, INTERVAL)).sum();
+            assert!(
+                off <= INTERVAL / 20 + stalled,
+                "{apart:?} apart, the machine stood still for {stalled:?}"
+            );
+            missing += cycles as u64 - 1;
+        }
+        assert!(self.lost || missing == 0, "{missing} cycles are missing: {times:?}");
+        let stalls = |time: &&u64| metronome.stalled(**time, INTERVAL) > INTERVAL / 40;
+        let excused = times.iter().filter(stalls).count() as u64;
+        for metric in ["vms.agent.cycles.late", "vms.agent.cycles.skipped"] {
+            let counted = stored.series(metric, &[]).into_iter().map(count).max().unwrap_or_default();
+            assert!(counted <= excused, "{metric}: {counted}, of which {excused} for the machine's sake");
+        }
+    }
+
+    /// Each cycle has all its points.
+    fn assert_complete(&self, stored: &Stored) {
+        let mut cycles: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+        for point in stored.points() {
+            if point.name.starts_with("vms.connection_mon.") {
+                cycles
+                    .entry(point.time)
+                    .or_default()
+                    .insert(format!("{} {:?}", point.name, point.attributes));
+            }
+        }
+        let all = cycles.values().max_by_key(|series| series.len()).expect("points arrived");
+        for (time, series) in &cycles {
+            // A counter of the link begins with its second measurement.
+            let lacking: Vec<_> = all.difference(series).collect();
+            let first = cycles.keys().next() == Some(time);
+            assert!(lacking.is_empty() || first || self.lost, "at {time} there is no {lacking:?}");
+        }
+    }
+
+    /// The outage and its end are told once each, and little besides.
+    fn assert_told(&self, agent: &Agent, busy: bool) {
+        let warnings = agent.log_with(&["WARN", "collector http"]);
+        if busy {
+            let told = warnings.iter().any(|line| line.contains(self.told));
+            assert!(told || self.told.is_empty(), "told: {:?} in {warnings:#?}", self.told);
+            return;
+        }
+        if self.told.is_empty() {
+            assert!(warnings.is_empty(), "nothing to tell: {warnings:#?}");
+            return;
+        }
+        let told: Vec<_> = warnings.iter().filter(|line| line.contains(self.told)).collect();
+        assert_eq!(told.len(), 1, "told once: {:?} in {warnings:#?}", self.told);
+        // The connection that stands when a fault begins may end in a way of its own.
+        assert!(warnings.len() <= 3, "{warnings:#?}");
+        let again = agent.log_with(&["INFO", "takes data again after"]);
+        assert_eq!(again.len(), usize::from(self.told_outage()), "{again:#?}");
+    }
+}
+
+fn config(probes: &[Value]) -> Value {
+    json!({
+        "interval": "1s",
+        "cpuBudget": "100%",
+        "probes": probes,
+        "export": { "timeout": "1s", "backoff": { "initial": "50ms", "max": "200ms" } },
+    })
+}
+
+fn lasts() -> Duration {
+    let seconds = environment::variable("VMS_FAULT_SECONDS").and_then(|value| value.to_str()?.parse().ok());
+    seconds.map_or(LASTS, Duration::from_secs)
+}
+
+fn count(point: Point) -> u64 {
+    u64::try_from(point.value.as_int()).expect("a count")
+}
