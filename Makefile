@@ -17,9 +17,10 @@ FAST_AGENT := $(TARGET_DIR)/fast/vms-agent
 CARGO_DENY := $(TARGET_DIR)/tools/bin/cargo-deny
 ROTEL := .venv/bin/rotel-agent
 PSUTIL := .venv/psutil-$(PSUTIL_VERSION)
+SOAK_MINUTES ?= 30
 BENCH_TOOLS := netstat:net-tools lsof:lsof prometheus-node-exporter:prometheus-node-exporter collectd:collectd-core
 
-.PHONY: help run test check bench package clean
+.PHONY: help run test check bench soak package clean
 .PHONY: toolchain
 
 help: ## Lists these targets
@@ -30,7 +31,7 @@ run: toolchain ## Builds, then shows a receiver and an agent that watches its ow
 	@deploy/quickstart.sh $(FAST_AGENT)
 
 test: toolchain $(ROTEL) ## Runs every test; as root, or those that need network namespaces say that they were skipped
-	@deploy/need.sh ip:iproute2 nft:nftables setpriv:util-linux strace:strace openssl:openssl valgrind:valgrind || $(if $(CI),false,true)
+	@deploy/need.sh ip:iproute2 tc:iproute2 nft:nftables setpriv:util-linux strace:strace openssl:openssl valgrind:valgrind || $(if $(CI),false,true)
 	$(CARGO) build --locked --profile fast --package vms-agent --package vms-bench --bin vms-agent --bin vms-steady
 	VMS_AGENT_BIN='$(abspath $(FAST_AGENT))' VMS_STEADY_BIN='$(abspath $(TARGET_DIR)/fast/vms-steady)' ROTEL_AGENT='$(abspath $(ROTEL))' VMS_TESTS_FAIL_ON_SKIP=$(if $(CI),1) \
 		$(CARGO) test --locked --workspace
@@ -48,6 +49,12 @@ bench: toolchain ## Prints what the agent costs beside other tools, and writes d
 	@$(MAKE) --no-print-directory $(PSUTIL) || true
 	$(CARGO) build --locked --release --package vms-agent --package vms-bench
 	@$(TARGET_DIR)/release/vms-bench --agent $(TARGET_DIR)/release/vms-agent --python .venv/bin/python $(BENCH_FLAGS)
+
+soak: toolchain ## Watches an agent for SOAK_MINUTES among churn, faults, reloads and kills, and writes docs/soak.md
+	@deploy/need.sh ip:iproute2 unshare:util-linux
+	$(CARGO) build --locked --profile fast --package vms-agent --bin vms-agent
+	$(CARGO) build --locked --package vms-soak --package vms-agent-tests --bins
+	@VMS_AGENT_BIN='$(abspath $(FAST_AGENT))' $(TARGET_DIR)/debug/vms-soak --minutes $(SOAK_MINUTES) --output docs $(SOAK_FLAGS)
 
 package: toolchain ## Makes a static binary, an archive of it and, with podman, buildah or docker, an image
 	@deploy/need.sh update-ca-certificates:ca-certificates

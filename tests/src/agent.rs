@@ -147,6 +147,13 @@ impl<'a> AgentCommand<'a> {
         self
     }
 
+    /// With a configuration file that is there.
+    #[must_use]
+    pub fn config_file(mut self, path: PathBuf) -> Self {
+        self.config = Some(path);
+        self
+    }
+
     /// With those rights.
     #[must_use]
     pub fn privileges(mut self, privileges: Privileges) -> Self {
@@ -248,7 +255,7 @@ impl<'a> AgentCommand<'a> {
         let hidepid = self.hidepid.unwrap_or(0);
         let mut script = format!("mount -t proc -o hidepid={hidepid} proc /proc && ");
         for (file, place) in &self.mounts {
-            script.push_str(&format!("mount --bind '{}' {place} && ", file.display()));
+            script.extend(["mount --bind '", &file.display().to_string(), "' ", place, " && "]);
         }
         script.push_str("exec \"$@\"");
         let mut words = ["unshare", "--mount", "--", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();

@@ -13,16 +13,22 @@ pub fn variable(name: &str) -> Option<OsString> {
 /// The directory above `debug`, `release` and `fast`, found from where this test was built.
 #[must_use]
 pub fn target_directory() -> PathBuf {
-    // TARGET/debug/deps/links-0123456789abcdef
-    let this = std::env::current_exe().expect("a test knows its own path");
-    this.ancestors().nth(3).expect("a test lies in TARGET/PROFILE/deps").to_path_buf()
+    profile_directory().parent().expect("a profile has a directory of its own").to_path_buf()
 }
 
 /// The helper program that holds sockets, built beside this test.
 #[must_use]
 pub fn peer_program() -> PathBuf {
+    profile_directory().join("vms-test-peer")
+}
+
+/// TARGET/debug, where this is TARGET/debug/deps/links-0123456789abcdef or a program in TARGET/debug itself.
+fn profile_directory() -> PathBuf {
     let this = std::env::current_exe().expect("a test knows its own path");
-    this.ancestors().nth(2).expect("a test lies in TARGET/PROFILE/deps").join("vms-test-peer")
+    let directory = this.parent().expect("a program lies in a directory");
+    let is_deps = directory.file_name().is_some_and(|name| name == "deps");
+    let profile = if is_deps { directory.parent() } else { Some(directory) };
+    profile.expect("a test lies in TARGET/PROFILE").to_path_buf()
 }
 
 /// The agent under test: `VMS_AGENT_BIN`, or what the profile `fast` built.

@@ -91,8 +91,17 @@ pub struct Faulty {
     running: Option<(watch::Sender<()>, JoinHandle<()>)>,
 }
 
-/// What is done with a request that was acknowledged.
-type Store = Box<dyn FnMut(ExportMetricsServiceRequest) + Send>;
+/// What became of a request that came in whole and was answered for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was acknowledged.
+    Stored,
+    /// It is not to be sent again.
+    Refused,
+}
+
+/// What is done with such requests.
+type Store = Box<dyn FnMut(Fate, ExportMetricsServiceRequest) + Send>;
 
 struct State {
     store: Store,
@@ -111,14 +120,14 @@ struct Shared {
 }
 
 impl Faulty {
-    /// Starts on a host. Requests that are acknowledged are handed to `store`.
+    /// Starts on a host. Requests that are answered for good are handed to `store`.
     #[must_use]
     #[track_caller]
     pub fn start(
         host: &Namespace,
         protocol: Protocol,
         address: SocketAddr,
-        store: impl FnMut(ExportMetricsServiceRequest) + Send + 'static,
+        store: impl FnMut(Fate, ExportMetricsServiceRequest) + Send + 'static,
     ) -> Self {
         Self::start_with_tls(host, protocol, address, None, store)
     }
@@ -131,7 +140,7 @@ impl Faulty {
         protocol: Protocol,
         address: SocketAddr,
         tls: Option<Arc<ServerConfig>>,
-        store: impl FnMut(ExportMetricsServiceRequest) + Send + 'static,
+        store: impl FnMut(Fate, ExportMetricsServiceRequest) + Send + 'static,
     ) -> Self {
         let state = Arc::new(Mutex::new(State {
             store: Box::new(store),
@@ -233,12 +242,14 @@ impl Shared {
 
     fn store(&self, request: &[u8]) {
         let request = ExportMetricsServiceRequest::decode(request).expect("an OTLP request");
-        (self.state().store)(request);
+        (self.state().store)(Fate::Stored, request);
     }
 
     fn refuse(&self, request: &[u8]) {
         let request = ExportMetricsServiceRequest::decode(request).expect("an OTLP request");
-        self.state().refused_points += count_points(&request);
+        let mut state = self.state();
+        state.refused_points += count_points(&request);
+        (state.store)(Fate::Refused, request);
     }
 
     fn refuse_points(&self, points: i64) {
@@ -252,9 +263,13 @@ pub struct Stored(Arc<Mutex<Vec<Point>>>);
 
 impl Stored {
     /// What keeps a request here.
-    pub fn keeper(&self) -> impl FnMut(ExportMetricsServiceRequest) + Send + use<> {
+    pub fn keeper(&self) -> impl FnMut(Fate, ExportMetricsServiceRequest) + Send + use<> {
         let points = Arc::clone(&self.0);
-        move |request| points.lock().expect("nobody panics").extend(flat(&request))
+        move |fate, request| {
+            if fate == Fate::Stored {
+                points.lock().expect("nobody panics").extend(flat(&request));
+            }
+        }
     }
 }
 
@@ -357,7 +372,7 @@ async fn misbehave<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, fault: Faul
     match fault {
         Fault::ResetAtOnce => {}
         Fault::Garbage => {
-            let noise: Vec<u8> = (0..4096_u32).map(|place| (place * 37 % 251) as u8 | 0x80).collect();
+            let noise: Vec<u8> = (0x80..=0xff_u8).rev().cycle().take(4096).collect();
             let _closed = stream.write_all(&noise).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -14,6 +14,7 @@
 )]
 
 pub mod agent;
+pub mod authority;
 pub mod collector;
 pub mod deadline;
 pub mod environment;
@@ -35,7 +36,7 @@ pub mod usage;
 pub use agent::{Agent, AgentCommand, Check, Privileges, Row};
 pub use collector::{Collector, Protocol};
 pub use deadline::eventually;
-pub use faulty::{Fault, Faulty, Stored};
+pub use faulty::{Fate, Fault, Faulty, Stored};
 pub use link::{Link, config, probe, probe_with};
 pub use metronome::Metronome;
 pub use namespace::{Namespace, SocketState};

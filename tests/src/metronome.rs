@@ -8,7 +8,7 @@ use crate::deadline::{now, unix_nanoseconds};
 
 const BEAT: Duration = Duration::from_millis(5);
 /// Sleeping longer than that is a stall.
-const STALL: Duration = Duration::from_millis(2);
+const STALL: Duration = Duration::from_millis(10);
 
 /// A thread that sleeps and notes when it was woken late. It goes on for as long as the program.
 #[derive(Debug, Clone, Default)]

@@ -195,7 +195,7 @@ impl Outage {
             let points = stored.series(exported, &[]);
             let last = points.iter().filter(|point| point.time > ended).map(|point| point.time).max()?;
             // In the turn after the first that got through.
-            let points = points.into_iter().filter(|point| point.time == last);
+            let points = points.iter().filter(|point| point.time == last);
             Some(points.filter(|point| point.attribute("error.type").is_some()).map(count).sum::<u64>())
                 .filter(|dropped| *dropped == refused || !self.lost)
         });
@@ -212,21 +212,25 @@ impl Outage {
         let mut missing = 0;
         for pair in times.windows(2) {
             let apart = Duration::from_nanos(pair[1] - pair[0]);
-            let cycles = apart.div_duration_f64(INTERVAL).round().max(1.0);
-            let off = apart.abs_diff(INTERVAL.mul_f64(cycles));
+            let cycles = (apart + INTERVAL / 2).as_nanos() / INTERVAL.as_nanos();
+            let cycles = u32::try_from(cycles).expect("a short time").max(1);
+            let off = apart.abs_diff(INTERVAL * cycles);
             let stalled: Duration = pair.iter().map(|time| metronome.stalled(*time, INTERVAL)).sum();
             assert!(
                 off <= INTERVAL / 20 + stalled,
                 "{apart:?} apart, the machine stood still for {stalled:?}"
             );
-            missing += cycles as u64 - 1;
+            missing += cycles - 1;
         }
         assert!(self.lost || missing == 0, "{missing} cycles are missing: {times:?}");
         let stalls = |time: &&u64| metronome.stalled(**time, INTERVAL) > INTERVAL / 40;
-        let excused = times.iter().filter(stalls).count() as u64;
+        let excused = times.iter().filter(stalls).count();
         for metric in ["vms.agent.cycles.late", "vms.agent.cycles.skipped"] {
-            let counted = stored.series(metric, &[]).into_iter().map(count).max().unwrap_or_default();
-            assert!(counted <= excused, "{metric}: {counted}, of which {excused} for the machine's sake");
+            let counted = stored.series(metric, &[]).iter().map(count).max().unwrap_or_default();
+            assert!(
+                counted <= u64::try_from(excused).expect("a count"),
+                "{metric}: {counted}, of which {excused} for the machine's sake"
+            );
         }
     }
 
@@ -285,6 +289,6 @@ fn lasts() -> Duration {
     seconds.map_or(LASTS, Duration::from_secs)
 }
 
-fn count(point: Point) -> u64 {
+fn count(point: &Point) -> u64 {
     u64::try_from(point.value.as_int()).expect("a count")
 }

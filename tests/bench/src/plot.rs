@@ -3,20 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use plotters::coord::Shift;
-use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use vms_plot::plotters::prelude::*;
+use vms_plot::{Chart, Line, paint};
 
 use crate::measure::Findings;
 use crate::peers::{Cost, PEERS};
 use crate::report::thousands;
 
 const SIZE: (u32, u32) = (900, 520);
-const FONT: &str = "sans-serif";
 /// Pixels to the right of the last points, for the names of the lines.
 const NAMES_WIDTH: u32 = 180;
-/// Pixels from one name to the next below it.
-const NAME_HEIGHT: i32 = 17;
 
 /// The agent's own color, and those of the others.
 const OWN: RGBColor = RGBColor(200, 30, 30);
@@ -31,15 +27,6 @@ const COLORS: [RGBColor; 9] = [
     RGBColor(210, 100, 180),
     RGBColor(120, 130, 30),
 ];
-
-/// One tool.
-struct Line {
-    name: &'static str,
-    color: RGBColor,
-    width: u32,
-    /// Connections and milliseconds.
-    points: Vec<(f64, f64)>,
-}
 
 /// An SVG; none if there is no line to draw.
 pub(crate) fn draw(findings: &[Findings]) -> Result<Option<String>> {
@@ -56,7 +43,7 @@ pub(crate) fn draw(findings: &[Findings]) -> Result<Option<String>> {
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        paint(&root, &lines, left..right, decade_below(bottom)..top * 1.5)
+        draw_chart(&root, &lines, left..right, decade_below(bottom)..top * 1.5)
             .map_err(|error| anyhow!("the plot: {error}"))?;
     }
     Ok(Some(svg))
@@ -77,6 +64,7 @@ fn lines(findings: &[Findings]) -> Vec<Line> {
         name: peer.name,
         color,
         width: 2,
+        dots: true,
         points: axis
             .iter()
             .filter_map(|(connections, _, costs)| match costs.get(index)? {
@@ -89,60 +77,29 @@ fn lines(findings: &[Findings]) -> Vec<Line> {
         name: "vms-agent, a steady cycle",
         color: OWN,
         width: 4,
+        dots: true,
         points: axis.iter().map(|(connections, cycle, _)| (*connections, milliseconds(*cycle))).collect(),
     };
     // The last is drawn above the others.
     others.chain([own]).filter(|line| !line.points.is_empty()).collect()
 }
 
-fn paint(
-    root: &DrawingArea<SVGBackend<'_>, Shift>,
+fn draw_chart(
+    root: &vms_plot::Area<'_>,
     lines: &[Line],
     x: std::ops::Range<f64>,
     y: std::ops::Range<f64>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(root)
-        .caption("CPU of one cycle, beside one call of other tools", (FONT, 20))
-        .margin(12)
-        .margin_right(NAMES_WIDTH)
-        .x_label_area_size(48)
-        .y_label_area_size(78)
-        .build_cartesian_2d(x.log_scale(), y.log_scale())?;
-    chart
-        .configure_mesh()
-        .x_desc("established connections on the host")
-        .y_desc("user and system time")
-        .x_label_formatter(&|value| format_connections(*value))
-        .y_label_formatter(&|value| format_milliseconds(*value))
-        .axis_desc_style((FONT, 15))
-        .label_style((FONT, 14))
-        .bold_line_style(RGBColor(215, 215, 215))
-        .light_line_style(RGBColor(242, 242, 242))
-        .draw()?;
-
-    let mut names = Vec::new();
-    for line in lines {
-        let style = line.color.stroke_width(line.width);
-        chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
-        let dot = |&point: &(f64, f64)| Circle::new(point, line.width + 1, line.color.filled());
-        chart.draw_series(line.points.iter().map(dot))?;
-        if let Some(last) = line.points.last() {
-            names.push((chart.backend_coord(last), line));
-        }
-    }
-    // From the lowest to the highest: each name beside the end of its line, or above the one below it.
-    names.sort_by_key(|((x, y), _)| (*x, -*y));
-    let mut below: Option<(i32, i32)> = None;
-    for ((x, y), line) in names {
-        let y = match below {
-            Some((same, taken)) if same == x => y.min(taken - NAME_HEIGHT),
-            _ => y,
-        };
-        below = Some((x, y));
-        let style = (FONT, 15).into_text_style(root).color(&line.color);
-        root.draw(&Text::new(line.name, (x + 10, y), style.pos(Pos::new(HPos::Left, VPos::Center))))?;
-    }
+    let chart = Chart {
+        caption: "CPU of one cycle, beside one call of other tools",
+        x: "established connections on the host",
+        y: "user and system time",
+        x_label: &|value| format_connections(*value),
+        y_label: &|value| format_milliseconds(*value),
+        names_width: NAMES_WIDTH,
+    };
+    paint(root, &chart, lines, x.log_scale(), y.log_scale())?;
     root.present()?;
     Ok(())
 }
