@@ -1,5 +1,5 @@
 //! Certificates that are renewed under a running agent, or were not.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -37,7 +37,7 @@ impl Setup {
         let server = authority.server(protocol, shown, mutual);
         let faulty =
             Faulty::start_with_tls(&host, protocol, protocol.address(), Some(server), stored.keeper());
-        scene.public_directory("tls");
+        fs::create_dir(scene.path().join("tls")).unwrap();
         Self { scene, host, link, stored, faulty, protocol, versions: 0 }
     }
 
@@ -222,7 +222,9 @@ fn another_authority_is_trusted_once_its_certificate_is_in_place() {
         };
         setup.wait_for_points();
         setup.faulty.set_tls(latter.server(Protocol::Http, &latter.issue(Valid::Long), false));
-        setup.faulty.set(Fault::ResetAtOnce);
+        // The connection that stands would go on.
+        setup.faulty.set(Fault::Down);
+        agent.wait_for_log(&["WARN", "connecting failed"]);
         setup.faulty.set(Fault::Nothing);
         agent.wait_for_log(&["WARN", "TLS handshake failed", "UnknownIssuer"]);
         setup.mount(&[("ca.pem", latter.pem())]);
