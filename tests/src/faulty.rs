@@ -60,7 +60,7 @@ pub enum Fault {
     ResetInBody,
     /// It answers all but the end and resets the connection.
     ResetBeforeTrailers,
-    /// It answers without end.
+    /// It says success and answers without end. The request counts as stored.
     Endless,
     /// It says success, and its answer holds no OTLP message. The request counts as stored.
     GarbageBody,

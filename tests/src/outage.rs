@@ -1,6 +1,7 @@
 //! One row of the fault matrix: an agent, a collector that fails for a while, and what must hold afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::thread;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, AgentCommand};
+use crate::authority::{Authority, Valid};
 use crate::collector::Protocol;
 use crate::deadline::{eventually, now, unix_nanoseconds};
 use crate::environment;
@@ -27,6 +29,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const LASTS: Duration = Duration::from_secs(4);
 /// Rows that run at a time.
 const AT_ONCE: usize = 10;
+/// Where redirects lead.
+const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4999);
 /// A machine that stood still for that long during a row is too busy to tell late from never.
 const BUSY: Duration = Duration::from_millis(200);
 /// What may come and go in an agent: buffers of a request, threads and sockets between two of them.
@@ -52,6 +56,8 @@ pub struct Outage {
     pub silence: Option<Duration>,
     /// Whether the agent can know what arrived, so that nothing arrives twice.
     pub once: bool,
+    /// Whether they speak TLS.
+    pub secure: bool,
 }
 
 /// What happens to the collector, or on the way to it.
@@ -63,6 +69,8 @@ pub enum Inject {
     DownAtStart,
     /// Packets that fit a rule of nft's are dropped.
     Drop(&'static str),
+    /// Some packets that fit a rule of nft's are dropped: whether that makes an outage is chance.
+    Lose(&'static str),
     /// The way is slow: so many kbit/s.
     Narrow(u32),
 }
@@ -72,7 +80,7 @@ impl Outage {
     #[must_use]
     pub const fn of(protocol: Protocol, name: &'static str, fault: Fault, told: &'static str) -> Self {
         let inject = Inject::Fault(fault);
-        Self { name, protocol, inject, told, lost: false, silence: None, once: true }
+        Self { name, protocol, inject, told, lost: false, silence: None, once: true, secure: false }
     }
 
     /// Runs rows, some at a time, and panics with the names of those that fail.
@@ -105,15 +113,29 @@ impl Outage {
         let (scene, host) = (Scene::new(), Namespace::new());
         let link = Link::new((&scene.program("svc"), &host), (&scene.program("far"), &host));
         let stored = Stored::default();
-        let faulty = Faulty::start(&host, self.protocol, self.protocol.address(), stored.keeper());
+        let authority = self.secure.then(Authority::new);
+        let tls = authority
+            .as_ref()
+            .map(|authority| authority.server(self.protocol, &authority.issue(Valid::Long), false));
+        let address = self.protocol.address();
+        let faulty = Faulty::start_with_tls(&host, self.protocol, address, tls, stored.keeper());
+        let elsewhere = Faulty::start(&host, self.protocol, ELSEWHERE, |_, _| {});
         if self.inject == Inject::DownAtStart {
             faulty.set(Fault::Down);
         }
-        let mut agent = AgentCommand::new(&scene, &host)
+        let ca = authority.map(|authority| scene.write("ca.pem", &authority.pem()));
+        let mut command = AgentCommand::new(&scene, &host)
             .config(&config(&[probe("link", &scene.name("svc"), link.service())]))
             .variable("OTEL_EXPORTER_OTLP_PROTOCOL", self.protocol.name())
-            .variable("OTEL_EXPORTER_OTLP_ENDPOINT", self.protocol.endpoint())
-            .start();
+            .variable("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20secret");
+        let endpoint = self.protocol.endpoint();
+        command = match &ca {
+            None => command.variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+            Some(ca) => command
+                .variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.replace("http:", "https:"))
+                .variable("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.to_string_lossy()),
+        };
+        let mut agent = command.start();
 
         if self.inject == Inject::DownAtStart {
             agent.wait_for_log(&["link is up"]);
@@ -137,6 +159,7 @@ impl Outage {
         if self.told_outage() {
             agent.wait_for_log(&["INFO", "takes data again after"]);
         }
+        assert_eq!(elsewhere.connections(), 0, "nobody follows a redirect");
         self.assert_counted(&faulty, &stored, ended);
         eventually("memory, threads and descriptors as before", || {
             agent.usage().is_within(&before, &SLACK).then_some(())
@@ -160,7 +183,7 @@ impl Outage {
         match self.inject {
             Inject::Fault(fault) => faulty.set(fault),
             Inject::DownAtStart => {}
-            Inject::Drop(rule) => host.drop_outgoing(rule),
+            Inject::Drop(rule) | Inject::Lose(rule) => host.drop_outgoing(rule),
             Inject::Narrow(kbits) => {
                 host.run(program::command("ip").args(["link", "set", "lo", "mtu", "1500"]));
                 let rate = format!("{kbits}kbit");
@@ -174,7 +197,7 @@ impl Outage {
     fn end(&self, faulty: &Faulty, host: &Namespace) {
         match self.inject {
             Inject::Fault(_) | Inject::DownAtStart => faulty.set(Fault::Nothing),
-            Inject::Drop(_) => host.drop_nothing(),
+            Inject::Drop(_) | Inject::Lose(_) => host.drop_nothing(),
             Inject::Narrow(_) => {
                 host.run(program::command("tc").args(["qdisc", "delete", "dev", "lo", "root"]));
             }
@@ -183,7 +206,8 @@ impl Outage {
 
     /// Whether the agent has to tell that the collector takes data again.
     fn told_outage(&self) -> bool {
-        !self.told.is_empty() && !matches!(self.inject, Inject::Fault(Fault::Partial(_) | Fault::GarbageBody))
+        !self.told.is_empty()
+            && !matches!(self.inject, Inject::Fault(Fault::Partial(_) | Fault::GarbageBody | Fault::Endless))
     }
 
     /// What is lost is counted, and nothing else.
@@ -256,7 +280,10 @@ impl Outage {
 
     /// The outage and its end are told once each, and little besides.
     fn assert_told(&self, agent: &Agent, busy: bool) {
-        let warnings = agent.log_with(&["WARN", "collector http"]);
+        if matches!(self.inject, Inject::Lose(_)) {
+            return;
+        }
+        let warnings = agent.log_with(&["WARN", "vms_export"]);
         if busy {
             let told = warnings.iter().any(|line| line.contains(self.told));
             assert!(told || self.told.is_empty(), "told: {:?} in {warnings:#?}", self.told);

@@ -6,8 +6,13 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use serde_json::json;
+use vms_agent_tests::deadline::{now, unix_nanoseconds};
 use vms_agent_tests::skip::Need;
-use vms_agent_tests::{Fault, Inject, Metronome, Outage, Protocol, needs};
+use vms_agent_tests::{
+    AgentCommand, Fault, Faulty, Inject, Link, Metronome, Namespace, Outage, Points, Protocol, Scene, Stored,
+    Usage, eventually, needs, probe,
+};
 
 static METRONOME: LazyLock<Metronome> = LazyLock::new(Metronome::start);
 
@@ -87,6 +92,28 @@ fn common(protocol: Protocol) -> Vec<Outage> {
             lost: true,
             ..Outage::of(protocol, "part taken", Fault::Partial(2), "2 points rejected: too many")
         },
+        Outage::of(protocol, "success without end", Fault::Endless, "the points count as sent"),
+        Outage {
+            secure: true,
+            ..Outage::of(
+                protocol,
+                "silent in the TLS handshake",
+                Fault::Mute,
+                "no end of TLS handshake within",
+            )
+        },
+        Outage {
+            secure: true,
+            ..Outage::of(protocol, "reset in the TLS handshake", Fault::ResetAtOnce, "TLS handshake failed")
+        },
+        Outage {
+            secure: true,
+            ..Outage::of(protocol, "garbage instead of TLS", Fault::Garbage, "TLS handshake failed")
+        },
+        Outage {
+            secure: true,
+            ..Outage::of(protocol, "silent behind TLS", Fault::HangBeforeHead, "no end of exchange within")
+        },
         Outage {
             name: "new connections dropped",
             inject: Inject::Drop("tcp dport { 4317, 4318 } tcp flags syn / syn,ack"),
@@ -102,6 +129,11 @@ fn common(protocol: Protocol) -> Vec<Outage> {
             name: "answers cut off",
             inject: Inject::Drop("tcp sport { 4317, 4318 } tcp flags & syn == 0"),
             told: "no end of exchange within",
+            ..packets
+        },
+        Outage {
+            name: "some packets lost",
+            inject: Inject::Lose("tcp dport { 4317, 4318 } numgen random mod 10 < 3"),
             ..packets
         },
         Outage { name: "a narrow way", inject: Inject::Narrow(400), ..packets },
@@ -147,7 +179,9 @@ fn http() -> Vec<Outage> {
         lost: true,
         ..row("a status that stays", Fault::Status(status, None, None), told)
     }));
+    let elsewhere = Fault::Status(307, Some("http://localhost:4999/v1/metrics"), None);
     rows.extend([
+        Outage { lost: true, ..row("redirected", elsewhere, "to http://localhost:4999/v1/metrics") },
         Outage {
             silence: Some(Duration::from_secs(1)),
             ..row("throttled by seconds", Fault::Status(429, None, Some(1)), "429")
@@ -158,6 +192,43 @@ fn http() -> Vec<Outage> {
         },
     ]);
     rows
+}
+
+/// Some minutes of a day's outage: the queue is full long before its end.
+#[test]
+fn a_long_outage_fills_the_queue_to_its_bound_and_memory_no_further() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let link = Link::new((&scene.program("svc"), &host), (&scene.program("far"), &host));
+    let (stored, process) = (Stored::default(), scene.name("svc"));
+    let collector = Faulty::start(&host, Protocol::Grpc, Protocol::Grpc.address(), stored.keeper());
+    collector.set(Fault::Down);
+    let probes: Vec<_> =
+        (0..40).map(|number| probe(&format!("link-{number}"), &process, link.service())).collect();
+    let export = json!({ "queueBytes": 131_072, "backoff": { "initial": "50ms", "max": "200ms" } });
+    let config = json!({ "interval": "500ms", "cpuBudget": "100%", "probes": probes, "export": export });
+    let mut agent = AgentCommand::new(&scene, &host).config(&config).start();
+    agent.wait_for_log(&["WARN", "the queue is full"]);
+    let (full, before, silent) = (unix_nanoseconds(), agent.usage(), now());
+    eventually("the queue to be pushed through some times over", || {
+        (silent.elapsed() > Duration::from_secs(6)).then_some(())
+    });
+    let slack = Usage { resident_kib: 2048, threads: 1, descriptors: 1 };
+    let usage = agent.usage();
+    assert!(usage.is_within(&before, &slack), "{before:?} when it was full, {usage:?} later");
+    collector.set(Fault::Nothing);
+    let ended = unix_nanoseconds();
+    let one: &[_] = &[("name", "link-7"), ("direction", "forward")];
+    stored.wait_for_points("vms.connection_mon.up", one, 3, ended);
+    agent.wait_for_log(&["INFO", "takes data again after"]);
+    agent.stop();
+    let times: Vec<u64> =
+        stored.series("vms.connection_mon.up", one).iter().map(|point| point.time).collect();
+    let first = times.first().copied().unwrap_or_default();
+    assert!(first > full && first < ended, "the newest of the outage are kept, the oldest made room");
+    let gaps = times.windows(2).filter(|pair| pair[1] - pair[0] > 750_000_000).count();
+    assert_eq!(gaps, 0, "what was kept is whole: {times:?}");
+    assert_eq!(agent.log_with(&["WARN", "the queue is full"]).len(), 1);
 }
 
 #[test]

@@ -101,6 +101,10 @@ async fn answer_with_body(
     if let Fault::Slow(wait) = fault {
         sleep(wait).await;
     }
+    if fault == Fault::Endless {
+        // Its status said success.
+        shared.store(message);
+    }
     let mut stream = respond.send_response(head, false)?;
     match fault {
         Fault::HangInBody | Fault::ResetInBody => {

@@ -34,6 +34,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 return Ok(());
             }
             Fault::Endless => {
+                // Its status said success.
+                shared.store(&request);
                 stream.write_all(CHUNKED.as_bytes()).await?;
                 let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
                 loop {
