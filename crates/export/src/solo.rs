@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 /// One kind of blocking work. Clones share its thread.
 ///
-/// Not on the runtime's blocking pool: what hangs there takes the place of what measures, and with enough of it
-/// measuring would stop. A thread of its own holds up neither that nor the end of the agent.
+/// Not on the runtime's blocking pool: there each attempt would leave another thread behind, up to hundreds, and all else
+/// that blocks would wait for one of them. A thread of its own holds up neither that nor the end of the agent.
 #[derive(Debug)]
 pub(crate) struct Solo<T> {
     under_way: Arc<Mutex<Option<watch::Receiver<Option<T>>>>>,
