@@ -30,6 +30,8 @@ pub(crate) struct Outcome {
     pub(crate) ended: u64,
     /// When kills began.
     pub(crate) kills_from: u64,
+    /// When the newest answer was measured that had arrived by then.
+    pub(crate) stored_until: u64,
     /// When the agent was away.
     pub(crate) away: Vec<(u64, u64)>,
     /// Reloads that were applied, and refused as they had to be.
@@ -60,6 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let mut rng = Rng::with_seed(arguments.seed);
     let mut samples = Vec::new();
     let mut kills_from = u64::MAX;
+    let mut stored_until = 0;
     let mut next_sample = Duration::ZERO;
     let mut next_reload = Duration::from_secs(7);
     let mut next_kill = arguments.steady();
@@ -76,7 +79,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
             samples.extend(subject.usage().map(|usage| (elapsed.as_secs_f64(), usage)));
         }
         if elapsed >= next_kill {
-            kills_from = kills_from.min(unix_nanoseconds());
+            if kills_from == u64::MAX {
+                kills_from = unix_nanoseconds();
+                stored_until = record.content().newest();
+            }
             subject.kill()?;
             next_kill = elapsed + Duration::from_millis(rng.u64(500..4000));
         }
@@ -103,6 +109,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         began,
         ended,
         kills_from,
+        stored_until,
         away: std::mem::take(&mut subject.away),
         reloads: subject.reloads,
         faults: collector.happened,

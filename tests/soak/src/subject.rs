@@ -24,6 +24,7 @@ pub(crate) struct Subject<'a> {
     directory: PathBuf,
     settings: Value,
     serial: u32,
+    turn: u32,
     /// When it was away: from just before the kill until it had started.
     pub(crate) away: Vec<(u64, u64)>,
     /// Reloads that were applied, and refused as they had to be.
@@ -67,7 +68,7 @@ impl<'a> Subject<'a> {
         let command = AgentCommand::new(scene, host).config_file(directory.join("config.json"));
         let agent = command.start();
         let (away, reloads, logged) = (Vec::new(), (0, 0), (0, 0));
-        let subject = Self { command, agent, directory, settings, serial: 0, away, reloads, logged };
+        let subject = Self { command, agent, directory, settings, serial: 0, turn: 0, away, reloads, logged };
         subject.wait_for("started", 1)?;
         Ok(subject)
     }
@@ -90,10 +91,11 @@ impl<'a> Subject<'a> {
 
     /// Puts another configuration in its place, by a symbolic link, and tells the agent.
     pub(crate) fn reload(&mut self) -> Result<()> {
-        self.serial += 1;
-        let valid = self.serial % 5 != 4;
+        let turn = self.turn % 5;
+        self.turn += 1;
+        let valid = turn != 3;
         let mut next = self.settings.clone();
-        match self.serial % 5 {
+        match turn {
             // Another way out, while the former may have something to deliver.
             0 => next["export"]["timeout"] = json!("1500ms"),
             1 => next["log"] = json!({ "level": "info,vms_export=warn" }),
@@ -101,20 +103,31 @@ impl<'a> Subject<'a> {
                 let extra = probe("extra", "nobody", ([127, 0, 0, 1], 9).into());
                 next["probes"].as_array_mut().expect("a list").push(extra);
             }
-            3 => next["export"]["timeout"] = json!("2500ms"),
-            _ => next["interval"] = json!("soon"),
+            3 => next["interval"] = json!("soon"),
+            _ => next["export"]["timeout"] = json!("2500ms"),
         }
-        write_version(&self.directory, self.serial, &next)?;
-        let link = self.directory.join("..next");
-        symlink(format!("v{}", self.serial), &link)?;
-        fs::rename(&link, self.directory.join("..data"))?;
-        fs::remove_dir_all(self.directory.join(format!("v{}", self.serial - 1)))?;
+        self.mount(&next)?;
         let said = if valid { "configuration reloaded" } else { "the old one stays in force" };
         let before = self.agent.log_with(&[said]).len();
         self.agent.signal(Signal::HUP);
         self.wait_for(said, before + 1)?;
         let (applied, refused) = &mut self.reloads;
         *(if valid { applied } else { refused }) += 1;
+        if !valid {
+            // A start would refuse it too.
+            self.mount(&self.settings.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Puts a configuration in place as kubelet does: in a directory of its own, to which a link is turned.
+    fn mount(&mut self, settings: &Value) -> Result<()> {
+        self.serial += 1;
+        write_version(&self.directory, self.serial, settings)?;
+        let link = self.directory.join("..next");
+        symlink(format!("v{}", self.serial), &link)?;
+        fs::rename(&link, self.directory.join("..data"))?;
+        fs::remove_dir_all(self.directory.join(format!("v{}", self.serial - 1)))?;
         Ok(())
     }
 

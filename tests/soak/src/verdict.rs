@@ -152,8 +152,10 @@ fn loss(arguments: &Arguments, outcome: &Outcome) -> Finding {
 }
 
 fn is_excused(arguments: &Arguments, outcome: &Outcome, time: u64) -> bool {
-    // Memory ends with its process; a spool does not.
-    if arguments.spool.is_none() && time + 30 * INTERVAL > outcome.kills_from {
+    // Memory ends with its process, and with it what waits; a spool does not. A former way out may still have had something
+    // older than the newest that arrived.
+    let older = if arguments.is_short() { 0 } else { 15 * INTERVAL };
+    if arguments.spool.is_none() && time > outcome.stored_until.saturating_sub(older) {
         return true;
     }
     outcome.away.iter().any(|(killed, back)| time + GRACE > *killed && time < back + GRACE)
