@@ -74,6 +74,30 @@ impl Default for Backoff {
     }
 }
 
+/// When requests are written to the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpoolMode {
+    /// When the collector does not take them, and what waits at the end of the agent.
+    OnFailure,
+    /// Each, at once: the end of the agent at any moment loses none.
+    Always,
+}
+
+/// The spool on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// When it is used.
+    pub mode: SpoolMode,
+    /// Where it is: a directory that no other agent uses.
+    pub directory: PathBuf,
+    /// Bytes of the disk that its files may take, whole blocks counted. Beyond it the oldest requests are dropped.
+    pub max_bytes: u64,
+    /// How long a request may wait. Older ones are dropped.
+    pub max_age: Duration,
+    /// The least pause between two requests that are sent from it.
+    pub replay_pause: Duration,
+}
+
 /// Where and how to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportConfig {
@@ -97,6 +121,8 @@ pub struct ExportConfig {
     /// that what waits is never more than this or one cycle, whichever is more; beside it there is the request on its
     /// way.
     pub queue_bytes: usize,
+    /// The spool, unless all that waits is to wait in memory.
+    pub spool: Option<SpoolConfig>,
 }
 
 impl ExportConfig {

@@ -18,6 +18,17 @@ pub enum ExportError {
         /// What is wrong, and what is allowed.
         problem: &'static str,
     },
+    /// Another agent uses the directory.
+    #[error(
+        "spool {}: it is used by process {holder}: stop that one, or give each agent an export.spool.directory of its own",
+        directory.display()
+    )]
+    SpoolInUse {
+        /// The configured directory.
+        directory: PathBuf,
+        /// The process, as it called itself.
+        holder: String,
+    },
     /// This header cannot be sent. Its value is not told: it may be a secret.
     #[error("header {name}: {problem}")]
     Header {

@@ -61,11 +61,25 @@ pub(crate) fn call_uri(endpoint: &Uri) -> Uri {
 /// # Errors
 /// When the compressor refuses, or the message is longer than a frame can say.
 pub(crate) fn encode_frame(compressor: &mut Compressor, message: &[u8]) -> std::io::Result<Bytes> {
-    const PREFIX: usize = 5;
-    let mut frame = compressor.encode(message, vec![0; PREFIX])?;
-    let length = u32::try_from(frame.len() - PREFIX).map_err(std::io::Error::other)?;
+    let frame = compressor.encode(message, vec![0; PREFIX])?;
+    with_prefix(compressor.compression(), frame)
+}
+
+/// The same for a message that is compressed already.
+///
+/// # Errors
+/// When the message is longer than a frame can say.
+pub(crate) fn frame(compression: Compression, message: &[u8]) -> std::io::Result<Bytes> {
+    with_prefix(compression, [&[0; PREFIX], message].concat())
+}
+
+/// The bytes before a message.
+pub(crate) const PREFIX: usize = 5;
+
+fn with_prefix(compression: Compression, mut frame: Vec<u8>) -> std::io::Result<Bytes> {
+    let length = u32::try_from(frame.len().saturating_sub(PREFIX)).map_err(std::io::Error::other)?;
     if let [flag, a, b, c, d, ..] = frame.as_mut_slice() {
-        *flag = u8::from(compressor.compression() != Compression::None);
+        *flag = u8::from(compression != Compression::None);
         [*a, *b, *c, *d] = length.to_be_bytes();
     }
     Ok(frame.into())

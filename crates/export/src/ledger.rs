@@ -3,31 +3,56 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use crate::answer::Accepted;
+use crate::backlog::{Backlog, Task};
+use crate::config::{SpoolConfig, SpoolMode};
 use crate::failure::{Failure, Stage};
-use crate::queue::{Batch, Queue};
+use crate::notice::{Notice, Place};
+use crate::queue::{Batch, Moment, Queue};
+use crate::spool::index::{Entry, Name};
+use crate::spool::store::Contents;
 
-/// The count of everything since the start. `enqueued = sent + dropped + waiting` holds at any time.
+/// The count of everything since the start. What was handed over, and what earlier runs left in the spool, is at any time
+/// the sum of what was sent, what was dropped, what waits in memory and what waits in the spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stats {
     /// Points that the collector has.
     pub sent_points: u64,
-    /// Points that were lost, by `error.type`: `queue_full`, `compression`, `rejected` (partial success), a gRPC
-    /// code (`UNAUTHENTICATED`) or an HTTP status (`404`).
+    /// Points that were lost, by `error.type`: `full` (no room, in the spool or without one in memory), `expired` and
+    /// `corrupt` (in the spool), `compression`, `rejected` (partial success), a gRPC code (`UNAUTHENTICATED`) or an HTTP
+    /// status (`404`).
     pub dropped_points: BTreeMap<Cow<'static, str>, u64>,
     /// Points that were sent again after a failure, each time anew.
     pub retried_points: u64,
-    /// Points that wait, with those of the request that is on its way.
+    /// Points that wait in memory and nowhere else, with those of the request that is on its way.
     pub waiting_points: u64,
     /// Bytes that wait, as they go on the wire, with those of the request that is on its way.
     pub waiting_bytes: usize,
+    /// The spool, where there is one.
+    pub spool: Option<SpoolStats>,
     /// The present outage, if there is one.
     pub outage: Option<Outage>,
     /// The failure that came last, even if all is well again.
     pub last_error: Option<String>,
+}
+
+/// What waits on the disk, and what came from there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpoolStats {
+    /// Requests that wait, each of which has been synchronized to the disk.
+    pub requests: u64,
+    /// Their points.
+    pub points: u64,
+    /// What their files take on the disk, whole blocks counted.
+    pub disk_bytes: u64,
+    /// How long the oldest of them has waited.
+    pub oldest_age: Duration,
+    /// Points that the collector took from the spool, written by this run of the agent.
+    pub replayed_points: u64,
+    /// Those written by an earlier run. If that ended without warning, the collector may have had some of them before.
+    pub replayed_earlier_points: u64,
 }
 
 /// A time in which nothing gets through.
@@ -46,25 +71,6 @@ pub(crate) struct Now {
     pub(crate) monotonic: Duration,
 }
 
-/// What an operator is to be told.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Notice {
-    /// The first failure of an outage, or the first of another kind in it.
-    Failing { failure: Failure, lost: u64, waiting: u64 },
-    /// A request got through again.
-    Recovered { lasted: Duration, lost: u64, waiting: u64 },
-    /// The first points were pushed out.
-    QueueFull { limit: usize },
-    /// Nothing waits any more.
-    QueueEmptied { lost: u64 },
-    /// The collector did not take all points.
-    Rejected { points: u64, message: String },
-    /// The collector took all points, with a remark.
-    Remark { message: String },
-    /// What answered says success, but not as a collector would.
-    Odd { failure: Failure },
-}
-
 /// Distinct remarks remembered. A collector that puts a time into each would fill the memory.
 const MAX_REMARKS: usize = 64;
 
@@ -72,20 +78,25 @@ const MAX_REMARKS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Ledger {
     queue: Queue,
-    in_flight: Option<InFlight>,
+    backlog: Option<Backlog>,
+    /// A copy of the batch on its way.
+    in_flight: Option<Batch>,
+    /// Everything is to be stored: the agent ends.
+    is_ending: bool,
     sent: u64,
     retried: u64,
     dropped: BTreeMap<Cow<'static, str>, u64>,
     outage: Option<Episode>,
     last_error: Option<String>,
     overflow: Option<u64>,
+    /// Points that went from the spool for want of room, and for their age, since it was last empty.
+    spool_full: Option<u64>,
+    spool_expired: Option<u64>,
+    /// How often its directory was read.
+    spool_scans: u32,
+    /// Batches cannot be stored.
+    disk_trouble: bool,
     remarks: BTreeSet<String>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct InFlight {
-    points: u64,
-    bytes: usize,
 }
 
 /// An outage, with what is needed to tell its end.
@@ -97,7 +108,9 @@ struct Episode {
     told: BTreeSet<(Stage, Cow<'static, str>)>,
 }
 
-const QUEUE_FULL: Cow<'static, str> = Cow::Borrowed("queue_full");
+const FULL: Cow<'static, str> = Cow::Borrowed("full");
+const EXPIRED: Cow<'static, str> = Cow::Borrowed("expired");
+const CORRUPT: Cow<'static, str> = Cow::Borrowed("corrupt");
 const REJECTED: Cow<'static, str> = Cow::Borrowed("rejected");
 
 impl Ledger {
@@ -105,13 +118,19 @@ impl Ledger {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             queue: Queue::new(limit),
+            backlog: None,
             in_flight: None,
+            is_ending: false,
             sent: 0,
             retried: 0,
             dropped: BTreeMap::new(),
             outage: None,
             last_error: None,
             overflow: None,
+            spool_full: None,
+            spool_expired: None,
+            spool_scans: 0,
+            disk_trouble: false,
             remarks: BTreeSet::new(),
         }
     }
@@ -123,34 +142,45 @@ impl Ledger {
 
     /// Takes a batch in.
     pub(crate) fn enqueue(&mut self, batch: Batch) -> Option<Notice> {
-        match self.queue.push(batch) {
-            0 => None,
-            lost => self.overflow(lost),
+        let lost = self.queue.push(batch);
+        if self.outage.is_some() && self.backlog.is_some() {
+            self.queue.release_stored();
         }
+        (lost > 0).then(|| self.overflow(lost))?
     }
 
-    /// Hands out the batch to send next. Its fate has to be told before the next is handed out.
-    pub(crate) fn take(&mut self) -> Option<Batch> {
-        let batch = self.queue.pop()?;
+    /// Hands out the batch to send next: of those in memory, and else the one that was read from the spool, if that may be.
+    /// Its fate has to be told before the next is handed out.
+    pub(crate) fn take(&mut self, may_replay: bool) -> Option<Batch> {
+        let backlog = self.backlog.as_mut().filter(|_| may_replay);
+        let batch = self.queue.pop().or_else(|| backlog?.take_loaded())?;
         if batch.was_attempted() {
             self.retried += batch.points();
         }
-        self.in_flight = Some(InFlight { points: batch.points(), bytes: batch.bytes().len() });
+        self.in_flight = Some(batch.clone());
         Some(batch)
+    }
+
+    /// Whether a record of the spool waits to be handed out, and nothing else does.
+    pub(crate) fn waits_to_replay(&self) -> bool {
+        self.queue.is_empty() && self.backlog.as_ref().is_some_and(|backlog| backlog.loaded().is_some())
     }
 
     /// The batch on its way arrived.
     pub(crate) fn accepted(&mut self, accepted: Accepted, now: Now) -> Vec<Notice> {
         let mut notices = Vec::new();
-        let points = self.in_flight.take().map_or(0, |batch| batch.points);
+        let points = self.end_flight(true);
         let rejected = accepted.rejected.min(points);
         self.sent += points - rejected;
         self.drop_points(REJECTED, rejected);
         if let Some(episode) = self.outage.take() {
+            let backlog = self.backlog.as_mut();
             notices.push(Notice::Recovered {
                 lasted: now.monotonic.saturating_sub(episode.began),
-                lost: self.dropped_in_all() - episode.lost_before,
-                waiting: self.waiting_points(),
+                lost: self.dropped.values().sum::<u64>() - episode.lost_before,
+                waiting: self.queue.points(),
+                spooled: backlog.map(|backlog| std::mem::take(&mut backlog.stored_in_outage)),
+                replaying: self.backlog.as_ref().map_or(0, |backlog| backlog.index().requests()),
             });
         }
         if self.queue.is_empty()
@@ -158,23 +188,43 @@ impl Ledger {
         {
             notices.push(Notice::QueueEmptied { lost });
         }
+        notices.extend(self.spool_emptied());
         notices.extend(self.remark(rejected, accepted));
         notices
     }
 
     /// The batch on its way has to be sent again.
-    pub(crate) fn put_back(&mut self, batch: Batch, failure: Failure, now: Now) -> Vec<Notice> {
-        self.in_flight = None;
-        let pushed_out = self.queue.put_back(batch).err();
+    pub(crate) fn put_back(&mut self, failure: Failure, now: Now) -> Vec<Notice> {
+        let mut pushed_out = 0;
+        if let Some(batch) = self.in_flight.take() {
+            match (batch.stored().filter(|_| batch.is_replayed()), &mut self.backlog) {
+                (Some(name), Some(backlog)) => backlog.failed(name),
+                _ => pushed_out = self.queue.put_back(batch).err().map_or(0, |batch| batch.unsaved_points()),
+            }
+        }
         let failing = self.failed(failure, 0, now);
-        let overflow = pushed_out.and_then(|batch| self.overflow(batch.points()));
+        if self.backlog.is_some() {
+            self.queue.release_stored();
+        }
+        let overflow = (pushed_out > 0).then(|| self.overflow(pushed_out)).flatten();
         failing.into_iter().chain(overflow).collect()
     }
 
+    /// The batch on its way is to be sent again, to another collector: its attempt was cut short.
+    pub(crate) fn recall(&mut self) {
+        if let Some(batch) = self.in_flight.take()
+            && !batch.is_replayed()
+            && let Err(batch) = self.queue.put_back(batch)
+        {
+            self.drop_points(FULL, batch.unsaved_points());
+        }
+    }
+
     /// The batch on its way is lost.
-    pub(crate) fn refused(&mut self, failure: Failure, now: Now) -> Option<Notice> {
-        let points = self.in_flight.take().map_or(0, |batch| batch.points);
-        self.lost(failure, points, now)
+    pub(crate) fn refused(&mut self, failure: Failure, now: Now) -> Vec<Notice> {
+        let points = self.end_flight(false);
+        let told = self.lost(failure, points, now);
+        told.into_iter().chain(self.spool_emptied()).collect()
     }
 
     /// Points are lost that could not be sent as they are.
@@ -184,27 +234,54 @@ impl Ledger {
         notice
     }
 
-    /// The points that wait or are on their way.
+    /// The points that wait or are on their way, and that nothing but the memory holds.
     pub(crate) fn waiting_points(&self) -> u64 {
-        self.queue.points() + self.in_flight.map_or(0, |batch| batch.points)
+        self.queue.points() + self.in_flight.as_ref().map_or(0, Batch::unsaved_points)
     }
 
-    /// Whether nothing waits and nothing is on its way.
+    /// Whether nothing waits in memory and nothing is on its way.
     pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.in_flight.is_none()
     }
 
+    /// Whether there is no hope for the collector at present, and all that waits is in the spool.
+    pub(crate) fn is_safe_in_outage(&self) -> bool {
+        self.backlog.is_some() && self.outage.is_some() && self.waiting_points() == 0
+    }
+
     /// A copy of the counts.
-    pub(crate) fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self, monotonic: Duration) -> Stats {
         Stats {
             sent_points: self.sent,
             dropped_points: self.dropped.clone(),
             retried_points: self.retried,
             waiting_points: self.waiting_points(),
-            waiting_bytes: self.queue.bytes() + self.in_flight.map_or(0, |batch| batch.bytes),
+            waiting_bytes: self.queue.bytes() + self.in_flight.as_ref().map_or(0, |batch| batch.body().len()),
+            spool: self.backlog.as_ref().map(|backlog| SpoolStats {
+                requests: backlog.index().requests(),
+                points: backlog.index().points(),
+                disk_bytes: backlog.index().disk_bytes(),
+                oldest_age: backlog.index().oldest_age(monotonic).unwrap_or_default(),
+                replayed_points: backlog.replayed,
+                replayed_earlier_points: backlog.replayed_earlier,
+            }),
             outage: self.outage.as_ref().map(|episode| episode.outage.clone()),
             last_error: self.last_error.clone(),
         }
+    }
+
+    /// Takes what was on its way off the books of the spool, and returns its points.
+    fn end_flight(&mut self, was_taken: bool) -> u64 {
+        let Some(batch) = self.in_flight.take() else { return 0 };
+        if let (Some(name), Some(backlog)) = (batch.stored(), &mut self.backlog) {
+            let entry = backlog.remove(name);
+            if was_taken && batch.is_replayed() {
+                let is_earlier = entry.is_some_and(|entry| entry.is_earlier);
+                *(if is_earlier { &mut backlog.replayed_earlier } else { &mut backlog.replayed }) +=
+                    batch.points();
+            }
+        }
+        batch.points()
     }
 
     fn failed(&mut self, failure: Failure, lost: u64, now: Now) -> Option<Notice> {
@@ -219,11 +296,11 @@ impl Ledger {
         episode.outage.failure = failure.clone();
         let news = episode.told.insert((failure.stage, failure.error_type.clone()));
         let waiting = self.waiting_points();
-        news.then_some(Notice::Failing { failure, lost, waiting })
+        news.then(|| Notice::Failing { failure, lost, waiting, place: self.place() })
     }
 
     fn overflow(&mut self, lost: u64) -> Option<Notice> {
-        self.drop_points(QUEUE_FULL, lost);
+        self.drop_points(FULL, lost);
         let first = self.overflow.is_none();
         *self.overflow.get_or_insert(0) += lost;
         first.then_some(Notice::QueueFull { limit: self.queue.limit() })
@@ -259,50 +336,210 @@ impl Ledger {
     }
 }
 
-impl Notice {
-    /// Whether it is good news.
-    pub(crate) fn is_good(&self) -> bool {
-        matches!(self, Self::Recovered { .. })
+/// What the keeper of the spool does and reports.
+impl Ledger {
+    /// Joins or leaves a spool. What was stored in the one before stays there.
+    pub(crate) fn set_spool(&mut self, spool: Option<&SpoolConfig>) {
+        self.queue.mark_unsaved(None);
+        if let Some(batch) = &mut self.in_flight {
+            batch.set_stored(None);
+        }
+        self.backlog = spool.map(Backlog::new);
+        (self.spool_full, self.spool_expired, self.disk_trouble, self.spool_scans) = (None, None, false, 0);
     }
-}
 
-impl fmt::Display for Notice {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failing { failure, lost: 0, waiting } => write!(
-                formatter,
-                "{} failed: {failure}; {}; {waiting} points wait, measuring goes on",
-                failure.stage, failure.advice
-            ),
-            Self::Failing { failure, lost, waiting: _ } => write!(
-                formatter,
-                "request refused: {failure}; {}; its {lost} points are lost, measuring goes on",
-                failure.advice
-            ),
-            Self::Recovered { lasted, lost, waiting } => write!(
-                formatter,
-                "takes data again after {} s: {lost} points were lost, {waiting} that waited are being sent",
-                lasted.as_secs()
-            ),
-            Self::QueueFull { limit } => write!(
-                formatter,
-                "the queue is full ({limit} bytes): the oldest points are being dropped; bring the collector back, \
-                 or allow the queue more bytes"
-            ),
-            Self::QueueEmptied { lost } => {
-                write!(formatter, "the queue, which was full, is empty again: {lost} points were dropped")
+    /// Other limits from now on.
+    pub(crate) fn set_limits(&mut self, queue_bytes: usize, spool: Option<&SpoolConfig>) {
+        self.queue.set_limit(queue_bytes);
+        if let (Some(backlog), Some(config)) = (&mut self.backlog, spool) {
+            backlog.reconfigure(config);
+        }
+    }
+
+    /// Everything in memory is to be stored: the agent ends.
+    pub(crate) fn end(&mut self) {
+        self.is_ending = self.backlog.is_some();
+    }
+
+    /// Whether what could be stored still is not.
+    pub(crate) fn is_ending_and_unsaved(&self) -> bool {
+        self.is_ending && self.waiting_points() > 0
+    }
+
+    /// What the keeper is to do next, and what is to be told.
+    pub(crate) fn next_task(&mut self, now: Now) -> (Option<Task>, Vec<Notice>) {
+        let mut notices = Vec::new();
+        let Some(backlog) = &mut self.backlog else { return (None, notices) };
+        if !backlog.is_read() {
+            return (backlog.next_task(), notices);
+        }
+        let expired = backlog.expire(now.monotonic);
+        notices.extend(self.dropped_from_spool(&expired, EXPIRED));
+        if let Some((batch, bytes)) = self.to_store().map(|batch| (batch.id(), batch.body().len()))
+            && let Some(backlog) = &mut self.backlog
+            && !backlog.is_storing(batch)
+        {
+            let full = backlog.make_room(bytes);
+            notices.extend(self.dropped_from_spool(&full, FULL));
+        }
+        let to_store = self.to_store().cloned();
+        let held = self.in_flight.as_ref().and_then(Batch::stored);
+        let Some(backlog) = &mut self.backlog else { return (None, notices) };
+        let task = backlog
+            .next_task()
+            .or_else(|| to_store.map(|batch| backlog.begin_store(&batch)))
+            .or_else(|| backlog.begin_load(held));
+        (task, notices)
+    }
+
+    /// The oldest batch that is to be stored and is not.
+    fn to_store(&self) -> Option<&Batch> {
+        let backlog = self.backlog.as_ref()?;
+        let wanted = self.is_ending || self.outage.is_some() || backlog.mode() == SpoolMode::Always;
+        let on_its_way = self.in_flight.as_ref().filter(|batch| batch.stored().is_none());
+        on_its_way.or_else(|| self.queue.first_unsaved()).filter(|_| wanted)
+    }
+
+    /// The directory has been read.
+    pub(crate) fn scanned(&mut self, contents: &Contents, now: Now) -> Vec<Notice> {
+        let Some(backlog) = &mut self.backlog else { return Vec::new() };
+        let moment = Moment { wall: now.wall, monotonic: now.monotonic };
+        let vanished: Vec<Name> =
+            backlog.read(contents, moment).iter().map(|entry: &Entry| entry.name).collect();
+        let found = backlog.index().requests();
+        let directory = backlog.directory().clone();
+        let is_start = vanished.is_empty() && self.spool_scans == 0;
+        self.spool_scans += 1;
+        let lost = self.drop_saved(&vanished, &CORRUPT);
+        let mut notices = Vec::new();
+        if lost > 0 {
+            notices.push(Notice::SpoolVanished { requests: vanished.len(), points: lost });
+        }
+        if found > 0 && is_start {
+            notices.push(Notice::SpoolFound { requests: found, directory: directory.clone() });
+        }
+        if let Some(name) = contents.foreign.first() {
+            notices.push(Notice::SpoolForeign { path: directory.join(name), count: contents.foreign.len() });
+        }
+        notices
+    }
+
+    /// A batch has been written and synchronized.
+    pub(crate) fn stored(&mut self, name: Name, batch: &Batch, disk_bytes: u64) -> Option<Notice> {
+        let Some(backlog) = &mut self.backlog else { return None };
+        backlog.end_store();
+        let on_its_way = self.in_flight.as_mut().filter(|in_flight| in_flight.id() == batch.id());
+        let is_known = match on_its_way {
+            Some(in_flight) => {
+                in_flight.set_stored(Some(name));
+                true
             }
-            Self::Rejected { points, message } => write!(
-                formatter,
-                "{points} points rejected: {message}; they are lost, and the same message is not repeated here"
-            ),
-            Self::Remark { message } => {
-                write!(formatter, "remark: {message}; the same message is not repeated here")
+            None => self.queue.mark_stored(batch.id(), name),
+        };
+        if is_known {
+            backlog.insert(name, disk_bytes, batch.enqueued());
+            if self.outage.is_some() {
+                backlog.stored_in_outage += 1;
+                self.queue.release_stored();
             }
-            Self::Odd { failure } => {
-                write!(formatter, "{failure}; {}; the points count as sent", failure.advice)
+        } else {
+            // The collector was faster, or the memory ran full meanwhile.
+            backlog.remove(name);
+        }
+        std::mem::take(&mut self.disk_trouble).then(|| Notice::SpoolWorks)
+    }
+
+    /// A batch could not be written. It stays in memory.
+    pub(crate) fn not_stored(&mut self, error: &std::io::Error) -> Option<Notice> {
+        let backlog = self.backlog.as_mut()?;
+        backlog.end_store();
+        let news = !std::mem::replace(&mut self.disk_trouble, true);
+        news.then(|| Notice::SpoolTrouble {
+            directory: backlog.directory().clone(),
+            problem: error.to_string(),
+            limit: self.queue.limit(),
+        })
+    }
+
+    /// The directory has to be read again.
+    pub(crate) fn forget_directory(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.forget_directory();
+        }
+    }
+
+    /// A record has been read.
+    pub(crate) fn loaded(&mut self, batch: Batch) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.end_load(Some(batch));
+        }
+    }
+
+    /// A record cannot be sent, and is out of the way.
+    pub(crate) fn corrupt(&mut self, name: Name) {
+        let Some(backlog) = &mut self.backlog else { return };
+        backlog.end_load(None);
+        if backlog.forget(name).is_some() {
+            self.drop_saved(&[name], &CORRUPT);
+        }
+    }
+
+    /// A record could not be read just now.
+    pub(crate) fn not_loaded(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.end_load(None);
+        }
+    }
+
+    fn dropped_from_spool(&mut self, names: &[Name], reason: Cow<'static, str>) -> Option<Notice> {
+        let lost = self.drop_saved(names, &reason);
+        if lost == 0 {
+            return None;
+        }
+        let is_full = reason == FULL;
+        let episode = if is_full { &mut self.spool_full } else { &mut self.spool_expired };
+        let first = episode.is_none();
+        *episode.get_or_insert(0) += lost;
+        let bounds = self.backlog.as_ref()?.bounds();
+        first.then(|| {
+            if is_full {
+                Notice::SpoolFull { limit: bounds.bytes }
+            } else {
+                Notice::Expired { age: bounds.age }
+            }
+        })
+    }
+
+    /// Counts the points of records that are gone, but for those that the memory holds too.
+    fn drop_saved(&mut self, names: &[Name], reason: &Cow<'static, str>) -> u64 {
+        let mut lost = 0;
+        for name in names {
+            let on_its_way = self.in_flight.as_mut().filter(|batch| batch.stored() == Some(*name));
+            if let Some(batch) = on_its_way {
+                // From now on it is in memory alone.
+                batch.set_stored(None);
+            } else if !self.queue.mark_unsaved(Some(*name)) {
+                lost += name.points;
             }
         }
+        self.drop_points(reason.clone(), lost);
+        lost
+    }
+
+    fn spool_emptied(&mut self) -> Option<Notice> {
+        let is_empty = self.backlog.as_ref().is_some_and(|backlog| backlog.index().requests() == 0);
+        if !is_empty || (self.spool_full.is_none() && self.spool_expired.is_none()) {
+            return None;
+        }
+        let full = self.spool_full.take().unwrap_or_default();
+        let expired = self.spool_expired.take().unwrap_or_default();
+        Some(Notice::SpoolEmptied { full, expired })
+    }
+
+    fn place(&self) -> Option<Place> {
+        let backlog = self.backlog.as_ref().filter(|_| !self.disk_trouble)?;
+        let bounds = backlog.bounds();
+        Some(Place { directory: backlog.directory().clone(), bytes: bounds.bytes, age: bounds.age })
     }
 }
 

@@ -14,13 +14,17 @@ pub mod http;
 pub mod mapping;
 pub mod reach;
 pub mod sender;
+pub mod spool;
 
+mod backlog;
 mod backoff;
 mod compress;
 mod connect;
 mod endpoint;
 mod headers;
 mod ledger;
+mod notice;
+mod pace;
 mod queue;
 mod solo;
 #[cfg(test)]
@@ -34,7 +38,7 @@ pub use config::ExportConfig;
 pub use error::ExportError;
 pub use failure::{Failure, Stage};
 pub use headers::configured_headers;
-pub use ledger::{Outage, Stats};
+pub use ledger::{Outage, SpoolStats, Stats};
 pub use mapping::{EncodedRequest, Encoder, Resource};
 pub use reach::{Reachability, probe_collector};
 pub use sender::{Exporter, ExporterHandle};

@@ -5,28 +5,82 @@
 //! any of it can be sent: it waits in full, however much it is, and only older cycles make room for it.
 
 use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use crate::spool::index::Name;
+use crate::transport::Body;
 
-/// A request as it goes on the wire, and how many data points it holds.
+/// A request as it goes on the wire, and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Batch {
-    bytes: Bytes,
+    body: Body,
     points: u64,
     attempted: bool,
     /// The cycle that measured it, as the queue counts them.
     cycle: u64,
+    /// Tells it from all others; 0 for one that was never pushed.
+    id: u64,
+    enqueued: Moment,
+    /// The record of the spool that holds it too.
+    stored: Option<Name>,
+}
+
+/// When a batch was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) wall: SystemTime,
+    pub(crate) monotonic: Duration,
 }
 
 impl Batch {
     /// Joins a request as it goes on the wire and the number of its data points.
-    pub(crate) fn new(bytes: Bytes, points: u64) -> Self {
-        Self { bytes, points, attempted: false, cycle: 0 }
+    pub(crate) fn new(body: Body, points: u64, enqueued: Moment) -> Self {
+        Self { body, points, attempted: false, cycle: 0, id: 0, enqueued, stored: None }
+    }
+
+    /// One that was read from the spool.
+    pub(crate) fn from_record(body: Body, name: Name, enqueued: Moment) -> Self {
+        Self { stored: Some(name), ..Self::new(body, name.points, enqueued) }
     }
 
     /// The request.
-    pub(crate) fn bytes(&self) -> &Bytes {
-        &self.bytes
+    pub(crate) fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// Which it is, among those that were pushed.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether it was read from the spool: then it is not put back anywhere.
+    pub(crate) fn is_replayed(&self) -> bool {
+        self.id == 0 && self.stored.is_some()
+    }
+
+    /// When it was handed over.
+    pub(crate) fn enqueued(&self) -> Moment {
+        self.enqueued
+    }
+
+    /// The record of the spool that holds it too.
+    pub(crate) fn stored(&self) -> Option<Name> {
+        self.stored
+    }
+
+    /// Remembers the record that holds it too, or that none does any more.
+    pub(crate) fn set_stored(&mut self, stored: Option<Name>) {
+        self.stored = stored;
+    }
+
+    /// It was sent before, without success.
+    pub(crate) fn set_attempted(&mut self) {
+        self.attempted = true;
+    }
+
+    /// The points that would be lost with it.
+    pub(crate) fn unsaved_points(&self) -> u64 {
+        if self.stored.is_some() { 0 } else { self.points }
     }
 
     /// How many data points it holds.
@@ -44,9 +98,12 @@ impl Batch {
 #[derive(Debug)]
 pub(crate) struct Queue {
     batches: VecDeque<Batch>,
+    /// Of batches that no record holds.
     points: u64,
     bytes: usize,
     limit: usize,
+    /// The id of the last batch pushed.
+    last_id: u64,
     /// That of the last batch pushed.
     cycle: u64,
     /// Whether the next batch is of a new one.
@@ -56,7 +113,15 @@ pub(crate) struct Queue {
 impl Queue {
     /// An empty queue that holds at most `limit` bytes, or one cycle where that is more.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { batches: VecDeque::new(), points: 0, bytes: 0, limit, cycle: 0, begins_cycle: false }
+        Self {
+            batches: VecDeque::new(),
+            points: 0,
+            bytes: 0,
+            limit,
+            last_id: 0,
+            cycle: 0,
+            begins_cycle: false,
+        }
     }
 
     /// Begins a cycle: what is pushed from now on is of it. What was measured last is no older for a cycle that brings
@@ -65,15 +130,23 @@ impl Queue {
         self.begins_cycle = true;
     }
 
-    /// Appends a batch, and returns how many points of earlier cycles were pushed out at the front to make room for it.
+    /// Changes what is held from now on.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Appends a batch, and returns how many points of earlier cycles were pushed out at the front to make room for it and
+    /// are lost.
     pub(crate) fn push(&mut self, mut batch: Batch) -> u64 {
         self.cycle += u64::from(std::mem::take(&mut self.begins_cycle));
         batch.cycle = self.cycle;
+        self.last_id += 1;
+        batch.id = self.last_id;
         let mut lost = 0;
         while self.would_overflow(&batch)
             && self.batches.front().is_some_and(|oldest| self.is_earlier(oldest))
         {
-            lost += self.pop().map_or(0, |oldest| oldest.points);
+            lost += self.pop().map_or(0, |oldest| oldest.unsaved_points());
         }
         self.count_in(&batch);
         self.batches.push_back(batch);
@@ -98,9 +171,47 @@ impl Queue {
     /// Takes the oldest batch.
     pub(crate) fn pop(&mut self) -> Option<Batch> {
         let batch = self.batches.pop_front()?;
-        self.bytes -= batch.bytes.len();
-        self.points -= batch.points;
+        self.count_out(&batch);
         Some(batch)
+    }
+
+    /// The oldest batch that no record holds.
+    pub(crate) fn first_unsaved(&self) -> Option<&Batch> {
+        self.batches.iter().find(|batch| batch.stored.is_none())
+    }
+
+    /// Remembers which record holds a batch too. Says whether the batch is here.
+    pub(crate) fn mark_stored(&mut self, id: u64, name: Name) -> bool {
+        let Some(batch) = self.batches.iter_mut().find(|batch| batch.id == id) else { return false };
+        self.points -= batch.unsaved_points();
+        batch.stored = Some(name);
+        true
+    }
+
+    /// Forgets of a batch which record held it, and of all without a name. Says whether there was one.
+    pub(crate) fn mark_unsaved(&mut self, name: Option<Name>) -> bool {
+        let mut found = false;
+        for batch in &mut self.batches {
+            if batch.stored.is_some() && (name.is_none() || batch.stored == name) {
+                batch.stored = None;
+                self.points += batch.points;
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Lets go of what the spool holds too, but for the newest batch: that is tried first when the collector may be back.
+    pub(crate) fn release_stored(&mut self) {
+        let newest = self.last_id;
+        let bytes = &mut self.bytes;
+        self.batches.retain(|batch| {
+            let stays = batch.stored.is_none() || batch.id == newest;
+            if !stays {
+                *bytes -= batch.body.len();
+            }
+            stays
+        });
     }
 
     /// Whether nothing waits.
@@ -108,7 +219,7 @@ impl Queue {
         self.batches.is_empty()
     }
 
-    /// The points that wait.
+    /// The points that wait here and nowhere else.
     pub(crate) fn points(&self) -> u64 {
         self.points
     }
@@ -124,7 +235,7 @@ impl Queue {
     }
 
     fn would_overflow(&self, batch: &Batch) -> bool {
-        self.bytes + batch.bytes.len() > self.limit
+        self.bytes + batch.body.len() > self.limit
     }
 
     fn is_earlier(&self, batch: &Batch) -> bool {
@@ -132,8 +243,13 @@ impl Queue {
     }
 
     fn count_in(&mut self, batch: &Batch) {
-        self.bytes += batch.bytes.len();
-        self.points += batch.points;
+        self.bytes += batch.body.len();
+        self.points += batch.unsaved_points();
+    }
+
+    fn count_out(&mut self, batch: &Batch) {
+        self.bytes -= batch.body.len();
+        self.points -= batch.unsaved_points();
     }
 }
 

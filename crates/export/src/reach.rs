@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use crate::answer::{Accepted, Outcome};
+use crate::compress::Compressor;
 use crate::config::ExportConfig;
 use crate::endpoint::shown;
 use crate::error::ExportError;
 use crate::failure::Failure;
 use crate::mapping;
-use crate::transport::{Transport, WireForm};
+use crate::transport::{Body, Transport};
 
 /// A collector that answered as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,10 +37,9 @@ pub async fn probe_collector(config: &ExportConfig) -> Result<Reachability, Expo
     let tcp = route.connect(addresses.clone()).await.map_err(unreachable)?;
     let peer = tcp.peer_addr().map_err(|error| unreachable(Failure::connect(None, &error)))?;
     let tls = route.secure(tcp).await.map_err(unreachable)?.tls_version();
-    let form = WireForm::of(config);
-    let empty =
-        form.encode(&mut form.compressor(), &mapping::encode_without_points()).map_err(unreachable)?;
-    match transport.attempt(empty).await {
+    let mut compressor = Compressor::new(transport.form().compression());
+    let empty = Body::encode(&mut compressor, &mapping::encode_without_points()).map_err(unreachable)?;
+    match transport.attempt(&empty).await {
         Outcome::Accepted(Accepted { oddity: None, message, .. }) => {
             let remark = Some(message).filter(|message| !message.is_empty());
             Ok(Reachability { addresses, peer, tls, remark })

@@ -11,6 +11,8 @@ use vms_core::metric::{Attribute, AttributeSet, DataPoint, Value};
 
 use crate::config::{Backoff, Compression, ExportConfig, Protocol, TlsFiles};
 use crate::mapping::{Encoder, Resource};
+use crate::queue::{Batch, Moment};
+use crate::transport::Body;
 
 pub(crate) mod certificates;
 pub(crate) mod grpc_collector;
@@ -28,7 +30,14 @@ pub(crate) fn config(protocol: Protocol, endpoint: &str) -> ExportConfig {
         tls: TlsFiles::default(),
         backoff: Backoff { initial: Duration::from_millis(2), max: Duration::from_millis(10) },
         queue_bytes: 1 << 20,
+        spool: None,
     }
+}
+
+/// A batch of so many bytes and points.
+pub(crate) fn batch(bytes: usize, points: u64) -> Batch {
+    let body = Body::compressed(Compression::None, &vec![0; bytes]).unwrap();
+    Batch::new(body, points, Moment { wall: SystemTime::UNIX_EPOCH, monotonic: Duration::ZERO })
 }
 
 /// A clock that stands still.

@@ -1,12 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::testing::batch;
 
 const NOW: Now = Now { wall: SystemTime::UNIX_EPOCH, monotonic: Duration::from_secs(50) };
-
-fn batch(bytes: usize, points: u64) -> Batch {
-    Batch::new(vec![0; bytes].into(), points)
-}
 
 /// Takes in a batch that is all of a cycle.
 fn enqueue(ledger: &mut Ledger, batch: Batch) -> Option<Notice> {
@@ -24,17 +21,27 @@ fn an_outage_is_told_at_its_start_at_each_new_kind_of_failure_and_at_its_end() {
     ledger.enqueue(batch(10, 3));
     let mut told = Vec::new();
     for error_type in ["503", "503", "timeout", "503"] {
-        let batch = ledger.take().unwrap();
-        told.extend(ledger.put_back(batch, failure(error_type), NOW));
+        ledger.take(false).unwrap();
+        told.extend(ledger.put_back(failure(error_type), NOW));
     }
-    let failing = |error_type| Notice::Failing { failure: failure(error_type), lost: 0, waiting: 3 };
+    let failing =
+        |error_type| Notice::Failing { failure: failure(error_type), lost: 0, waiting: 3, place: None };
     assert_eq!(told, [failing("503"), failing("timeout")]);
     ledger.enqueue(batch(10, 4));
-    ledger.take().unwrap();
+    ledger.take(false).unwrap();
     let later = Now { monotonic: Duration::from_secs(110), ..NOW };
     let told = ledger.accepted(Accepted::default(), later);
-    assert_eq!(told, [Notice::Recovered { lasted: Duration::from_mins(1), lost: 0, waiting: 4 }]);
-    ledger.take().unwrap();
+    assert_eq!(
+        told,
+        [Notice::Recovered {
+            lasted: Duration::from_mins(1),
+            lost: 0,
+            waiting: 4,
+            spooled: None,
+            replaying: 0
+        }]
+    );
+    ledger.take(false).unwrap();
     assert_eq!(ledger.accepted(Accepted::default(), later), []);
 }
 
@@ -42,19 +49,22 @@ fn an_outage_is_told_at_its_start_at_each_new_kind_of_failure_and_at_its_end() {
 fn what_an_outage_cost_is_told_at_its_end() {
     let mut ledger = Ledger::new(20);
     ledger.enqueue(batch(10, 1));
-    ledger.take().unwrap();
+    ledger.take(false).unwrap();
     assert_eq!(
         ledger.refused(failure("401"), NOW),
-        Some(Notice::Failing { failure: failure("401"), lost: 1, waiting: 0 })
+        [Notice::Failing { failure: failure("401"), lost: 1, waiting: 0, place: None }]
     );
     assert_eq!(enqueue(&mut ledger, batch(20, 2)), None);
     assert_eq!(enqueue(&mut ledger, batch(20, 4)), Some(Notice::QueueFull { limit: 20 }));
     assert_eq!(enqueue(&mut ledger, batch(20, 8)), None);
-    ledger.take().unwrap();
+    ledger.take(false).unwrap();
     let told = ledger.accepted(Accepted::default(), NOW);
     assert_eq!(
         told,
-        [Notice::Recovered { lasted: Duration::ZERO, lost: 7, waiting: 0 }, Notice::QueueEmptied { lost: 6 }]
+        [
+            Notice::Recovered { lasted: Duration::ZERO, lost: 7, waiting: 0, spooled: None, replaying: 0 },
+            Notice::QueueEmptied { lost: 6 }
+        ]
     );
 }
 
@@ -62,8 +72,11 @@ fn what_an_outage_cost_is_told_at_its_end() {
 fn points_that_cannot_be_put_into_their_form_are_counted_as_lost_and_told() {
     let mut ledger = Ledger::new(20);
     let told = ledger.lost(failure("compression"), 5, NOW);
-    assert_eq!(told, Some(Notice::Failing { failure: failure("compression"), lost: 5, waiting: 0 }));
-    assert_eq!(ledger.stats().dropped_points, [("compression".into(), 5)].into());
+    assert_eq!(
+        told,
+        Some(Notice::Failing { failure: failure("compression"), lost: 5, waiting: 0, place: None })
+    );
+    assert_eq!(ledger.stats(Duration::ZERO).dropped_points, [("compression".into(), 5)].into());
 }
 
 #[test]
@@ -73,7 +86,7 @@ fn remarks_are_told_once_each_and_remembered_within_a_bound() {
     for number in 0..1000 {
         for _ in 0..2 {
             ledger.enqueue(batch(1, 1));
-            ledger.take().unwrap();
+            ledger.take(false).unwrap();
             let accepted = Accepted { message: format!("remark {number}"), ..Accepted::default() };
             told += ledger.accepted(accepted, NOW).len();
         }
@@ -84,9 +97,9 @@ fn remarks_are_told_once_each_and_remembered_within_a_bound() {
 
 #[test]
 fn a_notice_says_what_to_do() {
-    let waiting = Notice::Failing { failure: failure("503"), lost: 0, waiting: 9 };
+    let waiting = Notice::Failing { failure: failure("503"), lost: 0, waiting: 9, place: None };
     assert_eq!(waiting.to_string(), "exchange failed: told; do this; 9 points wait, measuring goes on");
-    let lost = Notice::Failing { failure: failure("401"), lost: 3, waiting: 9 };
+    let lost = Notice::Failing { failure: failure("401"), lost: 3, waiting: 9, place: None };
     assert_eq!(lost.to_string(), "request refused: told; do this; its 3 points are lost, measuring goes on");
 }
 
@@ -109,22 +122,22 @@ proptest! {
             enqueued += points;
             ledger.enqueue(batch(bytes, points));
             match (fate, on_its_way.take()) {
-                (0, None) => on_its_way = ledger.take(),
+                (0, None) => on_its_way = ledger.take(false),
                 (1, Some(_)) => {
                     ledger.accepted(Accepted { rejected, ..Accepted::default() }, NOW);
                 }
-                (2, Some(batch)) => {
-                    ledger.put_back(batch, failure("503"), NOW);
+                (2, Some(_)) => {
+                    ledger.put_back(failure("503"), NOW);
                 }
                 (3, Some(_)) => {
                     ledger.refused(failure("404"), NOW);
                 }
                 (_, kept) => on_its_way = kept,
             }
-            let stats = ledger.stats();
+            let stats = ledger.stats(Duration::ZERO);
             let dropped: u64 = stats.dropped_points.values().sum();
             prop_assert_eq!(enqueued, stats.sent_points + dropped + stats.waiting_points);
-            let in_flight = on_its_way.as_ref().map_or(0, |batch| batch.bytes().len());
+            let in_flight = on_its_way.as_ref().map_or(0, |batch| batch.body().len());
             prop_assert!(stats.waiting_bytes <= limit.max(cycle_bytes) + in_flight);
         }
     }

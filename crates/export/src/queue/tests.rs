@@ -1,10 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-
-fn batch(bytes: usize, points: u64) -> Batch {
-    Batch::new(vec![0; bytes].into(), points)
-}
+use crate::testing::batch;
 
 /// A queue into which cycles are pushed, each of batches with so many bytes and points.
 fn queue(limit: usize, cycles: &[&[(usize, u64)]]) -> Queue {

@@ -234,7 +234,7 @@ async fn an_outage_is_told_once_at_either_end_and_costs_the_oldest_points_only()
     assert_eq!(exporter.flush(LONG).await, 0);
     let stats = exporter.stats();
     assert_eq!((stats.sent_points, &stats.outage), (9, &None));
-    assert_eq!(dropped(&stats), [("queue_full", 1)]);
+    assert_eq!(dropped(&stats), [("full", 1)]);
     let order: Vec<u64> = collector
         .received()
         .iter()

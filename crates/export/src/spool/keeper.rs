@@ -1,0 +1,210 @@
+//! The thread that keeps the spool: nothing else touches the disk, so that a slow one delays neither measuring nor sending.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::index::Name;
+use super::record::{Record, decode_record, encode_record, unix_milliseconds};
+use super::store::Store;
+use crate::backlog::Task;
+use crate::compress::Compressor;
+use crate::config::Compression;
+use crate::notice::Notice;
+use crate::queue::{Batch, Moment};
+use crate::sender::{Shared, State};
+use crate::transport::Body;
+
+/// How long the disk is left alone after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often ages are looked at when nothing else happens.
+const LOOK_AT_AGES: Duration = Duration::from_secs(10);
+
+/// Damaged records that the log tells of one by one: after a downgrade there may be thousands. The count goes on.
+const MAX_TOLD: u32 = 10;
+
+/// Keeps a spool in a thread of its own, until the sender ends or joins another spool.
+///
+/// # Errors
+/// When there can be no more threads.
+pub(crate) fn start(shared: Arc<Shared>, store: Store, generation: u64) -> io::Result<()> {
+    let keeper =
+        Keeper { shared, store, generation, packer: Compressor::new(Compression::Zstd), told_corrupt: 0 };
+    std::thread::Builder::new().name("vms-spool".to_owned()).spawn(move || keeper.run()).map(drop)
+}
+
+struct Keeper {
+    shared: Arc<Shared>,
+    store: Store,
+    /// Which of the spools that the sender had this is.
+    generation: u64,
+    /// For what is not compressed on the wire: on the disk it is.
+    packer: Compressor,
+    told_corrupt: u32,
+}
+
+impl Keeper {
+    fn run(mut self) {
+        while let Some(task) = self.next_task() {
+            let done = self.perform(task);
+            self.shared.wake_sender();
+            if let Err(error) = done {
+                tracing::debug!(target: "vms_export", "{}: {error}", self.store.path().display());
+                if self.store.is_deleted() {
+                    self.make_again();
+                }
+                self.pause();
+            }
+        }
+    }
+
+    fn next_task(&self) -> Option<Task> {
+        let mut state = self.shared.state();
+        loop {
+            if state.spool_generation != self.generation {
+                return None;
+            }
+            let (task, notices) = state.ledger.next_task(self.shared.now());
+            if !notices.is_empty() {
+                drop(state);
+                self.shared.tell(notices);
+                state = self.shared.state();
+            }
+            if task.is_some() {
+                return task;
+            }
+            state = self.wait(state, LOOK_AT_AGES);
+        }
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+        self.shared.disk_work.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Leaves the disk alone for a while, unless the agent ends.
+    fn pause(&self) {
+        let state = self.shared.state();
+        let goes_on = |state: &mut State| {
+            state.spool_generation == self.generation && !state.ledger.is_ending_and_unsaved()
+        };
+        drop(self.shared.disk_work.wait_timeout_while(state, RETRY, goes_on));
+    }
+
+    fn perform(&mut self, task: Task) -> io::Result<()> {
+        match task {
+            Task::Scan => {
+                let contents = self.store.scan()?;
+                let notices = self.shared.state().ledger.scanned(&contents, self.shared.now());
+                self.shared.tell(notices);
+                Ok(())
+            }
+            Task::Delete(names) => names.into_iter().try_for_each(|name| self.store.remove(name)),
+            Task::Append(name, batch) => {
+                let written = self.encode(&batch).and_then(|record| self.store.append(name, &record));
+                let mut state = self.shared.state();
+                let notice = match &written {
+                    Ok(disk_bytes) => state.ledger.stored(name, &batch, *disk_bytes),
+                    Err(error) => state.ledger.not_stored(error),
+                };
+                drop(state);
+                self.shared.tell(notice);
+                written.map(drop)
+            }
+            Task::Load(name) => self.load(name),
+        }
+    }
+
+    fn encode(&mut self, batch: &Batch) -> io::Result<Vec<u8>> {
+        let packed;
+        let body = match batch.body().compression() {
+            Compression::None => {
+                packed = batch.body().transcode(&mut self.packer)?;
+                &packed
+            }
+            Compression::Gzip | Compression::Zstd => batch.body(),
+        };
+        Ok(encode_record(&Record {
+            points: batch.points(),
+            enqueued: batch.enqueued().wall,
+            compression: body.compression(),
+            body: body.message().as_ref().into(),
+        }))
+    }
+
+    fn load(&mut self, name: Name) -> io::Result<()> {
+        let bytes = match self.store.read(name) {
+            Ok(bytes) => bytes,
+            Err(error) if is_about_this_file(&error) => {
+                self.set_aside(name, &error.to_string());
+                return Ok(());
+            }
+            Err(error) => {
+                let mut state = self.shared.state();
+                state.ledger.not_loaded();
+                if error.kind() == io::ErrorKind::NotFound {
+                    // Somebody deleted files.
+                    state.ledger.forget_directory();
+                }
+                return Err(error);
+            }
+        };
+        match self.decode(name, &bytes) {
+            Ok(batch) => self.shared.state().ledger.loaded(batch),
+            Err(problem) => self.set_aside(name, &problem),
+        }
+        Ok(())
+    }
+
+    fn decode(&self, name: Name, bytes: &[u8]) -> Result<Batch, String> {
+        let record = decode_record(bytes).map_err(|error| error.to_string())?;
+        if (record.points, unix_milliseconds(record.enqueued)) != (name.points, name.unix_ms) {
+            return Err("record is damaged: it is not the one that its name says".to_owned());
+        }
+        let unreadable = |error: io::Error| format!("record is damaged: {error}");
+        let mut body = Body::compressed(record.compression, &record.body).map_err(unreadable)?;
+        let wanted = self.shared.compression();
+        if body.compression() != wanted {
+            body = body.transcode(&mut Compressor::new(wanted)).map_err(unreadable)?;
+        }
+        let enqueued = Moment { wall: record.enqueued, monotonic: self.shared.now().monotonic };
+        Ok(Batch::from_record(body, name, enqueued))
+    }
+
+    fn set_aside(&mut self, name: Name, problem: &str) {
+        let kept: Option<PathBuf> = self.store.set_aside(name).ok();
+        let path = self.store.path().join(name.to_string());
+        self.shared.state().ledger.corrupt(name);
+        let problem = format!("{}: {problem}", path.display());
+        self.told_corrupt = self.told_corrupt.saturating_add(1);
+        if self.told_corrupt > MAX_TOLD {
+            tracing::debug!(target: "vms_export", "{problem}");
+            return;
+        }
+        self.shared.tell([Notice::SpoolCorrupt { problem, points: name.points, kept }]);
+    }
+
+    /// Somebody deleted the directory: what was in it is gone, and a new one serves from now on.
+    fn make_again(&mut self) {
+        match Store::open(self.store.path()) {
+            Ok(store) => {
+                self.store = store;
+                self.shared.state().ledger.forget_directory();
+            }
+            Err(error) => {
+                tracing::debug!(target: "vms_export", "{}: {error}", self.store.path().display());
+            }
+        }
+    }
+}
+
+/// Whether reading again would give the same: it is no file, or the disk has lost what is in it.
+fn is_about_this_file(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
+        || error.raw_os_error().is_some_and(|number| {
+            [rustix::io::Errno::IO, rustix::io::Errno::LOOP, rustix::io::Errno::NXIO]
+                .iter()
+                .any(|errno| errno.raw_os_error() == number)
+        })
+}
