@@ -304,7 +304,8 @@ impl<'a> AgentCommand<'a> {
             command.arg("--config").arg(config);
         }
         // Apart from an agent that is installed here, and from those of other tests.
-        command.env("RUNTIME_DIRECTORY", self.scene.runtime_directory(self.privileges.uid()));
+        command.env("RUNTIME_DIRECTORY", self.scene.own_directory("runtime", self.privileges.uid()));
+        command.env("STATE_DIRECTORY", self.scene.own_directory("state", self.privileges.uid()));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }

@@ -93,8 +93,8 @@ impl Scene {
     /// What a service manager would make for agents of this scene that run as that user: a directory of their own.
     #[must_use]
     #[track_caller]
-    pub fn runtime_directory(&self, uid: u32) -> PathBuf {
-        let path = self.path().join(format!("runtime-{uid}"));
+    pub fn own_directory(&self, purpose: &str, uid: u32) -> PathBuf {
+        let path = self.path().join(format!("{purpose}-{uid}"));
         fs::create_dir_all(&path).expect("the scene's directory can be written");
         chown(&path, Some(uid), Some(uid)).expect("tests that start the agent are root's");
         path

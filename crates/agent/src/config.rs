@@ -206,7 +206,7 @@ fn load_as(schema: Schema<'_>, sources: &Sources<'_>, default_file: &Path) -> Re
     tree::prune(&mut root);
     let mut found = verify::verify(&mut root, schema, &origins);
     if file_is_readable {
-        relations::relate(&mut root, &origins, &mut found, &mut warnings);
+        relations::relate(&mut root, &origins, &mut found, &mut warnings, sources.environment);
     } else {
         // What is missing may stand in the file.
         found.retain(|fault| fault.place != Place::Default);

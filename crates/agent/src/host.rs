@@ -1,7 +1,6 @@
 //! The edges of this host, put together as the configuration says.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -82,7 +81,7 @@ pub(crate) fn try_out(config: &Config) -> anyhow::Result<()> {
     }
     patterns.build().context("`processName`")?;
     if let Exporter::Otlp(export) = &config.exporter {
-        vms_export::Exporter::new(export, Arc::new(SystemClock::start())).context("`export`")?;
+        vms_export::check_config(export).context("`export`")?;
     }
     Ok(())
 }

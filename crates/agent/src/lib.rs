@@ -31,6 +31,7 @@ mod validate;
 mod watch;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -88,11 +89,12 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
     let clock = SystemClock::start();
     // What is opened once for good comes before the sandbox, so that no rule is needed for it.
     let heartbeat = Heartbeat::begin(&heartbeat::places(environment));
+    let spool = spool_directory(&config);
     let sandbox = Sandbox::new(config.sandbox);
     let mut lacks = sandbox.enter_process();
     let (thread, measuring_lacks) = Reserved::start(sandbox)?;
     lacks.extend(measuring_lacks);
-    let places = Places::new(&config, file.as_deref(), &secret_files, Vec::new(), environment);
+    let places = Places::new(&config, file.as_deref(), &secret_files, spool, environment);
     lacks.extend(sandbox.enter_runtime(&places));
     block_on(async {
         let resource = host::read_resource(&config, environment, None);
@@ -115,6 +117,13 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
         telemetry.shutdown(run::STOP_TELEMETRY).await;
         ended.map(|()| 0)
     })
+}
+
+/// The spool's directory, made while that may still be done; where it cannot be, the exporter tells.
+fn spool_directory(config: &config::Config) -> Option<PathBuf> {
+    let config::Exporter::Otlp(export) = &config.exporter else { return None };
+    let directory = export.spool.as_ref()?.directory.clone();
+    vms_export::make_directory(&directory).ok().map(|()| directory)
 }
 
 fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> anyhow::Result<u8> {

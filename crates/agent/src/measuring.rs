@@ -42,7 +42,7 @@ enum Command {
 struct Reload {
     config: Config,
     environment: Environment,
-    answer: oneshot::Sender<anyhow::Result<Vec<ExporterHandle>>>,
+    answer: oneshot::Sender<anyhow::Result<Option<ExporterHandle>>>,
 }
 
 /// A thread that may do no more than measuring takes, and waits for something to measure.
@@ -167,8 +167,8 @@ impl Measuring {
 }
 
 impl Control {
-    /// Puts a new configuration in force between two cycles, and tells the exporters that have something to deliver from
-    /// then on.
+    /// Puts a new configuration in force between two cycles, and tells the exporter that has something to deliver from then
+    /// on.
     ///
     /// # Errors
     /// Why the old configuration stays.
@@ -176,7 +176,7 @@ impl Control {
         &self,
         config: Config,
         environment: Environment,
-    ) -> anyhow::Result<Vec<ExporterHandle>> {
+    ) -> anyhow::Result<Option<ExporterHandle>> {
         let (answer, answered) = oneshot::channel();
         self.tell(Command::Reload(Box::new(Reload { config, environment, answer })));
         answered.await.context("the measuring thread has ended")?
@@ -237,7 +237,7 @@ impl Worker {
                     let applied = self.apply(config, &environment);
                     self.metrics.count_reload(applied.is_ok());
                     // Nobody listens when the agent is being stopped.
-                    answer.send(applied.map(|()| self.pipeline.exporters())).ok();
+                    answer.send(applied.map(|()| self.pipeline.exporter())).ok();
                 }
                 Ok(Command::CountRefusedReload) => self.metrics.count_reload(false),
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
@@ -309,7 +309,11 @@ impl Worker {
             None
         } else {
             let resource = host::read_resource(&new, environment, Some(&self.resource));
-            Some((start_pipeline(&new, &resource, self.clock)?, resource))
+            let (present, clock) = (self.pipeline.exporter(), self.clock);
+            let (config, its_resource) = (new.clone(), resource.clone());
+            let prepared =
+                on_runtime(move || Pipeline::prepare(present.as_ref(), &config, its_resource, clock))??;
+            Some((prepared, resource))
         };
         if old.proc_root == new.proc_root {
             self.monitor.replace_probes(new.probes.clone())?;
@@ -318,8 +322,12 @@ impl Worker {
             self.monitor.replace_probes(new.probes.clone())?;
             self.monitor.replace_processes(processes);
         }
-        if let Some((pipeline, resource)) = pipeline {
-            self.pipeline.replace_with(pipeline);
+        if let Some((prepared, resource)) = pipeline {
+            let mut pipeline = std::mem::take(&mut self.pipeline);
+            self.pipeline = on_runtime(move || {
+                pipeline.replace_with(prepared);
+                pipeline
+            })?;
             self.resource = resource;
         }
         self.monitor.set_terms(new.terms);
@@ -329,17 +337,11 @@ impl Worker {
     }
 }
 
-/// Starts a pipeline where those of before were started: on the runtime's thread, with its rights. Threads that it starts
-/// inherit them, and this one may not write to a disk.
-fn start_pipeline(
-    config: &Config,
-    resource: &[(String, String)],
-    clock: SystemClock,
-) -> anyhow::Result<Pipeline> {
-    let (config, resource) = (config.clone(), resource.to_vec());
+/// Does work on a thread of the runtime: what it opens, and the threads that it starts, are to have that one's rights, and
+/// not those of the measuring.
+fn on_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
     let runtime = Handle::current();
-    let started = runtime.spawn(async move { Pipeline::start(&config, resource, clock) });
-    runtime.block_on(started).context("the new exporter could not be started")?
+    runtime.block_on(runtime.spawn(async move { work() })).context("the exporter could not be changed")
 }
 
 /// One entry for each probe, and one more for the agent's own metrics.

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 use vms_core::metric::DataPoint;
 use vms_export::config::Protocol;
+use vms_export::sender::Prepared as PreparedConfig;
 use vms_export::{Encoder, Exporter as OtlpExporter, ExporterHandle, Resource, Stats};
 
 use crate::clock::SystemClock;
@@ -15,19 +16,40 @@ use crate::config::{Config, Exporter};
 use crate::console::Console;
 use crate::self_metrics::ExportCounts;
 
-/// The configured way out, and the ways out before it that still have points to deliver.
-#[derive(Debug)]
+/// The configured way out.
+#[derive(Debug, Default)]
 pub(crate) struct Pipeline {
     output: Output,
-    retiring: Vec<ExporterHandle>,
-    /// What exporters that are gone have counted: counters never go backwards.
-    retired: ExportCounts,
+    /// There is at most one, and it goes on when points are to go elsewhere: what waits in it is still delivered.
+    exporter: Option<ExporterHandle>,
+    /// As the OpenTelemetry conventions name it for `otel.component.type`.
+    component: &'static str,
+}
+
+/// Another way out, which was found to work.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    output: Output,
+    exporter: Option<PreparedExporter>,
+    component: Option<&'static str>,
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
+enum PreparedExporter {
+    New(OtlpExporter),
+    Present(PreparedConfig),
+}
+
+#[derive(Debug, Default)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Output {
-    Otlp { encoder: Encoder, exporter: ExporterHandle, component: &'static str },
-    Console { console: Console<anstream::Stdout>, broken: bool },
+    Otlp(Encoder),
+    Console {
+        console: Console<anstream::Stdout>,
+        broken: bool,
+    },
+    #[default]
     Discard,
 }
 
@@ -41,29 +63,65 @@ impl Pipeline {
         resource: Vec<(String, String)>,
         clock: SystemClock,
     ) -> anyhow::Result<Self> {
+        let prepared = Self::prepare(None, config, resource, clock)?;
+        let mut pipeline = Self::default();
+        pipeline.replace_with(prepared);
+        Ok(pipeline)
+    }
+
+    /// Makes another way out ready beside the present exporter, which goes on as it is. Has to be called on a thread of the
+    /// runtime: what is opened and started has the rights of the thread.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) fn prepare(
+        present: Option<&ExporterHandle>,
+        config: &Config,
+        resource: Vec<(String, String)>,
+        clock: SystemClock,
+    ) -> anyhow::Result<Prepared> {
+        let mut exporter = None;
+        let mut component = None;
         let output = match &config.exporter {
-            Exporter::Otlp(config) => Output::Otlp {
-                encoder: Encoder::new(&Resource::new(resource), env!("CARGO_PKG_VERSION")),
-                exporter: OtlpExporter::new(config, Arc::new(clock))
-                    .context("the exporter cannot start: correct `export`")?
-                    .start(&Handle::current()),
-                // The values that the OpenTelemetry conventions define for `otel.component.type`.
-                component: match config.protocol {
+            Exporter::Otlp(config) => {
+                const WRONG: &str = "the exporter cannot start: correct `export`";
+                exporter = Some(match present {
+                    Some(present) => PreparedExporter::Present(present.prepare(config).context(WRONG)?),
+                    None => PreparedExporter::New(OtlpExporter::new(config, Arc::new(clock)).context(WRONG)?),
+                });
+                component = Some(match config.protocol {
                     Protocol::Grpc => "otlp_grpc_metric_exporter",
                     Protocol::HttpProtobuf => "otlp_http_metric_exporter",
-                },
-            },
+                });
+                Output::Otlp(Encoder::new(&Resource::new(resource), env!("CARGO_PKG_VERSION")))
+            }
             Exporter::Console => {
                 Output::Console { console: Console::new(anstream::stdout(), resource), broken: false }
             }
             Exporter::None => Output::Discard,
         };
-        Ok(Self { output, retiring: Vec::new(), retired: ExportCounts::default() })
+        Ok(Prepared { output, exporter, component })
+    }
+
+    /// Goes on with what was made ready. Has to be called on a thread of the runtime, as [`Self::prepare`].
+    ///
+    /// There is one exporter all the time: what waits in it goes to the collector that is configured now, and where none
+    /// is, to the last one.
+    pub(crate) fn replace_with(&mut self, prepared: Prepared) {
+        self.output = prepared.output;
+        match (prepared.exporter, &self.exporter) {
+            (Some(PreparedExporter::New(exporter)), _) => {
+                self.exporter = Some(exporter.start(&Handle::current()));
+            }
+            (Some(PreparedExporter::Present(config)), Some(present)) => present.reconfigure(config),
+            (Some(PreparedExporter::Present(_)) | None, _) => {}
+        }
+        self.component = prepared.component.unwrap_or(self.component);
     }
 
     /// Begins a cycle, whose points are kept at the cost of those of earlier ones.
     pub(crate) fn begin_cycle(&mut self) {
-        if let Output::Otlp { exporter, .. } = &self.output {
+        if let Some(exporter) = &self.exporter {
             exporter.begin_cycle();
         }
     }
@@ -71,7 +129,11 @@ impl Pipeline {
     /// Hands points over. Never waits for a collector.
     pub(crate) fn send(&mut self, points: &[DataPoint]) {
         match &mut self.output {
-            Output::Otlp { encoder, exporter, .. } => exporter.hand_over(encoder, points),
+            Output::Otlp(encoder) => {
+                if let Some(exporter) = &self.exporter {
+                    exporter.hand_over(encoder, points);
+                }
+            }
             Output::Console { console, broken } => match console.export(points) {
                 Ok(()) => *broken = false,
                 Err(error) if !*broken => {
@@ -85,71 +147,47 @@ impl Pipeline {
     }
 
     /// What has become of all points so far.
-    pub(crate) fn counts(&mut self) -> ExportCounts {
-        let retired = &mut self.retired;
-        self.retiring.retain(|exporter| {
-            let stats = exporter.stats();
-            let done = stats.waiting_points == 0;
-            if done {
-                add(retired, &stats);
-            }
-            !done
-        });
-        let mut counts = self.retired.clone();
-        for exporter in &self.retiring {
-            add(&mut counts, &exporter.stats());
-        }
-        if let Output::Otlp { exporter, component, .. } = &self.output {
-            add(&mut counts, &exporter.stats());
-            counts.component = component;
-        }
-        counts
+    pub(crate) fn counts(&self) -> ExportCounts {
+        let stats = self.exporter.as_ref().map(ExporterHandle::stats);
+        stats.map_or_else(ExportCounts::default, |stats| counts(self.component, stats))
     }
 
-    /// Makes way for another pipeline, which goes on counting where this one was. What still waits here is
-    /// delivered in the background, for as long as that takes and the agent runs.
-    pub(crate) fn replace_with(&mut self, mut next: Self) {
-        std::mem::swap(self, &mut next);
-        self.retired = next.retired;
-        self.retiring = next.retiring;
-        if let Output::Otlp { exporter, .. } = next.output {
-            self.retiring.push(exporter);
-        }
-    }
-
-    /// The exporters that may have something to deliver.
-    pub(crate) fn exporters(&self) -> Vec<ExporterHandle> {
-        let current = match &self.output {
-            Output::Otlp { exporter, .. } => Some(exporter),
-            Output::Console { .. } | Output::Discard => None,
-        };
-        self.retiring.iter().chain(current).cloned().collect()
+    /// The exporter, which may have something to deliver.
+    pub(crate) fn exporter(&self) -> Option<ExporterHandle> {
+        self.exporter.clone()
     }
 }
 
-/// Delivers what waits, within a bound.
-pub(crate) async fn flush(exporters: Vec<ExporterHandle>, within: Duration) {
-    let flushes: Vec<_> = exporters
-        .into_iter()
-        .map(|exporter| tokio::spawn(async move { exporter.flush(within).await }))
-        .collect();
-    let mut left = 0;
-    for flush in flushes {
-        left += flush.await.unwrap_or_default();
-    }
-    if left > 0 {
-        warn!(points = left, "the collector did not take everything before the end; these points are lost");
-    } else {
-        info!("stopped");
+/// Delivers what waits, or leaves it in the spool, within a bound.
+pub(crate) async fn flush(exporter: Option<ExporterHandle>, within: Duration) {
+    if let Some(exporter) = exporter {
+        let lost = exporter.flush(within).await;
+        if let Some(spool) = exporter.stats().spool.filter(|spool| spool.requests > 0) {
+            info!(
+                points = spool.points,
+                "what the collector has not taken is in the spool: it is sent after the next start"
+            );
+        }
+        if lost > 0 {
+            warn!(
+                points = lost,
+                "the collector did not take everything before the end; these points are lost"
+            );
+        } else {
+            info!("stopped");
+        }
     }
 }
 
-fn add(counts: &mut ExportCounts, stats: &Stats) {
-    counts.sent += stats.sent_points;
-    counts.retried += stats.retried_points;
-    counts.waiting_points += stats.waiting_points;
-    counts.waiting_bytes += u64::try_from(stats.waiting_bytes).unwrap_or(u64::MAX);
-    for (reason, points) in &stats.dropped_points {
-        *counts.dropped.entry(reason.to_string()).or_default() += points;
+fn counts(component: &'static str, stats: Stats) -> ExportCounts {
+    let dropped = stats.dropped_points.into_iter().map(|(reason, points)| (reason.into_owned(), points));
+    ExportCounts {
+        component,
+        sent: stats.sent_points,
+        dropped: dropped.collect(),
+        retried: stats.retried_points,
+        waiting_points: stats.waiting_points,
+        waiting_bytes: u64::try_from(stats.waiting_bytes).unwrap_or(u64::MAX),
+        spool: stats.spool,
     }
 }

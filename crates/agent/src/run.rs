@@ -72,7 +72,7 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
 
     let pipeline = Pipeline::start(&config, resource.clone(), clock)?;
     // Beside the worker, so that what waits is delivered even if a cycle does not end.
-    let mut exporters = pipeline.exporters();
+    let mut exporter = pipeline.exporter();
     let heartbeat = tell_heartbeat(heartbeat);
     let worker = {
         let config = config.clone();
@@ -95,8 +95,8 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
             reloaded = finished(&mut reloading) => {
                 reloading = None;
                 match reloaded.context("the reload ended unexpectedly").flatten() {
-                    Ok(Reloaded { loaded, exporters: now }) => {
-                        exporters = now;
+                    Ok(Reloaded { loaded, exporter: now }) => {
+                        exporter = now;
                         watch = Watch::new(loaded.files());
                         for warning in &loaded.warnings {
                             warn!("{warning}");
@@ -133,15 +133,15 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
     if !measuring.stop(STOP_CYCLE).await {
         warn!("the cycle under way did not end in time; its points are lost");
     }
-    pipeline::flush(exporters, STOP_FLUSH).await;
+    pipeline::flush(exporter, STOP_FLUSH).await;
     Ok(())
 }
 
 /// A configuration that has come into force.
 struct Reloaded {
     loaded: Loaded,
-    /// The exporters that may have something to deliver from then on.
-    exporters: Vec<ExporterHandle>,
+    /// The exporter that may have something to deliver from then on.
+    exporter: Option<ExporterHandle>,
 }
 
 /// Reads the configuration anew and has it put in force between two cycles.
@@ -153,8 +153,8 @@ async fn reload(load: Load, measuring: Control, environment: Environment) -> any
             return Err(refused);
         }
     };
-    let exporters = measuring.reload(loaded.config.clone(), environment).await?;
-    Ok(Reloaded { loaded, exporters })
+    let exporter = measuring.reload(loaded.config.clone(), environment).await?;
+    Ok(Reloaded { loaded, exporter })
 }
 
 /// Loads the configuration on a thread that ends with it: a file system may be slow.

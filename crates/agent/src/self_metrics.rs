@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use vms_core::metric::{self, Attribute, AttributeSet, DataPoint, Histogram, Kind, Metric, Value};
 use vms_core::monitor::{Effort, Outcomes, WalkReason};
+use vms_export::SpoolStats;
 
 /// What is counted since the start.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct ExportCounts {
     pub(crate) waiting_points: u64,
     /// Waiting, encoded.
     pub(crate) waiting_bytes: u64,
+    /// What waits on the disk, where there is a spool.
+    pub(crate) spool: Option<SpoolStats>,
 }
 
 impl SelfMetrics {
@@ -132,6 +135,17 @@ fn push_export(export: &ExportCounts, points: &mut Points) {
     points.push(&metric::POINTS_RETRIED, [], int(export.retried));
     points.push(&metric::QUEUE_POINTS, [], int(export.waiting_points));
     points.push(&metric::QUEUE_BYTES, [], int(export.waiting_bytes));
+    if let Some(spool) = &export.spool {
+        points.push(&metric::SPOOL_REQUESTS, [], int(spool.requests));
+        points.push(&metric::SPOOL_POINTS, [], int(spool.points));
+        points.push(&metric::SPOOL_BYTES, [], int(spool.disk_bytes));
+        points.push(&metric::SPOOL_AGE, [], Value::Double(spool.oldest_age.as_secs_f64()));
+        for (run, replayed) in
+            [("present", spool.replayed_points), ("earlier", spool.replayed_earlier_points)]
+        {
+            points.push(&metric::SPOOL_REPLAYED, [Attribute::new("run", run)], int(replayed));
+        }
+    }
 }
 
 /// Reads what this process has used, or `None` where /proc does not tell.

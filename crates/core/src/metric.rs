@@ -295,10 +295,25 @@ metrics! {
         "Data points of requests that were sent again after a failure that may pass.";
     /// Points that wait.
     QUEUE_POINTS = "vms.agent.export.queue.points", "{data_point}", Kind::UpDownCounter, [],
-        "Data points that wait to be sent.";
+        "Data points that wait in memory to be sent, and are not in the spool.";
     /// Bytes that wait.
     QUEUE_BYTES = "vms.agent.export.queue.size", "By", Kind::UpDownCounter, [],
-        "Encoded bytes that wait to be sent.";
+        "Encoded bytes that wait in memory to be sent.";
+    /// Requests on the disk.
+    SPOOL_REQUESTS = "vms.agent.spool.requests", "{request}", Kind::UpDownCounter, [],
+        "Requests in the spool, each of them synchronized to the disk.";
+    /// Points on the disk.
+    SPOOL_POINTS = "vms.agent.spool.points", "{data_point}", Kind::UpDownCounter, [],
+        "Data points in the spool.";
+    /// What the spool takes.
+    SPOOL_BYTES = "vms.agent.spool.size", "By", Kind::UpDownCounter, [],
+        "Bytes of the disk that the spool takes, whole blocks counted.";
+    /// How long the spool goes back.
+    SPOOL_AGE = "vms.agent.spool.oldest.age", "s", Kind::Gauge, [],
+        "How long the oldest request in the spool has waited; 0 while it is empty.";
+    /// Points that came from the disk.
+    SPOOL_REPLAYED = "vms.agent.spool.replayed", "{data_point}", Kind::Counter, ["run"],
+        "Data points that the collector took from the spool, by the run of the agent that wrote them: present or earlier. Of the earlier ones the collector may have had a few before, if that run was killed.";
     /// CPU time of the agent.
     PROCESS_CPU_TIME = "process.cpu.time", "s", Kind::Counter, ["cpu.mode"],
         "CPU time of the agent itself, by mode: user or system.";

@@ -41,7 +41,8 @@ pub use headers::configured_headers;
 pub use ledger::{Outage, SpoolStats, Stats};
 pub use mapping::{EncodedRequest, Encoder, Resource};
 pub use reach::{Reachability, probe_collector};
-pub use sender::{Exporter, ExporterHandle};
+pub use sender::{Exporter, ExporterHandle, check_config};
+pub use spool::{SpoolCondition, examine_directory, make_directory};
 
 /// What requests say of their sender (OTLP specification, "User Agent": the exporter, its language and version).
 pub const USER_AGENT: &str = concat!("vms-agent/", env!("CARGO_PKG_VERSION"), " (rust)");

@@ -71,6 +71,15 @@ pub struct ExporterHandle {
     _running: Arc<Running>,
 }
 
+/// Checks whether a configuration can work, whatever the network does, and reads the TLS material. The spool is left
+/// alone: an agent that runs may be using it.
+///
+/// # Errors
+/// What in it cannot work.
+pub fn check_config(config: &ExportConfig) -> Result<(), ExportError> {
+    Transport::read(config).map(drop)
+}
+
 impl Prepared {
     fn read(config: &ExportConfig, present: Option<&Path>) -> Result<Self, ExportError> {
         let transport = Transport::read(config)?;

@@ -15,4 +15,4 @@ pub(crate) mod store;
 
 pub(crate) use record::unix_milliseconds as record_ms;
 pub use record::{Record, RecordError, decode_record, encode_record};
-pub use store::{SpoolCondition, examine_directory};
+pub use store::{SpoolCondition, examine_directory, make_directory};

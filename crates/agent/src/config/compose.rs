@@ -9,12 +9,13 @@ use vms_core::monitor::Terms;
 use vms_core::probe::{self, ConnectionProbe};
 use vms_core::process::ProcessPattern;
 use vms_export::ExportConfig;
-use vms_export::config::{self as export, Secret, TlsFiles};
+use vms_export::config::{self as export, Secret, SpoolConfig, TlsFiles};
 
 use super::fault::{ConfigErrors, Fault, Place};
+use super::relations::DEFAULT_SPOOL_DIRECTORY;
 use super::settings::{
     Compression, ConnectionMon, Export, ExporterKind, MatchedSourceLabels, Probe, Protocol, Resource,
-    Settings,
+    Settings, Spool, SpoolMode,
 };
 use super::text::{ExactPath, Text};
 use super::{Config, Exporter, LogConfig, ResourceConfig, SelfTelemetry, endpoint};
@@ -103,7 +104,7 @@ fn connection_probe(probe: ConnectionMon, interval: std::time::Duration) -> Conn
 
 /// How metrics are sent, and how traces and logs.
 fn export_configs(settings: Export) -> Result<(ExportConfig, ExportConfig), ConfigErrors> {
-    let Export { protocol, endpoint, metrics_endpoint, insecure, tls, backoff, .. } = settings;
+    let Export { protocol, endpoint, metrics_endpoint, insecure, tls, backoff, spool, .. } = settings;
     let fault = |key: &str| {
         let path = super::KeyPath::from("export").key(key);
         move |problem| ConfigErrors::new(vec![Fault::new(Place::Default, path, problem)])
@@ -134,9 +135,26 @@ fn export_configs(settings: Export) -> Result<(ExportConfig, ExportConfig), Conf
         },
         backoff: export::Backoff { initial: backoff.initial.0.0, max: backoff.max.0.0 },
         queue_bytes: usize::try_from(settings.queue_bytes).unwrap_or(usize::MAX),
+        spool: spool_config(spool),
     };
-    let own = ExportConfig { endpoint: endpoints.base, ..metrics.clone() };
+    // The agent's own traces and logs are not spooled.
+    let own = ExportConfig { endpoint: endpoints.base, spool: None, ..metrics.clone() };
     Ok((metrics, own))
+}
+
+fn spool_config(spool: Spool) -> Option<SpoolConfig> {
+    let Spool { mode, directory, max_bytes, max_age, replay_pause } = spool;
+    Some(SpoolConfig {
+        mode: match mode {
+            SpoolMode::Off => return None,
+            SpoolMode::OnFailure => export::SpoolMode::OnFailure,
+            SpoolMode::Always => export::SpoolMode::Always,
+        },
+        directory: directory.map_or_else(|| DEFAULT_SPOOL_DIRECTORY.into(), |directory| directory.0.0),
+        max_bytes,
+        max_age: max_age.0.0,
+        replay_pause: replay_pause.0.0,
+    })
 }
 
 fn resource_config(resource: Resource) -> ResourceConfig {

@@ -13,6 +13,10 @@ use super::endpoint;
 use super::fault::{Fault, KeyPath, Place};
 use super::settings::Protocol;
 use super::tree::{self, Origins};
+use crate::environment::Environment;
+
+/// Where the spool is when neither the configuration nor systemd says so.
+pub(super) const DEFAULT_SPOOL_DIRECTORY: &str = "/var/lib/vms-agent";
 
 /// Checks how settings fit one another, and fills in the defaults that depend on others.
 pub(super) fn relate(
@@ -20,8 +24,9 @@ pub(super) fn relate(
     origins: &Origins,
     faults: &mut Vec<Fault>,
     warnings: &mut Vec<String>,
+    environment: &Environment,
 ) {
-    fill_in(root);
+    fill_in(root, environment);
     let mut relations = Relations { root, origins, faults, warnings };
     relations.probes();
     relations.endpoints();
@@ -29,13 +34,19 @@ pub(super) fn relate(
     relations.backoff();
 }
 
-fn fill_in(root: &mut Value) {
+fn fill_in(root: &mut Value, environment: &Environment) {
     let interval = tree::at(root, &"interval".into()).cloned();
     let protocol = protocol(root);
     let Value::Dict(_, settings) = root else { return };
     if let Some(Value::Dict(_, export)) = settings.get_mut("export") {
         let default = Value::from(endpoint::default_endpoint(protocol));
         export.entry("endpoint".to_owned()).or_insert(default);
+        if let Some(Value::Dict(_, spool)) = export.get_mut("spool") {
+            // systemd.exec(5): several directories are separated by colons; the first is the agent's.
+            let given = environment.get("STATE_DIRECTORY").and_then(|list| list.split(':').next());
+            let default = Value::from(given.unwrap_or(DEFAULT_SPOOL_DIRECTORY));
+            spool.entry("directory".to_owned()).or_insert(default);
+        }
     }
     if let (Some(Value::Array(_, probes)), Some(interval)) = (settings.get_mut("probes"), interval) {
         for probe in probes {

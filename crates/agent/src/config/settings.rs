@@ -261,6 +261,9 @@ pub(super) struct Export {
 
     /// How long to wait before a request is sent again.
     pub(super) backoff: Backoff,
+
+    /// What becomes of measurements that the collector does not take: they wait on the disk, and are sent later.
+    pub(super) spool: Spool,
 }
 
 impl Default for Export {
@@ -277,8 +280,62 @@ impl Default for Export {
             tls: Tls::default(),
             queue_bytes: 8 << 20,
             backoff: Backoff::default(),
+            spool: Spool::default(),
         }
     }
+}
+
+/// Measurements that wait on the disk, one file for each request.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Spool {
+    /// When measurements are written to the disk.
+    pub(super) mode: SpoolMode,
+
+    /// Where: a directory for this agent alone, which is made if need be. Default: what systemd's StateDirectory= gives,
+    /// else /var/lib/vms-agent. Where it cannot be written, memory serves (queueBytes).
+    pub(super) directory: Option<Text<ExactPath>>,
+
+    /// What the files may take of the disk, whole blocks counted, from 1 MiB to 1 TiB. Beyond it the oldest
+    /// measurements are dropped and counted. The default holds a day for some hundred links at 15s.
+    #[schemars(range(min = 1_048_576, max = 1_099_511_627_776_u64))]
+    pub(super) max_bytes: u64,
+
+    /// How long measurements may wait, from 1m to 8760h. Older ones are dropped and counted. Set it to what the back end
+    /// still takes.
+    #[schemars(extend("x-minimum" = "1m", "x-maximum" = "8760h"))]
+    pub(super) max_age: Text<DurationText>,
+
+    /// The least pause between two requests that are sent from the disk, from 1ms to 1m. Replaying begins at one a
+    /// second and gets faster down to this pause; what is measured meanwhile goes first. Raise it where many agents share
+    /// a small collector.
+    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "1m"))]
+    pub(super) replay_pause: Text<DurationText>,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self {
+            mode: SpoolMode::default(),
+            directory: None,
+            max_bytes: 256 << 20,
+            max_age: Text(DurationText(Duration::from_hours(24))),
+            replay_pause: Text(DurationText(Duration::from_millis(100))),
+        }
+    }
+}
+
+/// When measurements are written to the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum SpoolMode {
+    /// Never: what waits is in memory, and ends with the agent.
+    Off,
+    /// When the collector does not take them, and what is left when the agent stops.
+    #[default]
+    OnFailure,
+    /// Each at once, so that even the sudden end of the agent or the host loses none that was written.
+    Always,
 }
 
 /// What becomes of the measurements.

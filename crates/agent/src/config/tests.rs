@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use vms_core::process::ProcessPattern;
-use vms_export::config::{Backoff, Compression, Protocol, Secret, TlsFiles};
+use vms_export::config::{Backoff, Compression, Protocol, Secret, SpoolConfig, SpoolMode, TlsFiles};
 
 use super::*;
 
@@ -545,6 +545,13 @@ fn standard_variables_are_honoured() {
         },
         backoff: Backoff::default(),
         queue_bytes: 8 << 20,
+        spool: Some(SpoolConfig {
+            mode: SpoolMode::OnFailure,
+            directory: "/var/lib/vms-agent".into(),
+            max_bytes: 256 << 20,
+            max_age: Duration::from_hours(24),
+            replay_pause: Duration::from_millis(100),
+        }),
     };
     assert_eq!(export, expected);
 }
@@ -906,5 +913,20 @@ proptest! {
         let environment: Environment = [(name, text)].into_iter().collect();
         let sources = Sources { file: None, environment: &environment, flags: Overrides::default() };
         let _loaded = load_or_default(&sources, Path::new("/no/such/file.yaml"));
+    }
+}
+
+#[test]
+fn the_spool_is_where_systemd_gives_a_directory_unless_configured() {
+    let given = ("STATE_DIRECTORY", "/var/lib/private/vms-agent:/var/lib/other");
+    for (more, expected) in [
+        (None, "/var/lib/private/vms-agent"),
+        (Some(("VMS_EXPORT__SPOOL__DIRECTORY", "/srv/spool")), "/srv/spool"),
+    ] {
+        let variables: Environment = [PROBES_VARIABLE, given].into_iter().chain(more).collect();
+        let sources = Sources { file: None, environment: &variables, flags: Overrides::default() };
+        let loaded = load_or_default(&sources, Path::new("/nonexistent")).unwrap();
+        let Exporter::Otlp(export) = loaded.config.exporter else { panic!("otlp is the default") };
+        assert_eq!(export.spool.unwrap().directory, Path::new(expected));
     }
 }

@@ -63,12 +63,12 @@ const SHARED: [&str; 18] = [
 impl Places {
     /// For that configuration.
     ///
-    /// `file` and `secrets` are what it was read from; `write` is where the agent stores what it has to.
+    /// `file` and `secrets` are what it was read from; `spool` is the directory of what waits.
     pub(crate) fn new(
         config: &Config,
         file: Option<&Path>,
         secrets: &[PathBuf],
-        write: Vec<PathBuf>,
+        spool: Option<PathBuf>,
         environment: &Environment,
     ) -> Self {
         let mut to_read_again: Vec<PathBuf> =
@@ -98,7 +98,7 @@ impl Places {
         read.extend(to_read_again.iter().flat_map(|file| around(file)));
         read.sort();
         read.dedup();
-        Self { read, write, to_read_again }
+        Self { read, write: spool.into_iter().collect(), to_read_again }
     }
 }
 

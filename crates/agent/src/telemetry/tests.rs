@@ -201,6 +201,7 @@ fn target(protocol: Protocol, url: &str) -> ExportConfig {
         tls: TlsFiles::default(),
         backoff: Backoff::default(),
         queue_bytes: 0,
+        spool: None,
     }
 }
 

@@ -108,13 +108,21 @@ pub fn examine_directory(path: &Path) -> SpoolCondition {
     }
 }
 
+/// Makes a spool directory where there is none: whoever gives up the right to make one, does it before.
+///
+/// # Errors
+/// When it is not there and cannot be made.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 impl Store {
     /// Opens a directory, which is made if need be, and locks it.
     ///
     /// # Errors
     /// When another process has locked it, or it cannot be used.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        make_directory(path)?;
         let directory = open_directory(path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut lock = File::from(openat(&directory, LOCK, flags, private()).map_err(io::Error::from)?);
