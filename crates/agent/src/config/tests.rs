@@ -847,7 +847,7 @@ fn the_schema_names_no_check_that_nobody_makes() {
     }
     let mut formats = Vec::new();
     walk(&schema(), &mut formats);
-    formats.retain(|format| !["uint16", "uint32"].contains(&format.as_str()));
+    formats.retain(|format| !["uint16", "uint32", "uint64"].contains(&format.as_str()));
     assert!(!formats.is_empty());
     for format in formats {
         assert!(text::allowed(&format).is_some(), "{format}");

@@ -7,7 +7,8 @@ fn every_self_metric_has_points_and_only_its_own_attributes() {
     metrics.count_reload(false);
     let export = ExportCounts {
         component: "otlp_grpc_metric_exporter",
-        dropped: [("queue_full".to_owned(), 7)].into(),
+        dropped: [("full".to_owned(), 7)].into(),
+        spool: Some(SpoolStats::default()),
         ..ExportCounts::default()
     };
     let outcomes = Outcomes { ok: 1, permission_missing: 2, failed: 3 };
