@@ -244,6 +244,12 @@ impl Ledger {
         self.queue.is_empty() && self.in_flight.is_none()
     }
 
+    /// Whether nothing waits anywhere.
+    pub(crate) fn is_drained(&self) -> bool {
+        let is_empty = |backlog: &Backlog| backlog.is_read() && backlog.index().requests() == 0;
+        self.is_idle() && self.backlog.as_ref().is_none_or(is_empty)
+    }
+
     /// Whether there is no hope for the collector at present, and all that waits is in the spool.
     pub(crate) fn is_safe_in_outage(&self) -> bool {
         self.backlog.is_some() && self.outage.is_some() && self.waiting_points() == 0

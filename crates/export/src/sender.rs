@@ -125,7 +125,7 @@ impl Exporter {
                 pace: None,
                 change: None,
                 next_attempt: None,
-                is_flushing: false,
+                flush: None,
             }),
             work: Notify::new(),
             hurry: Notify::new(),
@@ -204,15 +204,16 @@ impl ExporterHandle {
         self.shared.work.notify_one();
     }
 
-    /// Tries to deliver what waits in memory, stores what could not be delivered, and returns how many points are lost
-    /// with the agent when the time is over. A wait between attempts is cut short; it gives up early when the
-    /// collector is not to be tried again in that time, and when all is stored and the collector was away before.
+    /// Tries to deliver what waits, in memory first, then in the spool, which may not outlive a container; stores what could
+    /// not be delivered, and returns how many points are lost with the agent when the time is over. Waits between
+    /// attempts, and pauses of replaying, are cut short; it gives up early when the collector is not to be tried again in
+    /// that time, and when all is stored and an attempt has failed.
     pub async fn flush(&self, within: Duration) -> u64 {
         let deadline = Instant::now() + within.min(backoff::MAX_WAIT);
         let has_spool = {
             let mut state = self.shared.state();
             state.next_attempt = None;
-            state.is_flushing = true;
+            state.flush = Some(Flush { has_failed: false });
             self.shared.hurry.notify_waiters();
             state.spool_directory.is_some()
         };
@@ -236,7 +237,9 @@ impl ExporterHandle {
             {
                 let state = self.shared.state();
                 let hopeless = state.next_attempt.is_some_and(|at| at >= deadline);
-                if state.ledger.is_idle() || hopeless || state.ledger.is_safe_in_outage() {
+                let has_failed = state.flush.as_ref().is_some_and(|flush| flush.has_failed);
+                let is_safe = has_failed && state.ledger.is_safe_in_outage();
+                if state.ledger.is_drained() || hopeless || is_safe {
                     return;
                 }
             }
@@ -286,12 +289,21 @@ pub(crate) struct State {
     change: Option<(Transport, Backoff)>,
     /// Set while the task waits between attempts.
     next_attempt: Option<Instant>,
-    is_flushing: bool,
+    /// Set at the end of the agent.
+    flush: Option<Flush>,
+}
+
+/// The last attempts.
+#[derive(Debug)]
+struct Flush {
+    /// One has failed, and may go on failing.
+    has_failed: bool,
 }
 
 impl State {
     fn may_replay_at(&self) -> Option<Instant> {
-        self.pace.as_ref().filter(|_| !self.is_flushing).map(Pace::next)
+        let pace = self.pace.as_ref()?;
+        Some(if self.flush.is_some() { Instant::now() } else { pace.next() })
     }
 }
 
@@ -513,6 +525,9 @@ async fn send_all(shared: Arc<Shared>, mut transport: Transport, mut backoff: Ba
                     let mut state = shared.state();
                     if let Some(pace) = &mut state.pace {
                         pace.failed(Instant::now() + wait);
+                    }
+                    if let Some(flush) = &mut state.flush {
+                        flush.has_failed = true;
                     }
                     state.ledger.put_back(failure, now)
                 };
