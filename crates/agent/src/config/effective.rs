@@ -108,7 +108,8 @@ impl Printer<'_> {
             Value::Dict(..) => "{}".to_owned(),
             Value::Array(..) => "[]".to_owned(),
             _ if secret || origin.secret => scalar_text(MASK),
-            Value::String(_, text) => scalar_text(text),
+            // As in any file, a `$` could begin a reference.
+            Value::String(_, text) => scalar_text(&text.replace('$', "$$")),
             value => tree::show(value, false),
         };
         self.lines.push(Line { text: format!("{head} {shown}"), source: Some(origin.place.to_string()) });

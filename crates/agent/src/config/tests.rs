@@ -751,6 +751,16 @@ fn the_effective_configuration_loads_as_the_same_configuration() {
     assert_eq!(again.config, loaded.config);
 }
 
+#[test]
+fn a_dollar_in_the_effective_configuration_is_no_reference() {
+    let file = format!("{PROBE}resource: {{serviceName: 'a$${{env:B}}$$$$c'}}\n");
+    let loaded = Host::with("config.yaml", &file).load(&Environment::default()).unwrap();
+    assert_eq!(loaded.config.resource.service_name, "a${env:B}$$c");
+    let again =
+        Host::with("config.yaml", &loaded.effective.to_string()).load(&Environment::default()).unwrap();
+    assert_eq!(again.config, loaded.config);
+}
+
 fn example() -> String {
     fs::read_to_string(config_directory().join("config.example.yaml")).unwrap()
 }
