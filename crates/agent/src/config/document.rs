@@ -74,6 +74,9 @@ pub(super) type Parsed = (Option<Node>, Vec<SyntaxFault>);
 /// No sensible configuration nests deeper. It bounds every recursion over the tree.
 const DEPTH_LIMIT: usize = 64;
 
+/// No sensible key is longer. It bounds what it takes to tell the way to all that is below it.
+const KEY_BYTES_LIMIT: usize = 1024;
+
 /// Parses a text. It takes no more memory than a small multiple of the text's length and a constant.
 pub(super) fn parse(text: &str, format: Format) -> Parsed {
     // The mark that some editors put before UTF-8.
@@ -102,6 +105,10 @@ impl Lines {
 
 fn repeated_key(first_line: u32) -> String {
     format!("given twice, first on line {first_line}")
+}
+
+fn too_long_key() -> String {
+    format!("a key of more than {KEY_BYTES_LIMIT} bytes")
 }
 
 fn too_deep() -> String {

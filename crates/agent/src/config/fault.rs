@@ -28,11 +28,11 @@ impl fmt::Display for Place {
     }
 }
 
-/// One step into the tree of settings.
+/// One step into the tree of settings. It is cheap to clone: every value has a path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     /// Into a section.
-    Key(String),
+    Key(Arc<str>),
     /// Into a list.
     Index(usize),
 }
@@ -44,7 +44,7 @@ pub(super) struct KeyPath(pub(super) Vec<Step>);
 impl KeyPath {
     /// The way to an entry of a section.
     pub(super) fn key(&self, key: &str) -> Self {
-        self.step(Step::Key(key.to_owned()))
+        self.step(Step::Key(key.into()))
     }
 
     /// The way to an item of a list.
@@ -62,7 +62,7 @@ impl KeyPath {
 /// A path of keys that are plain words: `export.tls.caFile`.
 impl From<&str> for KeyPath {
     fn from(dotted: &str) -> Self {
-        Self(dotted.split('.').map(|key| Step::Key(key.to_owned())).collect())
+        Self(dotted.split('.').map(|key| Step::Key(key.into())).collect())
     }
 }
 
@@ -96,6 +96,9 @@ pub(super) fn quote(text: &str) -> String {
     }
     format!("{shown:?}")
 }
+
+/// Of a source with as many faults no more are looked for: nobody reads them, and a hostile file could have millions.
+pub(super) const FAULTS_LIMIT: usize = 1_000;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

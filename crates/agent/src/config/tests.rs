@@ -872,7 +872,48 @@ fn aliases_do_not_multiply_without_bound() {
     let levels: Vec<String> = (1..30).map(level).collect();
     let bomb = format!("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n{}", levels.concat());
     let report = Host::with("config.yaml", &bomb).report(&Environment::default());
-    assert!(report.contains("written out, the aliases would be too large"), "{report}");
+    assert!(report.contains("written out, the anchors and aliases would be too large"), "{report}");
+}
+
+#[test]
+fn aliases_of_a_long_key_do_not_multiply_without_bound() {
+    let bomb = format!("? &a {}\n: 1\nb: [{}]\n", "k".repeat(10_000), "*a, ".repeat(10_000));
+    let report = Host::with("config.yaml", &bomb).report(&Environment::default());
+    assert!(report.contains("written out, the anchors and aliases would be too large"), "{report}");
+}
+
+#[test]
+fn anchors_within_anchors_do_not_multiply_without_bound() {
+    let opened: String = (0..60).flat_map(|level| [format!("&a{level}"), " [".to_owned()]).collect();
+    let bomb = format!("a: {opened}{}{}\n", "x, ".repeat(20_000), "]".repeat(60));
+    let report = Host::with("config.yaml", &bomb).report(&Environment::default());
+    assert!(report.contains("written out, the anchors and aliases would be too large"), "{report}");
+}
+
+#[test]
+fn a_key_without_end_is_refused_in_every_format() {
+    let key = "k".repeat(10_000);
+    for (file, text) in [
+        ("c.yaml", format!("? {key}\n: 1\n")),
+        ("c.yaml", format!("a: &a {key}\nb: {{*a : 1}}\n")),
+        ("c.json", format!("{{\"{key}\": 1}}")),
+        ("c.toml", format!("{key} = 1\n")),
+    ] {
+        let report = Host::with(file, &text).report(&Environment::default());
+        assert!(report.contains("a key of more than 1024 bytes") && report.len() < 2_000, "{report}");
+    }
+}
+
+#[test]
+fn of_faults_without_end_a_thousand_are_told() {
+    let many = |line: &str| line.repeat(50_000);
+    let many_keys: String =
+        (0..50_000).flat_map(|n| ["  k".to_owned(), n.to_string(), ": 1\n".to_owned()]).collect();
+    for text in [many("a: 1\n"), format!("{PROBE}export:\n{}", many_keys)] {
+        let report = Host::with("c.yaml", &text).report(&Environment::default());
+        let faults = report.matches("\n\n").count();
+        assert!((1..=1_001).contains(&faults), "{faults}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, U64Deserializer};
 
 use super::document::{Content, Node};
-use super::fault::{Fault, KeyPath, Place, Step, quote};
+use super::fault::{FAULTS_LIMIT, Fault, KeyPath, Place, Step, quote};
 use super::schema::{Kind, Schema};
 use super::substitution::{Substituted, SubstitutionFault, substitute};
 use crate::environment::Environment;
@@ -132,7 +132,8 @@ impl<P: Fn(u32) -> Place> NodeReader<'_, P> {
                 coerce(text, schema, tag)
             }
             Err(problems) => {
-                for SubstitutionFault { problem, allowed, meant } in problems {
+                let room = FAULTS_LIMIT.saturating_sub(self.faults.len());
+                for SubstitutionFault { problem, allowed, meant } in problems.into_iter().take(room) {
                     let fault = Fault::new(origin.place.clone(), path.clone(), problem);
                     self.faults.push(fault.allowed(allowed).meant(meant));
                 }
@@ -165,7 +166,7 @@ pub(super) fn coerce(text: String, schema: Option<Schema<'_>>, tag: Tag) -> Valu
 /// The value at that path.
 pub(super) fn at<'a>(root: &'a Value, path: &KeyPath) -> Option<&'a Value> {
     path.0.iter().try_fold(root, |value, step| match step {
-        Step::Key(key) => value.as_dict()?.get(key),
+        Step::Key(key) => value.as_dict()?.get(&**key),
         Step::Index(index) => value.as_array()?.get(*index),
     })
 }
@@ -186,7 +187,7 @@ pub(super) fn insert(root: &mut Value, path: &[Step], tag: Tag, value: Value) ->
                 *root = Value::Dict(tag, Dict::new());
             }
             let Value::Dict(_, entries) = root else { return Ok(()) };
-            insert(entries.entry(key.clone()).or_insert(Value::Dict(tag, Dict::new())), rest, tag, value)
+            insert(entries.entry(key.to_string()).or_insert(Value::Dict(tag, Dict::new())), rest, tag, value)
         }
         Step::Index(index) => {
             if !matches!(root, Value::Array(..)) {

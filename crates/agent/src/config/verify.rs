@@ -3,7 +3,7 @@
 use figment::value::{Dict, Value};
 
 use super::duration::DurationText;
-use super::fault::{Fault, KeyPath, Place};
+use super::fault::{FAULTS_LIMIT, Fault, KeyPath, Place};
 use super::schema::{Kind, Schema};
 use super::tree::{self, Origins};
 use super::{suggest, text};
@@ -23,7 +23,7 @@ struct Verifier<'a> {
 
 impl<'a> Verifier<'a> {
     fn value(&mut self, value: &mut Value, schema: Schema<'a>, path: &KeyPath, secret: bool) {
-        if self.origins.of(value).unusable {
+        if self.origins.of(value).unusable || self.faults.len() >= FAULTS_LIMIT {
             return;
         }
         let secret = secret || schema.is_secret();
@@ -66,7 +66,7 @@ impl<'a> Verifier<'a> {
             Some(None) => return,
         };
         for (key, value) in entries.iter() {
-            if schema.property(key).is_none() {
+            if schema.property(key).is_none() && self.faults.len() < FAULTS_LIMIT {
                 self.unknown_key(key, value, schema, path);
             }
         }
@@ -145,7 +145,9 @@ impl<'a> Verifier<'a> {
             }
             _ => None,
         };
-        if let Some((problem, allowed)) = problem {
+        if let Some((problem, allowed)) = problem
+            && self.faults.len() < FAULTS_LIMIT
+        {
             let mut fault = Fault::new(self.origins.of(value).place.clone(), path.clone(), problem);
             fault.allowed = allowed.map(str::to_owned);
             self.faults.push(fault);

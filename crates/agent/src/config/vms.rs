@@ -88,7 +88,7 @@ pub(super) fn resolve(name: &str, schema: Schema<'_>) -> Option<KeyPath> {
     let mut schema = schema;
     for segment in name.strip_prefix(PREFIX)?.split("__") {
         let step = match schema.kind() {
-            Kind::Section => Step::Key(keys(schema).find(|key| is_same_name(key, segment))?.to_owned()),
+            Kind::Section => Step::Key(keys(schema).find(|key| is_same_name(key, segment))?.into()),
             Kind::List => Step::Index(segment.parse().ok()?),
             // The keys of maps hold dots and dashes, which names of variables cannot.
             Kind::Map | Kind::Text | Kind::Integer | Kind::Boolean => return None,

@@ -7,8 +7,11 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Content, DEPTH_LIMIT, Lines, Node, Parsed, SyntaxFault, repeated_key, too_deep};
-use crate::config::fault::KeyPath;
+use super::{
+    Content, DEPTH_LIMIT, KEY_BYTES_LIMIT, Lines, Node, Parsed, SyntaxFault, repeated_key, too_deep,
+    too_long_key,
+};
+use crate::config::fault::{FAULTS_LIMIT, KeyPath};
 
 pub(super) fn parse(text: &str) -> Parsed {
     if text.trim().is_empty() {
@@ -65,13 +68,13 @@ impl<'a> Reader<'a> {
     fn node(&mut self, raw: &'a RawValue, path: &KeyPath) -> Node {
         let line = self.line_of(raw);
         let content = if path.0.len() > DEPTH_LIMIT {
-            self.faults.push(SyntaxFault::at(line, path.clone(), too_deep()));
+            self.fault(line, path, too_deep());
             Content::Null
         } else {
             self.content(raw, path).unwrap_or_else(|error| {
                 // The grammar was checked before; what is left are texts that are no Unicode, and huge numbers.
                 let problem = without_position(&error);
-                self.faults.push(SyntaxFault::at(line, path.clone(), problem));
+                self.fault(line, path, problem);
                 Content::Null
             })
         };
@@ -84,6 +87,11 @@ impl<'a> Reader<'a> {
             Some(b'{') => {
                 let mut map = BTreeMap::new();
                 for (key, value) in serde_json::from_str::<Members<'a>>(text)?.0 {
+                    if key.len() > KEY_BYTES_LIMIT {
+                        let line = self.line_of(value);
+                        self.fault(line, path, too_long_key());
+                        continue;
+                    }
                     let path = path.key(&key);
                     let node = self.node(value, &path);
                     match map.entry(key) {
@@ -92,7 +100,7 @@ impl<'a> Reader<'a> {
                         }
                         Entry::Occupied(entry) => {
                             let first: &Node = entry.get();
-                            self.faults.push(SyntaxFault::at(node.line, path, repeated_key(first.line)));
+                            self.fault(node.line, &path, repeated_key(first.line));
                         }
                     }
                 }
@@ -112,6 +120,12 @@ impl<'a> Reader<'a> {
                 Err(_not_an_integer) => Content::Float(serde_json::from_str(text)?),
             },
         })
+    }
+
+    fn fault(&mut self, line: u32, path: &KeyPath, problem: impl Into<String>) {
+        if self.faults.len() < FAULTS_LIMIT {
+            self.faults.push(SyntaxFault::at(line, path.clone(), problem));
+        }
     }
 
     /// A raw value borrows from the text, so that the distance between the two is its offset.

@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use toml_edit::{Document, Item, TableLike, Value};
 
-use super::{Content, DEPTH_LIMIT, Lines, Node, Parsed, SyntaxFault, too_deep};
-use crate::config::fault::KeyPath;
+use super::{
+    Content, DEPTH_LIMIT, KEY_BYTES_LIMIT, Lines, Node, Parsed, SyntaxFault, too_deep, too_long_key,
+};
+use crate::config::fault::{FAULTS_LIMIT, KeyPath};
 
 pub(super) fn parse(text: &str) -> Parsed {
     let lines = Lines::new(text);
@@ -74,17 +76,27 @@ impl Reader {
         }
         let node = |(key, item): (&str, &Item)| {
             let line = self.line_of(table.key(key).and_then(toml_edit::Key::span), line);
-            (key.to_owned(), Node { line, content: self.item(item, line, &path.key(key)) })
+            if key.len() > KEY_BYTES_LIMIT {
+                self.fault(line, path, too_long_key());
+                return None;
+            }
+            Some((key.to_owned(), Node { line, content: self.item(item, line, &path.key(key)) }))
         };
-        Content::Map(table.iter().map(node).collect())
+        Content::Map(table.iter().filter_map(node).collect())
     }
 
     fn is_too_deep(&mut self, line: u32, path: &KeyPath) -> bool {
         let too_many = path.0.len() > DEPTH_LIMIT;
         if too_many {
-            self.faults.push(SyntaxFault::at(line, path.clone(), too_deep()));
+            self.fault(line, path, too_deep());
         }
         too_many
+    }
+
+    fn fault(&mut self, line: u32, path: &KeyPath, problem: String) {
+        if self.faults.len() < FAULTS_LIMIT {
+            self.faults.push(SyntaxFault::at(line, path.clone(), problem));
+        }
     }
 
     /// The line on which a part of the document starts; that of what it is in where the parser does not tell.

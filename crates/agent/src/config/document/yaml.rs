@@ -9,12 +9,14 @@ use std::mem::size_of;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
-use super::{Content, DEPTH_LIMIT, Node, Parsed, SyntaxFault, repeated_key, too_deep};
-use crate::config::fault::{KeyPath, Step};
+use super::{
+    Content, DEPTH_LIMIT, KEY_BYTES_LIMIT, Node, Parsed, SyntaxFault, repeated_key, too_deep, too_long_key,
+};
+use crate::config::fault::{FAULTS_LIMIT, KeyPath, Step};
 
-/// How many bytes the aliases of a document may take together, written out: a few lines of aliases of aliases
-/// would otherwise fill any memory.
-const ALIAS_BYTES_LIMIT: usize = 16 << 20;
+/// How many bytes the anchors and aliases of a document may take together, written out: a few lines of aliases of
+/// aliases, or of anchors within anchors, would otherwise fill any memory.
+const COPIED_BYTES_LIMIT: usize = 16 << 20;
 
 pub(super) fn parse(text: &str) -> Parsed {
     let mut builder = Builder::default();
@@ -69,13 +71,16 @@ struct Builder {
     documents: usize,
     stack: Vec<Frame>,
     anchors: HashMap<usize, (Node, Size)>,
-    alias_bytes: usize,
+    copied_bytes: usize,
     faults: Vec<SyntaxFault>,
 }
 
 impl Builder {
     fn accept(&mut self, event: Event<'_>, span: Span) -> Result<(), GiveUp> {
         let line = u32::try_from(span.start.line()).unwrap_or(u32::MAX);
+        if self.faults.len() >= FAULTS_LIMIT {
+            return Err(GiveUp);
+        }
         match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
             Event::DocumentStart(_) => {
@@ -88,13 +93,12 @@ impl Builder {
             Event::Scalar(text, style, anchor, tag) => {
                 if self.awaits_key() {
                     if anchor != 0 {
-                        let node = Node { line, content: Content::Text(text.to_string()) };
-                        self.anchors.insert(anchor, (node, Size::default()));
+                        self.anchor(anchor, &Node { line, content: Content::Text(text.to_string()) })?;
                     }
-                    self.key(text.into_owned(), style, line);
+                    self.key(text.into_owned(), style, line)?;
                 } else {
                     let content = self.scalar(&text, style, tag.as_deref(), line);
-                    self.value(Node { line, content }, anchor);
+                    self.value(Node { line, content }, anchor)?;
                 }
             }
             Event::Alias(anchor) => self.alias(anchor, line)?,
@@ -105,7 +109,7 @@ impl Builder {
                 let kind = FrameKind::Map { entries: BTreeMap::new(), key: None, merged: Vec::new() };
                 self.open(line, anchor, tag.as_deref(), "map", kind)?;
             }
-            Event::SequenceEnd | Event::MappingEnd => self.close(),
+            Event::SequenceEnd | Event::MappingEnd => self.close()?,
         }
         Ok(())
     }
@@ -133,8 +137,8 @@ impl Builder {
         Ok(())
     }
 
-    fn close(&mut self) {
-        let Some(frame) = self.stack.pop() else { return };
+    fn close(&mut self) -> Result<(), GiveUp> {
+        let Some(frame) = self.stack.pop() else { return Ok(()) };
         let content = match frame.kind {
             FrameKind::List(items) => Content::List(items),
             FrameKind::Map { mut entries, merged, .. } => {
@@ -144,7 +148,7 @@ impl Builder {
                 Content::Map(entries)
             }
         };
-        self.value(Node { line: frame.line, content }, frame.anchor);
+        self.value(Node { line: frame.line, content }, frame.anchor)
     }
 
     /// Adds the entries of a map, or of each map of a list, that the map does not have itself.
@@ -168,9 +172,14 @@ impl Builder {
         matches!(self.stack.last(), Some(Frame { kind: FrameKind::Map { key: None, .. }, .. }))
     }
 
-    fn key(&mut self, text: String, style: ScalarStyle, line: u32) {
+    fn key(&mut self, text: String, style: ScalarStyle, line: u32) -> Result<(), GiveUp> {
+        if text.len() > KEY_BYTES_LIMIT {
+            self.fault(line, too_long_key());
+            return Err(GiveUp);
+        }
         let merge = text == "<<" && style == ScalarStyle::Plain;
         self.set_key(if merge { MapKey::Merge } else { MapKey::Plain(text) }, line);
+        Ok(())
     }
 
     fn set_key(&mut self, new: MapKey, line: u32) {
@@ -180,10 +189,9 @@ impl Builder {
     }
 
     /// Puts a finished value where it belongs.
-    fn value(&mut self, mut node: Node, anchor: usize) {
+    fn value(&mut self, mut node: Node, anchor: usize) -> Result<(), GiveUp> {
         if anchor != 0 {
-            let size = measure(&node);
-            self.anchors.insert(anchor, (node.clone(), size));
+            self.anchor(anchor, &node)?;
         }
         let mut repeated = None;
         match self.stack.last_mut() {
@@ -209,10 +217,29 @@ impl Builder {
             let path = self.path().key(&name);
             self.faults.push(SyntaxFault::at(line, path, problem));
         }
+        Ok(())
+    }
+
+    /// Keeps a copy of what is anchored.
+    fn anchor(&mut self, anchor: usize, node: &Node) -> Result<(), GiveUp> {
+        let size = measure(node);
+        self.spend(size, node.line)?;
+        self.anchors.insert(anchor, (node.clone(), size));
+        Ok(())
+    }
+
+    /// Takes a copy of that size into account.
+    fn spend(&mut self, size: Size, line: u32) -> Result<(), GiveUp> {
+        self.copied_bytes = self.copied_bytes.saturating_add(size.bytes);
+        if self.copied_bytes > COPIED_BYTES_LIMIT {
+            self.fault(line, "written out, the anchors and aliases would be too large");
+            return Err(GiveUp);
+        }
+        Ok(())
     }
 
     fn alias(&mut self, anchor: usize, line: u32) -> Result<(), GiveUp> {
-        let Some((node, size)) = self.anchors.get(&anchor) else {
+        let Some(size) = self.anchors.get(&anchor).map(|(_, size)| *size) else {
             self.fault(line, "an alias stands inside of what it stands for");
             return Err(GiveUp);
         };
@@ -220,22 +247,18 @@ impl Builder {
             self.fault(line, too_deep());
             return Err(GiveUp);
         }
-        self.alias_bytes = self.alias_bytes.saturating_add(size.bytes);
-        if self.alias_bytes > ALIAS_BYTES_LIMIT {
-            self.fault(line, "written out, the aliases would be too large");
-            return Err(GiveUp);
-        }
-        let mut node = node.clone();
+        self.spend(size, line)?;
+        let Some((mut node, _)) = self.anchors.get(&anchor).cloned() else { return Err(GiveUp) };
         if self.awaits_key() {
             let Content::Text(text) = node.content else {
                 self.fault(line, "a key has to be a word");
                 return Err(GiveUp);
             };
-            self.key(text, ScalarStyle::DoubleQuoted, line);
+            self.key(text, ScalarStyle::DoubleQuoted, line)?;
         } else {
             // A fault inside is shown where it is written; the value itself belongs to this line.
             node.line = line;
-            self.value(node, 0);
+            self.value(node, 0)?;
         }
         Ok(())
     }
@@ -273,7 +296,7 @@ impl Builder {
     fn path(&self) -> KeyPath {
         let step = |frame: &Frame| match &frame.kind {
             FrameKind::List(items) => Some(Step::Index(items.len())),
-            FrameKind::Map { key: Some((MapKey::Plain(key), _)), .. } => Some(Step::Key(key.clone())),
+            FrameKind::Map { key: Some((MapKey::Plain(key), _)), .. } => Some(Step::Key(key.as_str().into())),
             FrameKind::Map { .. } => None,
         };
         KeyPath(self.stack.iter().filter_map(step).collect())
