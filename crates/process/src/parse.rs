@@ -156,6 +156,7 @@ pub fn parse_hidden_processes(mountinfo: &[u8], device: Device) -> Option<Hidden
 
 fn parse_proc_mount(line: &[u8], device: Device) -> Option<HiddenProcesses> {
     const DEVICE_AFTER_IDS: usize = 2;
+    const OPTIONS_AFTER_DEVICE: usize = 2;
     let mut fields = line.split(|byte| *byte == b' ');
     let mut numbers = fields.nth(DEVICE_AFTER_IDS)?.split(|byte| *byte == b':');
     let major = parse_decimal(numbers.next()?)?;
@@ -163,7 +164,9 @@ fn parse_proc_mount(line: &[u8], device: Device) -> Option<HiddenProcesses> {
     if (major, minor) != (u64::from(device.major), u64::from(device.minor)) {
         return None;
     }
-    // Optional fields follow, up to a lone hyphen; then file system, source, and its options.
+    // Root, mount point and the mount's own options follow, and optional fields up to a lone hyphen; then file system,
+    // source, and its options.
+    fields.nth(OPTIONS_AFTER_DEVICE)?;
     fields.find(|field| *field == b"-")?;
     if fields.next()? != b"proc" {
         return None;

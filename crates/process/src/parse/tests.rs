@@ -109,6 +109,9 @@ fn the_line_of_this_very_proc_counts_and_not_that_of_another() {
     let hidden = parse_hidden_processes(mountinfo, DEVICE).unwrap();
     assert_eq!(hidden.hide_pid, HidePid::Ptraceable);
     assert_eq!(parse_hidden_processes(mountinfo, Device { major: 0, minor: 99 }), None);
+    // What stands where paths do ends no fields.
+    let odd = b"32 27 0:21 / - rw shared:1 - proc proc rw,hidepid=invisible\n";
+    assert_eq!(parse_hidden_processes(odd, DEVICE).map(|hidden| hidden.hide_pid), Some(HidePid::Invisible));
 }
 
 #[test]
