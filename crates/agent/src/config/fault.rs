@@ -1,6 +1,6 @@
 //! What is wrong with a configuration: where, with which key, and what would be right.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,11 +21,22 @@ impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => formatter.write_str("default"),
-            Self::File(path, None) => path.display().fmt(formatter),
-            Self::File(path, Some(line)) => write!(formatter, "{}:{line}", path.display()),
-            Self::Variable(name) | Self::Flag(name) => formatter.write_str(name),
+            Self::File(path, None) => write_clean(formatter, &path.to_string_lossy()),
+            Self::File(path, Some(line)) => {
+                write_clean(formatter, &path.to_string_lossy())?;
+                write!(formatter, ":{line}")
+            }
+            // Names of variables can hold anything but `=`.
+            Self::Variable(name) | Self::Flag(name) => write_clean(formatter, name),
         }
     }
+}
+
+/// Writes a name without what would write to the terminal of whoever reads it.
+fn write_clean(formatter: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+    name.chars().try_for_each(|c| {
+        if c.is_control() { write!(formatter, "{}", c.escape_default()) } else { formatter.write_char(c) }
+    })
 }
 
 /// One step into the tree of settings. It is cheap to clone: every value has a path.

@@ -877,7 +877,7 @@ fn aliases_do_not_multiply_without_bound() {
 
 #[test]
 fn aliases_of_a_long_key_do_not_multiply_without_bound() {
-    let bomb = format!("? &a {}\n: 1\nb: [{}]\n", "k".repeat(10_000), "*a, ".repeat(10_000));
+    let bomb = format!("? &a {}\n: 1\nb: [{}]\n", "k".repeat(1_000), "*a, ".repeat(20_000));
     let report = Host::with("config.yaml", &bomb).report(&Environment::default());
     assert!(report.contains("written out, the anchors and aliases would be too large"), "{report}");
 }
@@ -888,6 +888,20 @@ fn anchors_within_anchors_do_not_multiply_without_bound() {
     let bomb = format!("a: {opened}{}{}\n", "x, ".repeat(20_000), "]".repeat(60));
     let report = Host::with("config.yaml", &bomb).report(&Environment::default());
     assert!(report.contains("written out, the anchors and aliases would be too large"), "{report}");
+}
+
+#[test]
+fn a_log_level_beyond_ascii_is_refused_and_panics_nothing() {
+    for level in ["\u{59a}[a]", "info,[\u{e9}]=debug", "ø"] {
+        let report = errors_of([("VMS_LOG__LEVEL", level)]);
+        assert!(report.contains("holds a character that is not ASCII"), "{report}");
+    }
+}
+
+#[test]
+fn the_name_of_a_variable_writes_to_no_terminal() {
+    let report = errors_of([("VMS_\u{1b}[2J\n", "x")]);
+    assert!(report.contains("VMS_\\u{1b}[2J\\n: no such variable"), "{report}");
 }
 
 #[test]
@@ -909,7 +923,7 @@ fn of_faults_without_end_a_thousand_are_told() {
     let many = |line: &str| line.repeat(50_000);
     let many_keys: String =
         (0..50_000).flat_map(|n| ["  k".to_owned(), n.to_string(), ": 1\n".to_owned()]).collect();
-    for text in [many("a: 1\n"), format!("{PROBE}export:\n{}", many_keys)] {
+    for text in [many("a: 1\n"), format!("{PROBE}export:\n{many_keys}")] {
         let report = Host::with("c.yaml", &text).report(&Environment::default());
         let faults = report.matches("\n\n").count();
         assert!((1..=1_001).contains(&faults), "{faults}");

@@ -187,6 +187,10 @@ impl FromStr for LogFilter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // EnvFilter cuts its text between any two bytes, and panics within a character.
+        if !text.is_ascii() {
+            return Err("holds a character that is not ASCII".to_owned());
+        }
         // EnvFilter takes a bare word that is no level for a module to be logged at every level: a misspelt
         // level would silently log nothing of what was meant.
         if !text.contains(['[', '{']) {
