@@ -18,6 +18,7 @@ use super::substitution;
 use super::text::{ExactPath, HeaderName, HeaderValue, LogFilter};
 use super::{Config, Exporter, Loaded, Sources, load_as};
 use crate::environment::Environment;
+use crate::telemetry::LogLevel;
 
 /// A file's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +63,8 @@ impl Accepted {
     /// What the rest of the agent takes for granted, and does not hold here.
     #[must_use]
     pub fn broken_promise(&self) -> Option<&'static str> {
-        let Config { probes, interval, .. } = &self.config;
+        let config = &self.config;
+        let Config { probes, interval, .. } = config;
         let mut names: Vec<&str> = probes.iter().map(|probe| &*probe.name).collect();
         names.sort_unstable();
         names.dedup();
@@ -80,6 +82,8 @@ impl Accepted {
             Some("ports are not 0")
         } else if dest_ips.chain(source_ips).any(|ip| ip != ip.to_canonical() || ip.is_unspecified()) {
             Some("addresses are canonical, and each somebody's")
+        } else if config.log.level.parse::<LogLevel>().is_err() {
+            Some("the log level is one")
         } else {
             None
         }

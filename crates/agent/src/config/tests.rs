@@ -891,11 +891,18 @@ fn anchors_within_anchors_do_not_multiply_without_bound() {
 }
 
 #[test]
-fn a_log_level_beyond_ascii_is_refused_and_panics_nothing() {
-    for level in ["\u{59a}[a]", "info,[\u{e9}]=debug", "ø"] {
+fn a_log_level_that_its_reader_cannot_bear_is_refused() {
+    let endless = format!("[span{{f={}}}]=info", ".".repeat(200));
+    for (level, problem) in [
+        ("\u{59a}[a]", "holds a character that is not ASCII"),
+        ("info,[\u{e9}]=debug", "holds a character that is not ASCII"),
+        (&endless, "fields of spans cannot be chosen"),
+        ("[span]", "is not a level"),
+    ] {
         let report = errors_of([("VMS_LOG__LEVEL", level)]);
-        assert!(report.contains("holds a character that is not ASCII"), "{report}");
+        assert!(report.contains(problem), "{report}");
     }
+    assert!(load_with_probe([("VMS_LOG__LEVEL", "info,[vms.cycle]=trace")]).is_ok());
 }
 
 #[test]
