@@ -20,7 +20,7 @@ PSUTIL := .venv/psutil-$(PSUTIL_VERSION)
 SOAK_MINUTES ?= 30
 BENCH_TOOLS := netstat:net-tools lsof:lsof prometheus-node-exporter:prometheus-node-exporter collectd:collectd-core
 
-.PHONY: help run test check bench soak package clean
+.PHONY: help run test check bench fuzz soak package clean
 .PHONY: toolchain
 
 help: ## Lists these targets
@@ -55,6 +55,10 @@ soak: toolchain ## Watches an agent for SOAK_MINUTES among churn, faults, reload
 	$(CARGO) build --locked --profile fast --package vms-agent --bin vms-agent
 	$(CARGO) build --locked --package vms-soak --package vms-agent-tests --bins
 	@VMS_AGENT_BIN='$(abspath $(FAST_AGENT))' $(TARGET_DIR)/debug/vms-soak --minutes $(SOAK_MINUTES) --output docs $(SOAK_FLAGS)
+
+fuzz: toolchain ## Feeds each decoder for FUZZ_SECONDS (60) with what may be hard on it (one alone: FUZZ_TARGETS=tcp_info)
+	@deploy/need.sh g++:g++
+	@FUZZ_SECONDS='$(or $(FUZZ_SECONDS),60)' FUZZ_RUNS='$(or $(FUZZ_RUNS),-1)' tests/fuzz/run.sh $(abspath $(TARGET_DIR)) $(FUZZ_TARGETS)
 
 package: toolchain ## Makes a static binary, an archive of it and, with podman, buildah or docker, an image
 	@deploy/need.sh update-ca-certificates:ca-certificates

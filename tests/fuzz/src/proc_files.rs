@@ -1,0 +1,255 @@
+//! Files below /proc and /etc, beside the crate `procfs` and plain restatements.
+
+use std::os::unix::ffi::OsStrExt;
+
+use procfs::process::{FDTarget, MountInfos, Stat};
+use procfs::{FromBufRead, FromRead, ProcessCGroups};
+use vms_agent::fuzzing;
+use vms_core::connection::Inode;
+use vms_process::HidePid;
+use vms_process::parse::{self, Device, TaskKind};
+use vms_sock_diag::host_size::parse_host_sockets;
+
+use crate::bounded::bounded;
+
+/// The first byte says which file the others are.
+pub fn proc_files(data: &[u8]) {
+    const FILES: [fn(&[u8]); 10] =
+        [stat, comm, cmdline, executable, descriptor, mountinfo, sockstat, status, surroundings, host];
+    let Some((kind, text)) = data.split_first() else { return };
+    FILES[usize::from(*kind) % FILES.len()](text);
+}
+
+/// `/proc/PID/stat`.
+fn stat(text: &[u8]) {
+    let kind = bounded(text, 0, 0, || parse::parse_task_kind(text));
+    // What stands before the last parenthesis is the owner's to choose, and changes nothing.
+    if let Some(end) = text.iter().rposition(|byte| *byte == b')') {
+        assert_eq!(parse::parse_task_kind(&text[end..]), kind);
+        assert_eq!(parse::parse_task_kind(&[b"1 (x) Z 1 1 1 1 1 1", &text[end..]].concat()), kind);
+    }
+    if let Some(expected) = task_kind_by_procfs(text) {
+        assert_eq!(kind, Some(expected));
+    }
+}
+
+/// What `procfs` makes of it, where it is as the kernel writes it: it panics at some other lines, and takes signs.
+fn task_kind_by_procfs(text: &[u8]) -> Option<TaskKind> {
+    let line = std::str::from_utf8(text).ok()?;
+    let (before, fields) = line.rsplit_once(") ")?;
+    let (pid, _name) = before.split_once(" (")?;
+    let is_number = |field: &str| {
+        let digits = field.strip_prefix('-').unwrap_or(field);
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let (state, numbers) = fields.strip_suffix('\n').unwrap_or(fields).split_once(' ')?;
+    let fits = is_number(pid) && state.len() == 1 && state.is_ascii() && numbers.split(' ').all(is_number);
+    if !fits || fields.contains(')') {
+        return None;
+    }
+    let stat = Stat::from_read(text).ok()?;
+    Some(match stat.state {
+        'Z' | 'X' | 'x' => TaskKind::Dead,
+        _ if stat.flags & 0x0020_0000 != 0 => TaskKind::Kernel,
+        _ => TaskKind::User,
+    })
+}
+
+/// `/proc/PID/comm`, and how it is shown.
+fn comm(text: &[u8]) {
+    let name = parse::parse_comm(text);
+    match text.split_last() {
+        Some((b'\n', before)) => assert_eq!(name, before),
+        _ => assert_eq!(name, text),
+    }
+    let shown = bounded(name, 32, 256, || parse::display_name(name));
+    assert!(!shown.chars().any(char::is_control), "{shown:?}");
+    assert!(!shown.contains(['\u{202e}', '\u{2028}', '\u{2066}', '\u{200f}']), "{shown:?}");
+    assert_eq!(parse::display_name(shown.as_bytes()), shown, "what is fit to be shown stays as it is");
+    if name.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') {
+        assert_eq!(shown.as_bytes(), name);
+    }
+}
+
+/// `/proc/PID/cmdline`.
+fn cmdline(text: &[u8]) {
+    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+    let expected = Some(&text[..end]).filter(|name| !name.is_empty());
+    assert_eq!(bounded(text, 0, 0, || parse::parse_argv0(text)), expected);
+}
+
+/// Where `/proc/PID/exe` leads.
+fn executable(link: &[u8]) {
+    let path = parse::parse_executable(link).as_os_str().as_bytes();
+    if path != link {
+        assert_eq!([path, b" (deleted)"].concat(), link);
+    }
+    let marked = [link, b" (deleted)"].concat();
+    assert_eq!(parse::parse_executable(&marked).as_os_str().as_bytes(), link);
+}
+
+/// Where `/proc/PID/fd/N` leads, and the names of entries.
+fn descriptor(link: &[u8]) {
+    let inode = bounded(link, 0, 0, || parse::parse_socket_link(link));
+    if let Some(inode) = inode {
+        let text = std::str::from_utf8(link).expect("digits are UTF-8");
+        assert!(matches!(text.parse(), Ok(FDTarget::Socket(number)) if number == inode.get()), "{text}");
+        let digits = &text["socket:[".len()..text.len() - 1];
+        assert_eq!(digits.trim_start_matches('0'), inode.get().to_string());
+    }
+    let pid = bounded(link, 0, 0, || parse::parse_pid(link));
+    let number = parse::parse_decimal(link);
+    assert_eq!(
+        number,
+        std::str::from_utf8(link)
+            .ok()
+            .filter(|text| !text.starts_with('+'))
+            .and_then(|text| text.parse().ok())
+    );
+    match pid {
+        Some(pid) => assert_eq!(pid.to_string().as_bytes(), link),
+        None => assert!(number.is_none_or(|number| number > u32::MAX.into() || link.starts_with(b"0"))),
+    }
+    if let Some(number) = number.filter(|number| *number > 0) {
+        let back = parse::parse_socket_link(format!("socket:[{number}]").as_bytes());
+        assert_eq!(back.map(Inode::get), Some(number));
+    }
+}
+
+/// `/proc/PID/mountinfo`: of what the first line's device is, or of 0:21.
+fn mountinfo(text: &[u8]) {
+    let mounts =
+        std::str::from_utf8(text).ok().and_then(|text| MountInfos::from_buf_read(text.as_bytes()).ok());
+    let number = |majmin: &str| {
+        let (major, minor) = majmin.split_once(':')?;
+        let is_plain = |digits: &str| digits.len() == 1 || !digits.starts_with(['0', '+']);
+        (is_plain(major) && is_plain(minor)).then_some(())?;
+        Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    };
+    let first = mounts.iter().flat_map(|mounts| &mounts.0).find_map(|mount| number(&mount.majmin));
+    let device = first.unwrap_or(Device { major: 0, minor: 21 });
+    let hidden = bounded(text, 0, 0, || parse::parse_hidden_processes(text, device));
+    let Some(mounts) = mounts.filter(|mounts| mounts.0.iter().all(|mount| number(&mount.majmin).is_some()))
+    else {
+        return;
+    };
+    // What no kernel writes, options twice or without a value, is each implementation's own.
+    let expected = mounts.0.iter().find_map(|mount| {
+        let option =
+            |name: &str| mount.super_options.get(name).map(|value| value.as_deref().unwrap_or_default());
+        if number(&mount.majmin) != Some(device) || mount.fs_type != "proc" {
+            return None;
+        }
+        let hide_pid = match option("hidepid") {
+            None | Some("0" | "off") => HidePid::Off,
+            Some("1" | "noaccess") => HidePid::NoAccess,
+            Some("2" | "invisible") => HidePid::Invisible,
+            Some("4" | "ptraceable") => HidePid::Ptraceable,
+            Some(_) => return None,
+        };
+        let group = option("gid").unwrap_or("0");
+        (!group.starts_with('+')).then_some(())?;
+        Some((hide_pid, group.parse().ok()?))
+    });
+    let count =
+        |line: &[u8], word: &str| line.windows(word.len()).filter(|part| *part == word.as_bytes()).count();
+    let is_odd = text.split(|byte| *byte == b'\n').any(|line| {
+        ["hidepid", "gid"]
+            .into_iter()
+            .any(|name| count(line, name) > 1 || count(line, name) != count(line, &format!("{name}=")))
+    });
+    if !is_odd {
+        assert_eq!(hidden.map(|hidden| (hidden.hide_pid, hidden.exempt_group)), expected);
+    }
+}
+
+/// `/proc/net/sockstat`.
+fn sockstat(text: &[u8]) {
+    let sockets = bounded(text, 0, 0, || parse_host_sockets(text));
+    let expected =
+        String::from_utf8_lossy(text).split('\n').find(|line| line.starts_with("TCP:")).and_then(|line| {
+            let words: Vec<&str> = line["TCP:".len()..].split_ascii_whitespace().collect();
+            let place = words.iter().position(|word| *word == "alloc")?;
+            words.get(place + 1)?.parse().ok()
+        });
+    // A line that is no text says nothing.
+    if sockets != expected {
+        assert!(sockets.is_none() && std::str::from_utf8(text).is_err(), "{sockets:?} {expected:?}");
+    }
+}
+
+/// `/proc/PID/status`.
+fn status(text: &[u8]) {
+    let text = String::from_utf8_lossy(text);
+    let status = bounded(text.as_bytes(), 8, 256, || fuzzing::parse_status(&text));
+    let values = |key: &str| {
+        let lines = text.lines().filter_map(move |line| line.split_once(':'));
+        lines.filter(move |(name, _)| *name == key).map(|(_, value)| value.trim()).collect::<Vec<_>>()
+    };
+    let numbers = |value: &str| {
+        value.split_whitespace().map_while(|number| number.parse::<u32>().ok()).collect::<Vec<_>>()
+    };
+    let last = |key: &str| values(key).last().map(|value| numbers(value)).unwrap_or_default();
+    assert_eq!(status.name, values("Name").last().copied().unwrap_or_default());
+    assert_eq!(status.parent, last("PPid").first().copied());
+    assert_eq!(status.pid_namespaces, last("NSpid").len());
+    assert_eq!(status.uid, last("Uid").get(1).copied().unwrap_or(0));
+    let groups = values("Gid").iter().filter(|value| numbers(value).len() > 3).count()
+        + values("Groups").iter().map(|value| numbers(value).len()).sum::<usize>();
+    assert_eq!(status.groups.len(), groups);
+    for (told, key) in status.capabilities.into_iter().zip(["CapEff", "CapPrm", "CapBnd"]) {
+        let mask = values(key).last().map_or(0, |value| u64::from_str_radix(value, 16).unwrap_or(0));
+        assert_eq!(told, mask, "{key}");
+    }
+    if let Ok(other) = procfs::process::Status::from_buf_read(text.as_bytes())
+        && values("Uid").len() == 1
+        && !text.contains('+')
+    {
+        assert_eq!(status.uid, other.euid);
+    }
+}
+
+/// `/proc/PID/cgroup` and, behind a NUL, `/proc/PID/mountinfo`.
+fn surroundings(text: &[u8]) {
+    let text = String::from_utf8_lossy(text);
+    let (cgroup, mountinfo) = text.split_once('\0').unwrap_or((&text, ""));
+    let found = bounded(text.as_bytes(), 64, 4096, || fuzzing::find_surroundings(cgroup, mountinfo));
+    if let Some(id) = &found.container_id {
+        assert_eq!(id.len(), 64);
+        assert!(
+            id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) && text.contains(id.as_str())
+        );
+    }
+    if let Some(uid) = &found.pod_uid {
+        assert!(uid.len() == 32 || uid.len() == 36, "{uid}");
+        assert!(text.replace('_', "-").contains(uid.as_str()));
+    }
+    if let Ok(other) = ProcessCGroups::from_buf_read(cgroup.as_bytes())
+        && !cgroup.starts_with('#')
+        && !cgroup.contains("\n#")
+    {
+        assert_eq!(found.cgroups, other.0.into_iter().map(|cgroup| cgroup.pathname).collect::<Vec<_>>());
+    }
+    if let Ok(other) = MountInfos::from_buf_read(mountinfo.as_bytes()) {
+        let mounts = other.0.into_iter().map(|mount| (mount.root, mount.mount_point.display().to_string()));
+        assert_eq!(found.mounts, mounts.collect::<Vec<_>>());
+    }
+}
+
+/// `os-release` and `machine-id`.
+fn host(text: &[u8]) {
+    let text = String::from_utf8_lossy(text);
+    for key in ["NAME", "VERSION_ID", "PRETTY_NAME"] {
+        if let Some(value) = bounded(text.as_bytes(), 8, 256, || fuzzing::parse_os_release(&text, key)) {
+            assert!(!value.is_empty() && value.len() < text.len());
+            let quoted = format!("{key}='{value}'");
+            if !value.contains(['\'', '\n', '\r']) {
+                assert_eq!(fuzzing::parse_os_release(&quoted, key), Some(value));
+            }
+        }
+    }
+    if let Some(id) = fuzzing::parse_machine_id(&text) {
+        assert_eq!(id.len(), 32);
+        assert_eq!(fuzzing::parse_machine_id(&format!("{id}\n")), Some(id));
+    }
+}
