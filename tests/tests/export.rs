@@ -38,6 +38,8 @@ impl Watched {
             .config(&config(&[probe]))
             .variable("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name())
             .variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+            // What waits in memory is sent in order. `spool.rs` is about what waits on the disk.
+            .variable("VMS_EXPORT__SPOOL__MODE", "off")
     }
 
     /// Runs an agent with a mark in its resource until its points have arrived, and checks all that is in them.
@@ -471,7 +473,7 @@ fn a_full_queue_drops_the_oldest_counts_it_and_says_so_once() {
     let probes: Vec<_> =
         (0..60).map(|n| probe(&format!("link{n}"), &process, watched.link.service())).collect();
     // 60 links fill the smallest queue within a few looks.
-    let config = serde_json::json!({"interval": "200ms", "probes": probes, "export": {"queueBytes": 65_536}});
+    let config = serde_json::json!({"interval": "200ms", "probes": probes, "export": {"queueBytes": 65_536, "spool": {"mode": "off"}}});
     let mut agent = AgentCommand::new(&watched.scene, &watched.host).config(&config).start();
     agent.wait_for_log(&["\"link0\"", "forward"]);
     agent.wait_for_log(&["queue"]);
