@@ -205,7 +205,7 @@ fn a_long_outage_fills_the_queue_to_its_bound_and_memory_no_further() {
     collector.set(Fault::Down);
     let probes: Vec<_> =
         (0..40).map(|number| probe(&format!("link-{number}"), &process, link.service())).collect();
-    let export = json!({ "queueBytes": 131_072, "backoff": { "initial": "50ms", "max": "200ms" } });
+    let export = json!({ "queueBytes": 131_072, "spool": { "mode": "off" }, "backoff": { "initial": "50ms", "max": "200ms" } });
     let config = json!({ "interval": "500ms", "cpuBudget": "100%", "probes": probes, "export": export });
     let mut agent = AgentCommand::new(&scene, &host).config(&config).start();
     agent.wait_for_log(&["WARN", "the queue is full"]);

@@ -138,7 +138,7 @@ fn half_a_pair_leaves_the_old_certificate_in_force_and_is_told_once() {
     agent.wait_for_log(&["WARN", "TLS files changed and cannot be used", "put certificate"]);
     // A new connection is made with the old pair.
     setup.faulty.set(Fault::ResetAtOnce);
-    agent.wait_for_log(&["WARN", "points wait"]);
+    agent.wait_for_log(&["WARN", "measuring goes on"]);
     setup.faulty.set(Fault::Nothing);
     setup.wait_for_points();
     let shown = setup.faulty.client_certificates();
