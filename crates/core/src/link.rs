@@ -65,6 +65,8 @@ pub struct Link {
     walked_at: Option<Duration>,
     /// The connections that fitted by address at the last walk, and whether they satisfied the probe; sorted.
     seen: BTreeMap<Direction, Box<[(Cookie, bool)]>>,
+    /// Whether there were more, which that walk left out.
+    has_unseen: bool,
     untracked: Untracked,
 }
 
@@ -128,6 +130,7 @@ impl Link {
             flagged: BTreeMap::new(),
             walked_at: None,
             seen: BTreeMap::new(),
+            has_unseen: false,
             untracked: Untracked::default(),
         }
     }
@@ -272,7 +275,8 @@ impl Link {
         } else {
             self.undirected = None;
             for direction in Direction::ALL {
-                self.absorb_direction(look.direction(direction), direction, at.wall, changes);
+                let has_unseen = look.next.is_some();
+                self.absorb_direction(look.direction(direction), has_unseen, direction, at.wall, changes);
             }
             self.track(look, at.monotonic, room, is_first);
             for direction in Direction::ALL {
@@ -290,6 +294,7 @@ impl Link {
             let seen = look.addressed.iter().map(|cookie| (*cookie, matched.contains(cookie))).collect();
             self.seen.insert(direction, seen);
         }
+        self.has_unseen = look.next.is_some();
     }
 
     /// What the last walk knew of a connection.
@@ -299,6 +304,8 @@ impl Link {
         {
             Some((_, true)) => Past::Matched,
             Some((_, false)) => Past::Addressed,
+            // It may have been among those left out.
+            None if self.has_unseen => Past::Addressed,
             None => Past::Unseen,
         }
     }
@@ -350,6 +357,7 @@ impl Link {
     fn absorb_direction(
         &mut self,
         look: &DirectionLook,
+        has_unseen: bool,
         direction: Direction,
         time: SystemTime,
         changes: &mut Vec<LinkChange>,
@@ -370,7 +378,7 @@ impl Link {
                 .iter()
                 .map(|matched| (matched.connection.cookie, matched.owners.as_slice()))
                 .collect();
-            series.track.renew(&found, &look.addressed);
+            series.track.renew(&found, |cookie| has_unseen || look.addressed.contains(&cookie));
             // What was verified in this cycle and not found by the walk is there all the same.
             let unseen = series.track.held().filter(|known| !found.contains_key(&known.connection().cookie));
             let connections = count(&connections) + u64::try_from(unseen.count()).unwrap_or(u64::MAX);

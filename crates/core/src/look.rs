@@ -19,6 +19,10 @@ use crate::process::{
     Capability, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
 };
 
+/// Connections that fit by address of which one look finds out who holds them, for all probes together: what is worked out
+/// about each takes about 1.1 kB meanwhile. Of what is beyond that, a probe with few loses none.
+pub const MAX_CANDIDATES: usize = 24_576;
+
 /// Why a link is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DownReason {
@@ -134,6 +138,9 @@ pub struct ProbeLook {
     pub forward: DirectionLook,
     /// Seen from the destination's host.
     pub reverse: DirectionLook,
+    /// The connection with which the next look has to begin, where this one left some out ([`MAX_CANDIDATES`]). Those are
+    /// counted as undecided, and nothing else is told of them.
+    pub next: Option<Cookie>,
 }
 
 impl ProbeLook {
@@ -221,6 +228,8 @@ pub struct Manner<'a> {
     pub now: Duration,
     /// What looking may take.
     pub allowance: &'a Allowance<'a>,
+    /// With which connection to begin at a probe, given by its place, that has too many: what the last look at it told.
+    pub begin_with: &'a dyn Fn(usize) -> Option<Cookie>,
 }
 
 impl fmt::Debug for Manner<'_> {
@@ -276,11 +285,68 @@ impl PlannedProbe {
 }
 
 /// A connection that fits a planned probe by address, in a direction.
+#[derive(Debug, Clone, Copy)]
 struct Candidate {
     probe: usize,
     direction: Direction,
     connection: usize,
     pattern: PatternId,
+}
+
+/// What fits by address, and of which probes it is a part.
+struct Candidates {
+    taken: Vec<Candidate>,
+    parts: Vec<Option<Part>>,
+}
+
+/// A part of the connections that fit a probe by address, in the order of their cookies.
+#[derive(Debug, Clone, Copy, Default)]
+struct Part {
+    /// With which it begins; `None` stands before all.
+    first: Option<Cookie>,
+    /// The first that there was no room for.
+    next: Option<Cookie>,
+    room: usize,
+    left_out: LeftOut,
+}
+
+/// How many there was no room for.
+#[derive(Debug, Clone, Copy, Default)]
+struct LeftOut {
+    forward: usize,
+    reverse: usize,
+}
+
+impl LeftOut {
+    fn count(&mut self, direction: Direction) {
+        match direction {
+            Direction::Forward => self.forward += 1,
+            Direction::Reverse => self.reverse += 1,
+        }
+    }
+
+    fn of(self, direction: Direction) -> usize {
+        match direction {
+            Direction::Forward => self.forward,
+            Direction::Reverse => self.reverse,
+        }
+    }
+}
+
+/// How much each may have at most, so that all together have no more than there is: who wants less than that gets it all.
+fn share(wants: &[usize], total: usize) -> usize {
+    let mut wants: Vec<usize> = wants.iter().copied().filter(|want| *want > 0).collect();
+    wants.sort_unstable();
+    let (mut left, mut others) = (total, wants.len());
+    for want in wants {
+        let equal = left / others.max(1);
+        if want > equal {
+            return equal.max(1);
+        }
+        left -= want;
+        others -= 1;
+    }
+    total
 }
 
 impl LookPlan {
@@ -307,7 +373,9 @@ impl LookPlan {
     ) -> Result<Vec<ProbeLook>, LookError> {
         let dumped =
             connections.dump(&self.filter).map_err(|error| LookError::Connections(Box::new(error)))?;
-        let candidates = self.find_candidates(&dumped, |name| connections.interface_index(name));
+        let fitting =
+            self.find_candidates(&dumped, manner.begin_with, |name| connections.interface_index(name));
+        let candidates = fitting.taken;
         let established =
             |candidate: &&Candidate| is_state(&dumped, candidate.connection, TcpState::Established);
 
@@ -362,22 +430,80 @@ impl LookPlan {
                 }
             }
         }
-        Ok(self.decide(&dumped, &candidates, &census, &scan))
+        let mut looks = self.decide(&dumped, &candidates, &census, &scan);
+        for (look, part) in looks.iter_mut().zip(fitting.parts) {
+            let Some(part) = part else { continue };
+            // A search that was cut short has not seen all who could hold these: it goes on with the same.
+            look.next = if look.is_cut_short() { part.first } else { part.next };
+            look.forward.undecided += part.left_out.of(Direction::Forward);
+            look.reverse.undecided += part.left_out.of(Direction::Reverse);
+        }
+        Ok(looks)
     }
 
+    /// The connections that fit by address, and where they are too many, a part of those of the probes that have most.
     fn find_candidates(
         &self,
         dumped: &[Connection],
+        begin_with: &dyn Fn(usize) -> Option<Cookie>,
         interface_index: impl Fn(&str) -> Option<u32>,
-    ) -> Vec<Candidate> {
-        let mut candidates = Vec::new();
+    ) -> Candidates {
+        let mut taken = Vec::new();
+        let mut counts = vec![0_usize; self.probes.len()];
+        self.each_candidate(dumped, &interface_index, |candidate| {
+            if let Some(count) = counts.get_mut(candidate.probe) {
+                *count += 1;
+            }
+            if taken.len() <= MAX_CANDIDATES {
+                taken.push(candidate);
+            }
+        });
+        let mut parts: Vec<Option<Part>> = vec![None; self.probes.len()];
+        if taken.len() <= MAX_CANDIDATES {
+            return Candidates { taken, parts };
+        }
+        let most = share(&counts, MAX_CANDIDATES);
+        for (index, (part, count)) in parts.iter_mut().zip(&counts).enumerate() {
+            if *count > most {
+                *part = Some(Part { first: begin_with(index), room: most, ..Part::default() });
+            }
+        }
+        taken.clear();
+        // Those from the first on, and then, from the beginning, as many as there is room for.
+        for is_second_round in [false, true] {
+            self.each_candidate(dumped, &interface_index, |candidate| {
+                let cookie = dumped.get(candidate.connection).map(|connection| connection.cookie);
+                match parts.get_mut(candidate.probe).and_then(Option::as_mut) {
+                    None if is_second_round => {}
+                    None => taken.push(candidate),
+                    Some(part) if (cookie < part.first) != is_second_round => {}
+                    Some(part) if part.room > 0 => {
+                        part.room -= 1;
+                        taken.push(candidate);
+                    }
+                    Some(part) => {
+                        part.next = part.next.or(cookie);
+                        part.left_out.count(candidate.direction);
+                    }
+                }
+            });
+        }
+        Candidates { taken, parts }
+    }
+
+    fn each_candidate(
+        &self,
+        dumped: &[Connection],
+        interface_index: &impl Fn(&str) -> Option<u32>,
+        mut visit: impl FnMut(Candidate),
+    ) {
         for (connection_index, connection) in dumped.iter().enumerate() {
             for direction in Direction::ALL {
                 let service = connection.service_end(direction);
                 for index in self.by_service.get(&service).into_iter().flatten().copied() {
                     let Some(planned) = self.probes.get(index) else { continue };
-                    if planned.probe.match_addresses(connection, direction, &interface_index) {
-                        candidates.push(Candidate {
+                    if planned.probe.match_addresses(connection, direction, interface_index) {
+                        visit(Candidate {
                             probe: index,
                             direction,
                             connection: connection_index,
@@ -387,7 +513,6 @@ impl LookPlan {
                 }
             }
         }
-        candidates
     }
 
     fn decide(

@@ -178,6 +178,10 @@ pub struct Monitor<C, P, K> {
     /// Links that seemed down in a cycle without time for a second look, and the connections that nobody held: the next
     /// look at them is the second.
     doubts: HashMap<usize, BTreeSet<Cookie>>,
+    /// With which connection the next look at a link begins that had too many for one.
+    next: HashMap<usize, Cookie>,
+    /// When links were last looked at in vain that are known all the same.
+    tried: HashMap<usize, Duration>,
     /// When looks may go on after a cycle's were cut short: they take half of a processor's time at most.
     pause_until: Duration,
 }
@@ -212,6 +216,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             walk_cpu: Duration::ZERO,
             tracked: 0,
             doubts: HashMap::new(),
+            next: HashMap::new(),
+            tried: HashMap::new(),
             pause_until: Duration::ZERO,
         };
         monitor.replace_probes(probes)?;
@@ -232,6 +238,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.selector = Arc::new(patterns.build()?);
         self.plans.clear();
         self.doubts.clear();
+        self.next.clear();
+        self.tried.clear();
         let mut known: HashMap<Arc<str>, (Link, BTreeSet<Capability>)> = self
             .links
             .drain(..)
@@ -314,6 +322,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                     let is_settled = |index: &usize| self.links.get(*index).is_some_and(Link::is_settled);
                     let (settled, failed): (Vec<usize>, Vec<usize>) =
                         probes.iter().copied().partition(is_settled);
+                    if !pauses {
+                        self.tried.extend(settled.iter().map(|index| (*index, began)));
+                    }
                     reported.extend(settled.into_iter().map(|index| (index, wall)));
                     self.fail(&failed, error, &mut cycle);
                 }
@@ -329,7 +340,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             }
             self.walk_cpu += cost;
             *self.walks.entry(reason).or_default() += u64::from(!pauses);
-            if matches!(&cycle.failure, Some(Failure { error: LookError::CutShort, .. })) && !pauses {
+            if cycle.failure.is_some() && !pauses {
                 self.pause_until = began.saturating_add(cost * PAUSE_AFTER_CUT);
             }
         }
@@ -447,10 +458,15 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         now: Duration,
         verified: bool,
     ) -> Option<(WalkReason, Vec<usize>)> {
-        let age = |link: &Link| link.walked_at().map(|walked_at| now.saturating_sub(walked_at));
+        let age = |index: &usize| {
+            let walked_at = self.links.get(*index)?.walked_at()?;
+            // What could not be learned a moment ago is not asked for again at once.
+            let tried = self.tried.get(index).copied().unwrap_or_default();
+            Some(now.saturating_sub(walked_at.max(tried)))
+        };
         let cause = |index: &usize| {
             let link = self.links.get(*index)?;
-            match age(link) {
+            match age(index) {
                 _ if !verified => Some(WalkReason::Unverified),
                 _ if link.is_broken() => Some(WalkReason::Broken),
                 None => Some(WalkReason::New),
@@ -462,9 +478,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             return Some((first.unwrap_or(WalkReason::Budget), due.to_vec()));
         }
         // What would need a walk of its own before long comes along with one that has to be.
-        let is_old = |index: &usize| {
-            self.links.get(*index).is_some_and(|link| age(link).is_some_and(|age| age >= WALK_BOUND / 2))
-        };
+        let is_old = |index: &usize| age(index).is_some_and(|age| age >= WALK_BOUND / 2);
         first.map(|reason| {
             (reason, due.iter().copied().filter(|index| cause(index).is_some() || is_old(index)).collect())
         })
@@ -485,6 +499,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
                 Verdict::Known => {
                     self.doubts.remove(&index);
+                    self.tried.insert(index, self.clock.monotonic());
                     reported.push((index, wall));
                 }
                 Verdict::Undecided => undecided.push(index),
@@ -556,6 +571,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         reported: &mut Vec<(usize, SystemTime)>,
     ) {
         self.doubts.remove(&index);
+        self.tried.remove(&index);
         let room = MAX_TRACKED.saturating_sub(self.tracked);
         let at = Moment { wall, monotonic: self.clock.monotonic() };
         let Some(link) = self.links.get_mut(index) else { return };
@@ -662,8 +678,24 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 .and_then(|index| links.get(*index))
                 .is_some_and(|link| link.has_matched(direction))
         };
-        let manner = Manner { wants_reason: &wants_reason, every_holder, known, now, allowance };
-        plan.look(&mut self.connections, &mut self.processes, &manner)
+        let next = &self.next;
+        let begin_with = |place: usize| indices.get(place).and_then(|index| next.get(index)).copied();
+        let manner = Manner {
+            wants_reason: &wants_reason,
+            every_holder,
+            known,
+            now,
+            allowance,
+            begin_with: &begin_with,
+        };
+        let looks = plan.look(&mut self.connections, &mut self.processes, &manner)?;
+        for (index, look) in indices.iter().zip(&looks) {
+            match look.next {
+                Some(next) => self.next.insert(*index, next),
+                None => self.next.remove(index),
+            };
+        }
+        Ok(looks)
     }
 
     fn plan(&mut self, indices: &[usize]) -> Arc<LookPlan> {

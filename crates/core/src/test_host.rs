@@ -128,6 +128,10 @@ impl Host {
         });
     }
 
+    pub(crate) fn disconnect_last(&mut self) {
+        self.connections.pop();
+    }
+
     pub(crate) fn disconnect_all(&mut self) -> Vec<Connection> {
         std::mem::take(&mut self.connections)
     }

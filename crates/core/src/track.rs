@@ -2,7 +2,7 @@
 //!
 //! Counters only grow, although connections come and go: what each has added since it was first seen is summed up here.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,8 +175,12 @@ impl Track {
     }
 
     /// Takes in who holds the connections that a walk found, and drops those of which nobody can tell who holds them.
-    /// `addressed` are those that are there, whoever holds them.
-    pub(crate) fn renew(&mut self, found: &HashMap<Cookie, &[Arc<Process>]>, addressed: &BTreeSet<Cookie>) {
+    /// `may_live` tells of which it is not known that they are gone, whoever holds them.
+    pub(crate) fn renew(
+        &mut self,
+        found: &HashMap<Cookie, &[Arc<Process>]>,
+        may_live: impl Fn(Cookie) -> bool,
+    ) {
         let vacant = &mut self.vacant;
         self.connections.retain_mut(|tracked| {
             let cookie = tracked.connection.cookie;
@@ -184,7 +188,7 @@ impl Track {
                 tracked.owners = owners.to_vec();
             }
             // What lives on in other hands leaves no place for another.
-            if !tracked.is_held() && !addressed.contains(&cookie) {
+            if !tracked.is_held() && !may_live(cookie) {
                 *vacant += 1;
             }
             tracked.is_held()

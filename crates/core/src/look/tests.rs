@@ -18,6 +18,7 @@ fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
         known: &HashMap::new(),
         now: Duration::ZERO,
         allowance: &Allowance::unlimited(),
+        begin_with: &|_| None,
     })
 }
 
@@ -256,4 +257,13 @@ proptest! {
             prop_assert_eq!(thorough.down_reason(), quick.down_reason());
         }
     }
+}
+
+#[test]
+fn who_wants_little_gets_it_and_the_others_share_the_rest() {
+    assert_eq!(share(&[3, 0, 4], 10), 10);
+    assert_eq!(share(&[100], 10), 10);
+    assert_eq!(share(&[1, 100, 100], 11), 5);
+    assert_eq!(share(&[100, 2, 3, 100], 11), 3);
+    assert_eq!(share(&[5; 20], 10), 1, "nobody is left with nothing");
 }

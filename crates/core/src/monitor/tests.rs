@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::connection::TcpState;
 use crate::health::Vitals;
-use crate::look::DownReason;
+use crate::look::{DownReason, MAX_CANDIDATES};
 use crate::metric::AttributeValue;
 use crate::probe::MatchedSourceLabels;
 use crate::process::ProcessPattern;
@@ -878,4 +878,89 @@ fn looks_that_are_cut_short_take_half_of_the_time_at_most() {
     assert!(walks >= 10, "{walks} walks: it goes on trying");
     let share = monitor.effort().walk_cpu.as_secs_f64() / 60.0;
     assert!(share <= 0.55, "{share}");
+}
+
+/// So many connections of a user's own at port 3, of which one in the middle, the 4,242nd from last, is an `app`'s.
+fn flooded(connections: usize) -> Host {
+    let connections = u64::try_from(connections).unwrap();
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[7]);
+    host.connect(("10.0.0.9", 40_000), ("10.0.0.1", 1), TcpState::Established, 7);
+    let inodes: Vec<u64> = (1_000..1_000 + connections).collect();
+    for inode in &inodes {
+        host.connect(("10.0.0.9", 50_000), ("10.0.0.1", 3), TcpState::Established, *inode);
+    }
+    let is_of_app = |inode: &u64| inode + 4_242 == 1_000 + connections;
+    host.run("app", Access::Open, &inodes.iter().copied().filter(is_of_app).collect::<Vec<_>>());
+    host.run(
+        "evil",
+        Access::Open,
+        &inodes.iter().copied().filter(|inode| !is_of_app(inode)).collect::<Vec<_>>(),
+    );
+    host
+}
+
+const FLOOD: usize = MAX_CANDIDATES * 3;
+
+#[test]
+fn of_more_connections_than_a_look_may_settle_each_look_settles_others_until_the_link_is_found() {
+    let mut monitor = monitor(&flooded(FLOOD), vec![probe("few", 1, 1), probe("many", 3, 1)]);
+    let mut told = Vec::new();
+    for cycle_number in 1..=4 {
+        let cycle = monitor.tell(&[0, 1]);
+        told = values(&cycle, UP);
+        if told.len() == 2 {
+            assert!(cycle_number > 1, "the first look has no room for it");
+            break;
+        }
+        assert_eq!(told, [1], "a probe with few connections loses none to one with many");
+        let failure = cycle.failure.as_ref().expect("it is not known who holds all of the others");
+        assert!(matches!(failure.error, LookError::CutShort));
+        assert_eq!(failure.probes, ["many".into()]);
+    }
+    assert_eq!(told, [1, 1]);
+    for _ in 0..4 {
+        let cycle = monitor.tell(&[0, 1]);
+        assert_eq!(values(&cycle, UP), [1, 1], "what is verified stands");
+    }
+}
+
+#[test]
+fn a_link_that_ends_among_more_connections_than_a_look_may_settle_is_failed_and_not_down() {
+    let host = flooded(FLOOD);
+    let mut monitor = monitor(&host, vec![probe("many", 3, 1)]);
+    while values(&monitor.tell(&[0]), UP).is_empty() {}
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.process_mut(1).inodes.clear();
+    }
+    for _ in 0..6 {
+        let cycle = monitor.tell(&[0]);
+        assert!(values(&cycle, UP).is_empty() && cycle.changes.is_empty(), "{cycle:?}");
+        assert!(matches!(cycle.failure.as_ref().unwrap().error, LookError::CutShort));
+    }
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        for _ in 0..FLOOD {
+            host.disconnect_last();
+        }
+    }
+    let told: Vec<i64> = (0..2).flat_map(|_| values(&monitor.tell(&[0]), UP)).collect();
+    assert!(!told.is_empty() && told.iter().all(|up| *up == 0), "{told:?}");
+}
+
+#[test]
+fn a_link_that_is_verified_is_not_looked_for_in_each_cycle_because_looks_are_cut_short() {
+    let mut monitor = monitor(&flooded(FLOOD), vec![probe("many", 3, 1)]);
+    monitor.set_terms(Terms { cpu_budget: CpuShare::from_parts_per_million(0), ..Terms::default() });
+    while values(&monitor.tell(&[0]), UP).is_empty() {}
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.connect(("10.0.0.9", 40_002), ("10.0.0.1", 3), TcpState::Established, 9);
+        host.patience = Some(0);
+    }
+    let before = monitor.connections.dumps;
+    let cycles = WALK_BOUND.as_secs() * 3;
+    for _ in 0..cycles {
+        assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    }
+    let walks = monitor.connections.dumps - before;
+    assert!((2..=4).contains(&walks), "{walks} walks in {cycles} cycles");
 }

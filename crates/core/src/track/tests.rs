@@ -105,9 +105,9 @@ fn a_holder_that_fits_no_more_holds_nothing_and_the_connection_waits_for_a_walk(
     assert_eq!(track.verify(pattern(), seconds(1), || Some(&sighting), || Some(Arc::clone(&renamed))), 0);
     assert!(!track.is_held());
     let mut again = track.clone();
-    again.renew(&[(Cookie(1), [owner()].as_slice())].into(), &[Cookie(1)].into());
+    again.renew(&[(Cookie(1), [owner()].as_slice())].into(), |cookie| cookie == Cookie(1));
     assert!(again.is_held(), "a walk found who holds it");
-    track.renew(&HashMap::new(), &[Cookie(1)].into());
+    track.renew(&HashMap::new(), |cookie| cookie == Cookie(1));
     assert!(track.connections().is_empty(), "a walk found nobody");
 }
 
@@ -118,14 +118,14 @@ fn what_lives_on_in_other_hands_is_no_vacancy_and_what_comes_back_carried_nothin
     verify(&mut track, seconds(0), &[(1, carried(1_000, 0, 0))]);
     verify(&mut track, seconds(1), &[(1, carried(5_000, 0, 0))]);
     track.distrust();
-    track.renew(&HashMap::new(), &[Cookie(1)].into());
+    track.renew(&HashMap::new(), |cookie| cookie == Cookie(1));
     admit(&mut track, 1, seconds(2), Past::Addressed);
     verify(&mut track, seconds(2), &[(1, carried(9_000, 0, 0))]);
     verify(&mut track, seconds(3), &[(1, carried(9_007, 0, 0))]);
     assert_eq!(track.totals(), Totals { sent_bytes: 4_007, ..Totals::default() });
 
     track.distrust();
-    track.renew(&HashMap::new(), &BTreeSet::new());
+    track.renew(&HashMap::new(), |_| false);
     admit(&mut track, 2, seconds(4), Past::Matched);
     assert_eq!(track.totals().reconnects, 0, "what only came into reach of a bound is no successor");
     admit(&mut track, 3, seconds(4), Past::Addressed);
