@@ -100,8 +100,11 @@ impl Scene {
         path
     }
 
-    /// A hard link where the file systems allow: a name of its own is all that makes a program another one.
-    fn install(&self, from: &Path, path: &str) -> PathBuf {
+    /// A program at a path below the scene's directory: a hard link where the file systems allow, for a name of its own is all
+    /// that makes it another one.
+    #[track_caller]
+    #[must_use]
+    pub fn install(&self, from: &Path, path: &str) -> PathBuf {
         let to = self.path().join(path);
         if to.exists() {
             return to;

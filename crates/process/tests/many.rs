@@ -125,3 +125,52 @@ fn a_socket_among_thousands_of_descriptors_is_searched_once_and_verified_by_one_
     drop(moved);
     assert_eq!(reader.verify_holders(&query).unwrap(), [None]);
 }
+
+#[test]
+fn searches_that_are_cut_short_among_thousands_of_descriptors_go_on_there_until_the_socket_is_found() {
+    /// So many descriptors have the process after which the socket comes, and a third of them one search has time for.
+    const BEFORE: u32 = 3_000;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|maximum| maximum < LIMIT) {
+        return skip::skip(&format!("needs {LIMIT} descriptors (ulimit -n), and may have {limit:?}"));
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+    let null = File::open("/dev/null").unwrap();
+    let _many: Vec<File> = (0..BEFORE).map(|_| null.try_clone().unwrap()).collect();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let inode = Inode::new(fstat(socket.as_fd()).unwrap().st_ino).unwrap();
+    let last = rustix::io::fcntl_dupfd_cloexec(&socket, i32::try_from(BEFORE).unwrap()).unwrap();
+    drop(socket);
+
+    let name = std::env::current_exe().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    let pattern = ProcessPattern { name: name.parse().unwrap(), executable: None };
+    let selector = ProcessSelector::new([&pattern]).unwrap();
+    let wanted = BTreeMap::from([(inode, BTreeSet::from([selector.id(&pattern).unwrap()]))]);
+    let census = BTreeSet::new();
+    let mut reader = reader();
+    // Most searches end among the processes that come before, whose names are read for the first time.
+    for search in 1..1_000 {
+        let query = HolderQuery {
+            selector: &selector,
+            wanted: &wanted,
+            census: &census,
+            every_holder: false,
+            now: Duration::from_secs(1000),
+            allowance: &Allowance::of_units(BEFORE / 3),
+        };
+        let scan = reader.find_holders(&query).unwrap();
+        if let Some(holders) = scan.holders.get(&inode) {
+            assert_eq!(
+                holders.iter().map(|holder| holder.pid).collect::<Vec<_>>(),
+                [Pid(std::process::id())]
+            );
+            assert!(search > 2, "one search has no time for that");
+            assert!(scan.undecided.is_empty());
+            drop(last);
+            return;
+        }
+        assert_eq!(scan.undecided, [inode].into(), "search {search}");
+    }
+    panic!("never found");
+}
