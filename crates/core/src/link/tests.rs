@@ -242,3 +242,17 @@ fn a_connection_that_comes_into_reach_of_a_bound_is_no_reconnect() {
         assert_eq!(reconnects(&link), u64::from(second == 3), "only the third connection is new");
     }
 }
+
+#[test]
+fn what_a_look_left_out_is_not_taken_for_gone_nor_for_new() {
+    let one = connection("10.0.0.9", 1);
+    for (next, reconnects, past) in [(None, 1, Past::Unseen), (Some(Cookie(2)), 0, Past::Addressed)] {
+        let mut link = Link::new(probe(MatchedSourceLabels::None));
+        tell(&mut link, &up(&[one, connection("10.0.0.9", 3)]), 1);
+        tell(&mut link, &ProbeLook { next, ..up(&[connection("10.0.0.9", 3)]) }, 2);
+        assert_eq!(link.past(Direction::Forward, Cookie(2)), past);
+        tell(&mut link, &up(&[one, connection("10.0.0.9", 3)]), 3);
+        let told: u64 = link.series.values().map(|series| series.track.totals().reconnects).sum();
+        assert_eq!(told, reconnects, "{next:?}");
+    }
+}
