@@ -14,6 +14,9 @@ use crate::spool::store::Contents;
 /// does not hold up those behind it.
 const PATIENCE: u32 = 3;
 
+/// How long after a failure files are deleted again: meanwhile others are written and read.
+const DELETE_AGAIN: Duration = Duration::from_secs(10);
+
 /// The records of the spool and what is being done with them.
 #[derive(Debug)]
 pub(crate) struct Backlog {
@@ -26,6 +29,8 @@ pub(crate) struct Backlog {
     last_sequence: u64,
     /// Files that have no entry any more.
     doomed: Vec<Name>,
+    /// Before that moment of the monotonic clock no file is deleted: the disk refused.
+    delete_after: Duration,
     /// The batch that is being written.
     storing: Option<u64>,
     /// The record that is being read.
@@ -66,6 +71,7 @@ impl Backlog {
             is_read: false,
             last_sequence: 0,
             doomed: Vec::new(),
+            delete_after: Duration::ZERO,
             storing: None,
             loading: None,
             loaded: None,
@@ -107,14 +113,20 @@ impl Backlog {
     }
 
     /// What to do next, but for writing.
-    pub(crate) fn next_task(&mut self) -> Option<Task> {
+    pub(crate) fn next_task(&mut self, monotonic: Duration) -> Option<Task> {
         if !self.is_read {
             return Some(Task::Scan);
         }
-        if !self.doomed.is_empty() {
+        if !self.doomed.is_empty() && monotonic >= self.delete_after {
             return Some(Task::Delete(std::mem::take(&mut self.doomed)));
         }
         None
+    }
+
+    /// These files could not be deleted. They stay off the books, so that none is sent again, and are tried again later.
+    pub(crate) fn not_deleted(&mut self, names: Vec<Name>, monotonic: Duration) {
+        self.doomed.extend(names);
+        self.delete_after = monotonic + DELETE_AGAIN;
     }
 
     /// Begins to write a batch.
@@ -183,10 +195,11 @@ impl Backlog {
         self.loaded.take()
     }
 
-    /// The record failed in a way that may pass.
-    pub(crate) fn failed(&mut self, name: Name) {
+    /// The record failed in a way that may pass. Whether another got through just before: where none does, the record is
+    /// not the reason.
+    pub(crate) fn failed(&mut self, name: Name, others_get_through: bool) {
         let before = self.failing.filter(|(failing, _)| *failing == name.sequence);
-        let times = before.map_or(1, |(_, times)| times + 1);
+        let times = before.map_or(0, |(_, times)| times) + u32::from(others_get_through);
         self.failing = Some((name.sequence, times));
         if times >= PATIENCE {
             self.failing = None;

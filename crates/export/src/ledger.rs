@@ -198,7 +198,7 @@ impl Ledger {
         let mut pushed_out = 0;
         if let Some(batch) = self.in_flight.take() {
             match (batch.stored().filter(|_| batch.is_replayed()), &mut self.backlog) {
-                (Some(name), Some(backlog)) => backlog.failed(name),
+                (Some(name), Some(backlog)) => backlog.failed(name, self.outage.is_none()),
                 _ => pushed_out = self.queue.put_back(batch).err().map_or(0, |batch| batch.unsaved_points()),
             }
         }
@@ -377,7 +377,7 @@ impl Ledger {
         let mut notices = Vec::new();
         let Some(backlog) = &mut self.backlog else { return (None, notices) };
         if !backlog.is_read() {
-            return (backlog.next_task(), notices);
+            return (backlog.next_task(now.monotonic), notices);
         }
         let expired = backlog.expire(now.monotonic);
         notices.extend(self.dropped_from_spool(&expired, EXPIRED));
@@ -392,7 +392,7 @@ impl Ledger {
         let held = self.in_flight.as_ref().and_then(Batch::stored);
         let Some(backlog) = &mut self.backlog else { return (None, notices) };
         let task = backlog
-            .next_task()
+            .next_task(now.monotonic)
             .or_else(|| to_store.map(|batch| backlog.begin_store(&batch)))
             .or_else(|| backlog.begin_load(held));
         (task, notices)
@@ -456,15 +456,28 @@ impl Ledger {
     }
 
     /// A batch could not be written. It stays in memory.
-    pub(crate) fn not_stored(&mut self, error: &std::io::Error) -> Option<Notice> {
+    pub(crate) fn not_stored(&mut self, problem: String, advice: &'static str) -> Option<Notice> {
         let backlog = self.backlog.as_mut()?;
         backlog.end_store();
         let news = !std::mem::replace(&mut self.disk_trouble, true);
         news.then(|| Notice::SpoolTrouble {
             directory: backlog.directory().clone(),
-            problem: error.to_string(),
+            problem,
+            advice,
             limit: self.queue.limit(),
         })
+    }
+
+    /// Whether the spool is thought to hold anything.
+    pub(crate) fn has_records(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.index().requests() > 0)
+    }
+
+    /// Files could not be deleted.
+    pub(crate) fn not_deleted(&mut self, names: Vec<Name>, now: Now) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.not_deleted(names, now.monotonic);
+        }
     }
 
     /// The directory has to be read again.

@@ -32,7 +32,7 @@ pub(crate) enum Notice {
     /// What another spool holds is left there.
     SpoolLeft { directory: PathBuf, requests: u64 },
     /// Nothing can be written.
-    SpoolTrouble { directory: PathBuf, problem: String, limit: usize },
+    SpoolTrouble { directory: PathBuf, problem: String, advice: &'static str, limit: usize },
     /// It can again.
     SpoolWorks,
     /// A record cannot be sent.
@@ -134,10 +134,9 @@ impl fmt::Display for Notice {
                 "{requests} requests are left in the spool {}: they are sent when an agent starts with that directory",
                 directory.display()
             ),
-            Self::SpoolTrouble { directory, problem, limit } => write!(
+            Self::SpoolTrouble { directory, problem, advice, limit } => write!(
                 formatter,
-                "nothing can be written to the spool {}: {problem}; {limit} bytes of memory serve meanwhile; \
-                 check the disk",
+                "nothing can be written to the spool {}: {problem}; {limit} bytes of memory serve meanwhile; {advice}",
                 directory.display()
             ),
             Self::SpoolWorks => formatter.write_str("the spool can be written to again"),

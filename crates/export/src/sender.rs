@@ -147,6 +147,16 @@ impl Exporter {
     }
 }
 
+#[cfg(test)]
+impl Exporter {
+    /// What the keeper of its spool works with; nothing is sent.
+    pub(crate) fn into_parts(self) -> (Arc<Shared>, Store) {
+        let Spool::Opened(config, store) = self.prepared.spool else { panic!("there is a spool") };
+        self.shared.state().ledger.set_spool(Some(&config));
+        (Arc::new(self.shared), store)
+    }
+}
+
 impl ExporterHandle {
     /// Begins a cycle: what is handed over from now on belongs to it, until the next begins.
     pub fn begin_cycle(&self) {

@@ -21,6 +21,10 @@ const EXTENSION: &str = ".otlp";
 /// The digits of a sequence number: as many as the largest has, so that `ls` shows the order.
 const DIGITS: usize = 20;
 
+/// No record has a larger number, and none more points: what claims so was not written here, and would break the sums.
+const MAX_SEQUENCE: u64 = u64::MAX / 2;
+const MAX_POINTS: u64 = 1 << 32;
+
 impl Name {
     /// Reads the name of a file, or `None` for one that is not the spool's.
     pub(crate) fn parse(name: &str) -> Option<Self> {
@@ -31,7 +35,8 @@ impl Name {
             all_digits.then(|| text.parse().ok())?
         };
         let parsed = Self { sequence: number()?, unix_ms: number()?, points: number()? };
-        (parsed.to_string() == name).then_some(parsed)
+        let is_possible = parsed.sequence <= MAX_SEQUENCE && parsed.points <= MAX_POINTS;
+        (is_possible && parsed.to_string() == name).then_some(parsed)
     }
 }
 

@@ -100,13 +100,16 @@ impl Keeper {
                 self.shared.tell(notices);
                 Ok(())
             }
-            Task::Delete(names) => names.into_iter().try_for_each(|name| self.store.remove(name)),
+            Task::Delete(names) => self.delete(names),
             Task::Append(name, batch) => {
-                let written = self.encode(&batch).and_then(|record| self.store.append(name, &record));
+                let written = self.encode(&batch).and_then(|record| self.append(name, &record));
                 let mut state = self.shared.state();
                 let notice = match &written {
                     Ok(disk_bytes) => state.ledger.stored(name, &batch, *disk_bytes),
-                    Err(error) => state.ledger.not_stored(error),
+                    Err(error) => {
+                        let (problem, advice) = self.trouble(error);
+                        state.ledger.not_stored(problem, advice)
+                    }
                 };
                 drop(state);
                 self.shared.tell(notice);
@@ -114,6 +117,50 @@ impl Keeper {
             }
             Task::Load(name) => self.load(name),
         }
+    }
+
+    fn append(&mut self, name: Name, record: &[u8]) -> io::Result<u64> {
+        let written = self.store.append(name, record);
+        if written.is_err() && self.store.is_deleted() && self.make_again() {
+            return self.store.append(name, record);
+        }
+        written
+    }
+
+    /// Deletes what can be deleted, whatever happens to one of them.
+    fn delete(&mut self, names: Vec<Name>) -> io::Result<()> {
+        let mut failed = Ok(());
+        let mut left = Vec::new();
+        for name in names {
+            if let Err(error) = self.store.remove(name) {
+                failed = Err(error);
+                left.push(name);
+            }
+        }
+        if !left.is_empty() {
+            self.shared.state().ledger.not_deleted(left, self.shared.now());
+        }
+        failed
+    }
+
+    /// What an operator is told of a failed write, and what to do.
+    fn trouble(&self, error: &io::Error) -> (String, &'static str) {
+        if self.store.is_deleted() {
+            // The right to write there went with the directory, where the agent gave up all others.
+            return (
+                "the directory was deleted".to_owned(),
+                "make it again and restart the agent, and leave the directory to it",
+            );
+        }
+        let advice = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "free space on that file system, or lower export.spool.maxBytes"
+            }
+            io::ErrorKind::ReadOnlyFilesystem => "mount that file system writable",
+            io::ErrorKind::PermissionDenied => "let the agent's user write there",
+            _ => "check the disk",
+        };
+        (error.to_string(), advice)
     }
 
     fn encode(&mut self, batch: &Batch) -> io::Result<Vec<u8>> {
@@ -185,17 +232,18 @@ impl Keeper {
         self.shared.tell([Notice::SpoolCorrupt { problem, points: name.points, kept }]);
     }
 
-    /// Somebody deleted the directory: what was in it is gone, and a new one serves from now on.
-    fn make_again(&mut self) {
-        match Store::open(self.store.path()) {
-            Ok(store) => {
-                self.store = store;
-                self.shared.state().ledger.forget_directory();
-            }
-            Err(error) => {
-                tracing::debug!(target: "vms_export", "{}: {error}", self.store.path().display());
-            }
+    /// Somebody deleted the directory: what was in it is gone, and a new one serves from now on, where the agent may still
+    /// make one. Says whether it does.
+    fn make_again(&mut self) -> bool {
+        let made = Store::open(self.store.path()).map(|store| self.store = store);
+        if let Err(error) = &made {
+            tracing::debug!(target: "vms_export", "{}: {error}", self.store.path().display());
         }
+        let mut state = self.shared.state();
+        if made.is_ok() || state.ledger.has_records() {
+            state.ledger.forget_directory();
+        }
+        made.is_ok()
     }
 }
 
@@ -208,3 +256,6 @@ fn is_about_this_file(error: &io::Error) -> bool {
                 .any(|errno| errno.raw_os_error() == number)
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,304 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::answer::Accepted;
+use crate::config::{ExportConfig, Protocol, SpoolConfig, SpoolMode};
+use crate::failure::Failure;
+use crate::ledger::Stats;
+use crate::sender::Exporter;
+use crate::testing::{StoppedClock, batch, config};
+
+fn spool(directory: &Path) -> ExportConfig {
+    let mut config = config(Protocol::Grpc, "http://127.0.0.1:1");
+    config.spool = Some(SpoolConfig {
+        mode: SpoolMode::Always,
+        directory: directory.to_owned(),
+        max_bytes: 1 << 30,
+        max_age: Duration::from_hours(24),
+        replay_pause: Duration::from_millis(1),
+    });
+    config
+}
+
+fn failure(error_type: &'static str) -> Failure {
+    Failure::exchange(error_type, "told".into(), "do this")
+}
+
+/// A keeper whose work is done when the test says so.
+fn keeper(directory: &Path) -> Keeper {
+    let (shared, store) = Exporter::new(&spool(directory), Arc::new(StoppedClock)).unwrap().into_parts();
+    Keeper { shared, store, generation: 0, packer: Compressor::new(Compression::Zstd), told_corrupt: 0 }
+}
+
+impl Keeper {
+    /// Does what there is to do, up to so many tasks.
+    fn work(&mut self, most: usize) {
+        for _ in 0..most {
+            let (task, _) = self.shared.state().ledger.next_task(self.shared.now());
+            let Some(task) = task else { return };
+            drop(self.perform(task));
+        }
+    }
+
+    fn enqueue(&self, points: u64) {
+        self.shared.state().ledger.begin_cycle();
+        self.shared.state().ledger.enqueue(batch(10, points));
+    }
+
+    fn take(&self) -> Option<Batch> {
+        self.shared.state().ledger.take(true)
+    }
+
+    fn put_back(&self) {
+        self.shared.state().ledger.put_back(failure("503"), self.shared.now());
+    }
+
+    fn accepted(&self) {
+        self.shared.state().ledger.accepted(Accepted::default(), self.shared.now());
+    }
+
+    fn stats(&self) -> Stats {
+        self.shared.state().ledger.stats(Duration::from_secs(100))
+    }
+}
+
+const ENOUGH: usize = 100;
+
+#[test]
+fn an_outage_changes_nothing_in_the_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    for points in 1..=4 {
+        keeper.enqueue(points);
+        keeper.work(ENOUGH);
+        keeper.take();
+        keeper.put_back();
+        keeper.work(ENOUGH);
+    }
+    // Nothing gets through for long.
+    for _ in 0..20 {
+        keeper.work(ENOUGH);
+        keeper.take().unwrap();
+        keeper.put_back();
+    }
+    let mut order = Vec::new();
+    keeper.work(ENOUGH);
+    while let Some(batch) = keeper.take() {
+        order.push(batch.points());
+        keeper.accepted();
+        keeper.work(ENOUGH);
+    }
+    // The newest is tried first, for it is in memory; the rest in order.
+    assert_eq!(order, [4, 1, 2, 3]);
+}
+
+#[test]
+fn a_record_that_fails_while_others_get_through_does_not_hold_them_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    keeper.work(ENOUGH);
+    for points in 1..=3 {
+        keeper.enqueue(points);
+        keeper.work(ENOUGH);
+    }
+    drop(keeper);
+    let mut keeper = self::keeper(directory.path());
+    let mut through = Vec::new();
+    for cycle in 0..8 {
+        keeper.enqueue(100 + cycle);
+        for _ in 0..3 {
+            keeper.work(ENOUGH);
+            let Some(batch) = keeper.take() else { continue };
+            if batch.points() == 1 {
+                keeper.put_back();
+            } else {
+                through.push(batch.points());
+                keeper.accepted();
+            }
+        }
+    }
+    through.retain(|points| *points < 100);
+    assert_eq!(through, [2, 3]);
+    assert_eq!(keeper.stats().spool.unwrap().requests, 1);
+}
+
+#[test]
+fn what_the_disk_does_not_delete_is_not_sent_again_and_goes_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    keeper.work(ENOUGH);
+    keeper.enqueue(5);
+    keeper.work(ENOUGH);
+    keeper.take().unwrap();
+    keeper.accepted();
+    // A directory in its place cannot be unlinked.
+    let name = keeper.store.scan().unwrap().records[0].name;
+    let path = directory.path().join(name.to_string());
+    let kept = directory.path().join("kept");
+    fs::rename(&path, &kept).unwrap();
+    fs::create_dir(&path).unwrap();
+    keeper.work(ENOUGH);
+    fs::remove_dir(&path).unwrap();
+    fs::rename(&kept, &path).unwrap();
+    keeper.shared.state().ledger.forget_directory();
+    keeper.work(ENOUGH);
+    assert_eq!(keeper.stats().spool.unwrap().requests, 0, "it was acknowledged");
+    let later = crate::ledger::Now { monotonic: Duration::from_secs(200), ..keeper.shared.now() };
+    let (task, _) = keeper.shared.state().ledger.next_task(later);
+    keeper.perform(task.unwrap()).unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_deleted_directory_that_cannot_be_made_again_is_told_with_what_to_do_and_its_loss_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("spool");
+    let mut keeper = keeper(&path);
+    keeper.enqueue(7);
+    keeper.take();
+    keeper.put_back();
+    keeper.enqueue(8);
+    keeper.work(ENOUGH);
+    assert_eq!(keeper.stats().spool.unwrap().points, 15);
+    fs::remove_dir_all(&path).unwrap();
+    fs::write(&path, "in the way").unwrap();
+    keeper.enqueue(9);
+    keeper.work(10);
+    let (problem, advice) = keeper.trouble(&io::ErrorKind::NotFound.into());
+    assert!(problem.contains("was deleted") && advice.contains("restart the agent"), "{problem}; {advice}");
+    let stats = keeper.stats();
+    assert_eq!(stats.spool.as_ref().unwrap().points, 0, "{stats:?}");
+    assert_eq!(stats.dropped_points, [("corrupt".into(), 15)].into(), "{stats:?}");
+    assert_eq!(stats.waiting_points, 9);
+    fs::remove_file(&path).unwrap();
+    keeper.work(ENOUGH);
+    assert_eq!(keeper.stats().spool.unwrap().points, 9);
+}
+
+/// What may happen to a spool.
+#[derive(Debug, Clone)]
+enum Step {
+    Enqueue,
+    Work(usize),
+    Take,
+    Accept,
+    PutBack,
+    Refuse,
+    /// The agent dies, and starts again.
+    Crash,
+    /// So many bytes of one of the records are lost.
+    Damage(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => Just(Step::Enqueue),
+        4 => (1usize..6).prop_map(Step::Work),
+        4 => Just(Step::Take),
+        3 => Just(Step::Accept),
+        2 => Just(Step::PutBack),
+        1 => Just(Step::Refuse),
+        1 => Just(Step::Crash),
+        1 => (0usize..8).prop_map(Step::Damage),
+    ];
+    proptest::collection::vec(step, 0..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn whatever_happens_each_point_is_sent_dropped_waiting_or_spooled_and_no_spooled_one_is_lost(steps in steps()) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut keeper = keeper(directory.path());
+        // A request is told by the number of its points.
+        let mut next = 1;
+        let mut handed_over = 0;
+        let mut fates: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut damaged = Vec::new();
+        let mut died_in_memory = Vec::new();
+        let mut known = Vec::new();
+        let mut on_its_way: Option<Batch> = None;
+        for step in steps {
+            match step {
+                Step::Enqueue => {
+                    keeper.enqueue(next);
+                    handed_over += next;
+                    known.push(next);
+                    next += 1;
+                }
+                Step::Work(most) => keeper.work(most),
+                Step::Take if on_its_way.is_none() => on_its_way = keeper.take(),
+                Step::Accept => if let Some(batch) = on_its_way.take() {
+                    keeper.accepted();
+                    *fates.entry(batch.points()).or_default() += 1;
+                },
+                Step::PutBack => if on_its_way.take().is_some() {
+                    keeper.put_back();
+                },
+                Step::Refuse => if let Some(batch) = on_its_way.take() {
+                    keeper.shared.state().ledger.refused(failure("400"), keeper.shared.now());
+                    *fates.entry(batch.points()).or_default() += 1;
+                },
+                Step::Crash => {
+                    on_its_way = None;
+                    let on_disk: Vec<u64> =
+                        keeper.store.scan().unwrap().records.iter().map(|found| found.name.points).collect();
+                    died_in_memory.extend(known.iter().filter(|points| {
+                        !fates.contains_key(points) && !on_disk.contains(points) && !damaged.contains(*points)
+                    }));
+                    let told = keeper.stats().spool.unwrap().points;
+                    prop_assert!(told <= on_disk.iter().sum(), "{told} told, there are {on_disk:?}");
+                    drop(keeper);
+                    keeper = self::keeper(directory.path());
+                    keeper.work(1);
+                    handed_over = keeper.stats().spool.unwrap().points;
+                    known = on_disk;
+                    // What an acknowledgement made needless may still lie there: it is sent twice.
+                }
+                Step::Damage(which) => {
+                    let records = keeper.store.scan().unwrap().records;
+                    if let Some(found) = records.get(which) {
+                        let path = directory.path().join(found.name.to_string());
+                        let bytes = fs::read(&path).unwrap();
+                        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+                        damaged.push(found.name.points);
+                    }
+                }
+                Step::Take => {}
+            }
+            let stats = keeper.stats();
+            let dropped: u64 = stats.dropped_points.values().sum();
+            let spooled = stats.spool.as_ref().unwrap().points;
+            prop_assert_eq!(
+                handed_over,
+                stats.sent_points + dropped + stats.waiting_points + spooled,
+                "{:?}", stats
+            );
+        }
+        if on_its_way.is_some() {
+            keeper.put_back();
+        }
+        for _ in 0..500 {
+            keeper.work(ENOUGH);
+            if let Some(batch) = keeper.take() {
+                keeper.accepted();
+                *fates.entry(batch.points()).or_default() += 1;
+            }
+        }
+        keeper.work(ENOUGH);
+        for points in 1..next {
+            let is_excused = damaged.contains(&points) || died_in_memory.contains(&points);
+            prop_assert!(fates.contains_key(&points) || is_excused, "{points} is lost");
+        }
+        let stats = keeper.stats();
+        prop_assert_eq!((stats.waiting_points, stats.spool.unwrap().points), (0, 0));
+        prop_assert_eq!(keeper.store.scan().unwrap().records, []);
+        let reasons: Vec<_> = stats.dropped_points.keys().map(AsRef::as_ref).collect();
+        prop_assert!(reasons.iter().all(|reason| ["400", "corrupt"].contains(reason)), "{reasons:?}");
+    }
+}
