@@ -42,7 +42,6 @@ enum PreparedExporter {
 }
 
 #[derive(Debug, Default)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Output {
     Otlp(Encoder),
     Console {

@@ -108,9 +108,9 @@ struct Episode {
     told: BTreeSet<(Stage, Cow<'static, str>)>,
 }
 
-const FULL: Cow<'static, str> = Cow::Borrowed("full");
-const EXPIRED: Cow<'static, str> = Cow::Borrowed("expired");
-const CORRUPT: Cow<'static, str> = Cow::Borrowed("corrupt");
+const FULL: &str = "full";
+const EXPIRED: &str = "expired";
+const CORRUPT: &str = "corrupt";
 const REJECTED: Cow<'static, str> = Cow::Borrowed("rejected");
 
 impl Ledger {
@@ -216,7 +216,7 @@ impl Ledger {
             && !batch.is_replayed()
             && let Err(batch) = self.queue.put_back(batch)
         {
-            self.drop_points(FULL, batch.unsaved_points());
+            self.drop_points(FULL.into(), batch.unsaved_points());
         }
     }
 
@@ -306,7 +306,7 @@ impl Ledger {
     }
 
     fn overflow(&mut self, lost: u64) -> Option<Notice> {
-        self.drop_points(FULL, lost);
+        self.drop_points(FULL.into(), lost);
         let first = self.overflow.is_none();
         *self.overflow.get_or_insert(0) += lost;
         first.then_some(Notice::QueueFull { limit: self.queue.limit() })
@@ -416,7 +416,7 @@ impl Ledger {
         let directory = backlog.directory().clone();
         let is_start = vanished.is_empty() && self.spool_scans == 0;
         self.spool_scans += 1;
-        let lost = self.drop_saved(&vanished, &CORRUPT);
+        let lost = self.drop_saved(&vanished, CORRUPT);
         let mut notices = Vec::new();
         if lost > 0 {
             notices.push(Notice::SpoolVanished { requests: vanished.len(), points: lost });
@@ -452,7 +452,7 @@ impl Ledger {
             // The collector was faster, or the memory ran full meanwhile.
             backlog.remove(name);
         }
-        std::mem::take(&mut self.disk_trouble).then(|| Notice::SpoolWorks)
+        std::mem::take(&mut self.disk_trouble).then_some(Notice::SpoolWorks)
     }
 
     /// A batch could not be written. It stays in memory.
@@ -499,7 +499,7 @@ impl Ledger {
         let Some(backlog) = &mut self.backlog else { return };
         backlog.end_load(None);
         if backlog.forget(name).is_some() {
-            self.drop_saved(&[name], &CORRUPT);
+            self.drop_saved(&[name], CORRUPT);
         }
     }
 
@@ -510,8 +510,8 @@ impl Ledger {
         }
     }
 
-    fn dropped_from_spool(&mut self, names: &[Name], reason: Cow<'static, str>) -> Option<Notice> {
-        let lost = self.drop_saved(names, &reason);
+    fn dropped_from_spool(&mut self, names: &[Name], reason: &'static str) -> Option<Notice> {
+        let lost = self.drop_saved(names, reason);
         if lost == 0 {
             return None;
         }
@@ -520,17 +520,16 @@ impl Ledger {
         let first = episode.is_none();
         *episode.get_or_insert(0) += lost;
         let bounds = self.backlog.as_ref()?.bounds();
-        first.then(|| {
-            if is_full {
-                Notice::SpoolFull { limit: bounds.bytes }
-            } else {
-                Notice::Expired { age: bounds.age }
-            }
-        })
+        let notice = if is_full {
+            Notice::SpoolFull { limit: bounds.bytes }
+        } else {
+            Notice::Expired { age: bounds.age }
+        };
+        first.then_some(notice)
     }
 
     /// Counts the points of records that are gone, but for those that the memory holds too.
-    fn drop_saved(&mut self, names: &[Name], reason: &Cow<'static, str>) -> u64 {
+    fn drop_saved(&mut self, names: &[Name], reason: &'static str) -> u64 {
         let mut lost = 0;
         for name in names {
             let on_its_way = self.in_flight.as_mut().filter(|batch| batch.stored() == Some(*name));
@@ -541,7 +540,7 @@ impl Ledger {
                 lost += name.points;
             }
         }
-        self.drop_points(reason.clone(), lost);
+        self.drop_points(reason.into(), lost);
         lost
     }
 

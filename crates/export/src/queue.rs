@@ -158,6 +158,7 @@ impl Queue {
     /// # Errors
     /// Gives the batch back when it is of an earlier cycle and there is no room any more: it is the oldest, so it is
     /// the one to go.
+    #[expect(clippy::result_large_err, reason = "it is given back to whoever had it")]
     pub(crate) fn put_back(&mut self, mut batch: Batch) -> Result<(), Batch> {
         if self.would_overflow(&batch) && self.is_earlier(&batch) {
             return Err(batch);

@@ -292,7 +292,7 @@ pub(super) struct Spool {
     /// When measurements are written to the disk.
     pub(super) mode: SpoolMode,
 
-    /// Where: a directory for this agent alone, which is made if need be. Default: what systemd's StateDirectory= gives,
+    /// Where: a directory for this agent alone, which is made if need be. Default: what `StateDirectory=` of systemd gives,
     /// else /var/lib/vms-agent. Where it cannot be written, memory serves (queueBytes).
     pub(super) directory: Option<Text<ExactPath>>,
 
