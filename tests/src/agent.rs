@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -52,7 +53,11 @@ pub struct AgentCommand<'a> {
     mounts: Vec<(PathBuf, &'static str)>,
     environment: Vec<(String, String)>,
     trace: Option<PathBuf>,
+    /// Agents of one scene have a spool each; one that is started again finds its own.
+    serial: u32,
 }
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
 
 /// What `vms-agent check --format json` said.
 #[derive(Debug)]
@@ -128,6 +133,7 @@ impl<'a> AgentCommand<'a> {
             mounts: Vec::new(),
             environment: Vec::new(),
             trace: None,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         }
     }
 
@@ -305,7 +311,8 @@ impl<'a> AgentCommand<'a> {
         }
         // Apart from an agent that is installed here, and from those of other tests.
         command.env("RUNTIME_DIRECTORY", self.scene.own_directory("runtime", self.privileges.uid()));
-        command.env("STATE_DIRECTORY", self.scene.own_directory("state", self.privileges.uid()));
+        let state = format!("state-{}", self.serial);
+        command.env("STATE_DIRECTORY", self.scene.own_directory(&state, self.privileges.uid()));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
