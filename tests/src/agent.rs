@@ -256,6 +256,13 @@ impl<'a> AgentCommand<'a> {
         Agent { child, log, output, readers }
     }
 
+    /// Where its spool is, also when it is started again.
+    #[must_use]
+    #[track_caller]
+    pub fn state_directory(&self) -> PathBuf {
+        self.scene.own_directory(&format!("state-{}", self.serial), self.privileges.uid())
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         // The host's own /proc, for this process alone.
         let hidepid = self.hidepid.unwrap_or(0);
@@ -311,8 +318,7 @@ impl<'a> AgentCommand<'a> {
         }
         // Apart from an agent that is installed here, and from those of other tests.
         command.env("RUNTIME_DIRECTORY", self.scene.own_directory("runtime", self.privileges.uid()));
-        let state = format!("state-{}", self.serial);
-        command.env("STATE_DIRECTORY", self.scene.own_directory(&state, self.privileges.uid()));
+        command.env("STATE_DIRECTORY", self.state_directory());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }

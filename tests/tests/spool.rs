@@ -1,0 +1,269 @@
+//! What the collector does not take waits on the disk, whatever becomes of the agent and of the disk.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+use vms_agent_tests::deadline::{eventually, now, unix_nanoseconds};
+use vms_agent_tests::skip::Need;
+use vms_agent_tests::{
+    AgentCommand, Collector, Link, Namespace, Points, Protocol, Scene, config, needs, probe, program,
+};
+
+const UP: &str = "vms.connection_mon.up";
+const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
+
+/// A link that is up, and a host to watch it on.
+struct Watched {
+    scene: Scene,
+    host: Namespace,
+    link: Link,
+}
+
+impl Watched {
+    #[track_caller]
+    fn new() -> Self {
+        let (scene, host) = (Scene::new(), Namespace::new());
+        let link = Link::new((&scene.program("svc"), &host), (&scene.program("far"), &host));
+        Self { scene, host, link }
+    }
+
+    fn agent(&self, mode: &str) -> AgentCommand<'_> {
+        let probe = probe("link", &self.scene.name("svc"), self.link.service());
+        AgentCommand::new(&self.scene, &self.host)
+            .config(&config(&[probe]))
+            .variable("VMS_EXPORT__SPOOL__MODE", mode)
+    }
+}
+
+/// The requests in a spool.
+fn records(directory: &Path) -> Vec<PathBuf> {
+    let Ok(items) = fs::read_dir(directory) else { return Vec::new() };
+    // What begins with a dot was being written, and was never told as spooled.
+    let is_record = |path: &Path| {
+        let is_whole = path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
+        is_whole && path.extension().is_some_and(|extension| extension == "otlp")
+    };
+    let mut records: Vec<PathBuf> =
+        items.map(|item| item.unwrap().path()).filter(|path| is_record(path)).collect();
+    records.sort();
+    records
+}
+
+/// The times at which the link was measured, as far as they arrived.
+fn times(collector: &Collector) -> BTreeSet<u64> {
+    collector.series(UP, FORWARD).iter().map(|point| point.time).collect()
+}
+
+#[test]
+fn what_was_spooled_arrives_however_often_the_agent_is_killed() {
+    needs!(Need::Agent);
+    for mode in ["always", "onFailure"] {
+        let watched = Watched::new();
+        let mut collector = Collector::new(Protocol::Grpc);
+        let command = watched.agent(mode);
+        let spool = command.state_directory();
+        let mut runs = Vec::new();
+        let mut known: BTreeSet<PathBuf> = BTreeSet::new();
+        for number in 0..12 {
+            let began = unix_nanoseconds();
+            let mut agent = command.start();
+            agent.wait_for_log(&["\"link\":\"link\"", "forward"]);
+            // Not in step with the cycles, which are 200 ms apart.
+            let pause = Duration::from_millis(number * 67 % 430);
+            let since = now();
+            eventually("the time to kill", || (since.elapsed() >= pause).then_some(()));
+            agent.signal(Signal::KILL);
+            agent.wait();
+            let ended = unix_nanoseconds();
+            let left: BTreeSet<PathBuf> = records(&spool).into_iter().collect();
+            assert!(left.is_superset(&known), "{mode}: nothing that was spooled is gone");
+            runs.push((began, ended, left.difference(&known).count()));
+            known = left;
+        }
+        assert!(known.len() > 12, "{mode}: {} requests are spooled", known.len());
+        collector.resume(&watched.host);
+        let mut agent = command.start();
+        eventually("the spool to be empty", || records(&spool).is_empty().then_some(()));
+        agent.stop();
+        let arrived = times(&collector);
+        for (began, ended, spooled) in runs {
+            let of_run = arrived.iter().filter(|time| (began..ended).contains(*time)).count();
+            assert!(of_run >= spooled, "{mode}: {of_run} measurements of {spooled} spooled ones arrived");
+        }
+    }
+}
+
+#[test]
+fn what_is_left_when_the_agent_stops_arrives_after_its_next_start() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let mut collector = Collector::new(Protocol::Http);
+    let command = watched
+        .agent("onFailure")
+        .variable("OTEL_EXPORTER_OTLP_PROTOCOL", Protocol::Http.name())
+        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", Protocol::Http.endpoint());
+    let mut agent = command.start();
+    agent.wait_for_log(&["\"link\":\"link\"", "forward"]);
+    agent.wait_for_log(&["WARN", "data is kept in"]);
+    let took = agent.stop();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    let stopped = unix_nanoseconds();
+    assert!(!records(&command.state_directory()).is_empty());
+    collector.resume(&watched.host);
+    let mut agent = command.start();
+    let early = eventually("what was measured before the stop", || {
+        collector.series(UP, FORWARD).into_iter().find(|point| point.time < stopped)
+    });
+    assert_eq!(early.value.as_int(), 1);
+    eventually("the spool to be empty", || records(&command.state_directory()).is_empty().then_some(()));
+    agent.stop();
+}
+
+#[test]
+fn a_second_agent_on_the_same_spool_is_refused_and_the_other_commands_are_not() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let command = watched.agent("always").variable("OTEL_EXPORTER_OTLP_TIMEOUT", "1000");
+    let mut first = command.start();
+    first.wait_for_log(&["started"]);
+    let second = command.output(&["run"]);
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    let directory = command.state_directory().display().to_string();
+    assert!(said.contains(&directory) && said.contains("process"), "{said}");
+    assert_eq!(command.output(&["check"]).status.code(), Some(0));
+    assert_eq!(command.output(&["validate"]).status.code(), Some(0));
+    first.signal(Signal::HUP);
+    first.wait_for_log(&["configuration reloaded"]);
+    first.stop();
+}
+
+#[test]
+fn what_is_damaged_is_set_aside_and_counted_and_holds_up_nothing() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let mut collector = Collector::new(Protocol::Grpc);
+    let command = watched.agent("always");
+    let spool = command.state_directory();
+    let mut agent = command.start();
+    agent.wait_for_log(&["\"link\":\"link\"", "forward"]);
+    eventually("five requests", || (records(&spool).len() >= 5).then_some(()));
+    agent.stop();
+    let stopped = unix_nanoseconds();
+    let left = records(&spool);
+    let bytes = fs::read(&left[0]).unwrap();
+    fs::write(&left[0], &bytes[..bytes.len() / 2]).unwrap();
+    fs::write(&left[1], b"").unwrap();
+    let mut flipped = fs::read(&left[2]).unwrap();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 0x10;
+    fs::write(&left[2], &flipped).unwrap();
+    fs::write(spool.join("notes.txt"), "somebody else's").unwrap();
+    fs::create_dir(spool.join("a directory")).unwrap();
+
+    collector.resume(&watched.host);
+    let mut agent = command.start();
+    eventually("the spool to be empty", || records(&spool).is_empty().then_some(()));
+    let exported = "otel.sdk.exporter.metric_data_point.exported";
+    eventually("the damage to be counted", || {
+        let lost = collector.series(exported, &[("error.type", "corrupt")]);
+        lost.iter().any(|point| point.value.as_int() > 0).then_some(())
+    });
+    agent.stop();
+    assert_eq!(fs::read_dir(spool.join("set-aside")).unwrap().count(), 3);
+    assert!(spool.join("notes.txt").exists() && spool.join("a directory").exists());
+    let good = times(&collector).into_iter().filter(|time| *time < stopped).count();
+    assert!(good + 3 >= left.len(), "{good} of {} arrived", left.len());
+}
+
+/// A small file system, gone when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    #[track_caller]
+    fn mount(directory: &Path, size: &str) -> Self {
+        let mut mount = program::command("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"]).arg(directory);
+        assert!(program::output(&mut mount).status.success());
+        Self(directory.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let mut unmount = program::command("umount");
+        unmount.arg("--lazy").arg(&self.0);
+        program::output(&mut unmount);
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_costs_no_cycle_and_what_can_be_kept_is() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let mut collector = Collector::new(Protocol::Grpc);
+    let command = watched.agent("onFailure");
+    let disk = SmallDisk::mount(&command.state_directory(), "64k");
+    let mut agent = command.start();
+    agent.wait_for_log(&["WARN", "data is kept in"]);
+    let spool = command.state_directory();
+    let full = eventually("the disk to be full", || {
+        agent.log_with(&["WARN", "No space left on device"]).first().cloned()
+    });
+    assert!(full.contains("measuring goes on") || full.contains("memory"), "{full}");
+    let kept = records(&spool).len();
+    assert!(kept > 0);
+    let since = unix_nanoseconds();
+    collector.resume(&watched.host);
+    collector.wait_for_points(UP, FORWARD, 5, since);
+    eventually("the spool to be empty", || records(&spool).is_empty().then_some(()));
+    agent.stop();
+    assert_eq!(agent.log_with(&["WARN", "No space left on device"]).len(), 1, "once");
+    let all: Vec<u64> = times(&collector).into_iter().collect();
+    let gaps: Vec<u64> =
+        all.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 350_000_000).collect();
+    assert!(gaps.is_empty(), "nothing is missing, and no cycle was late: {gaps:?}");
+    drop(disk);
+}
+
+#[test]
+fn a_spool_that_cannot_be_used_is_told_once_and_the_memory_serves() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let mut collector = Collector::new(Protocol::Grpc);
+    let in_the_way = watched.scene.write("file", "in the way");
+    let mut agent = watched
+        .agent("always")
+        .variable("VMS_EXPORT__SPOOL__DIRECTORY", in_the_way.join("spool").to_str().unwrap())
+        .start();
+    let began = unix_nanoseconds();
+    agent.wait_for_log(&["\"link\":\"link\"", "forward"]);
+    collector.resume(&watched.host);
+    collector.wait_for_points(UP, FORWARD, 3, began);
+    agent.stop();
+    assert_eq!(agent.log_with(&["WARN", "spool"]).len(), 1);
+}
+
+#[test]
+fn a_directory_that_is_deleted_underneath_is_told_with_what_to_do_and_measuring_goes_on() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let mut collector = Collector::new(Protocol::Grpc);
+    let command = watched.agent("onFailure");
+    let spool = command.state_directory().join("spool");
+    let config = json!(spool.to_str().unwrap());
+    let mut agent = command.variable("VMS_EXPORT__SPOOL__DIRECTORY", config.as_str().unwrap()).start();
+    agent.wait_for_log(&["WARN", "data is kept in"]);
+    eventually("a request in the spool", || (!records(&spool).is_empty()).then_some(()));
+    fs::remove_dir_all(&spool).unwrap();
+    agent.wait_for_log(&["WARN", "deleted"]);
+    let since = unix_nanoseconds();
+    collector.resume(&watched.host);
+    collector.wait_for_points(UP, FORWARD, 3, since);
+    agent.stop();
+}
