@@ -122,6 +122,10 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         variable: &|name| environment.get(name).map(str::to_owned),
         executable: std::env::current_exe().unwrap_or_else(|_unknown| "vms-agent".into()),
         hidden,
+        spool: match &config.exporter {
+            Exporter::Otlp(export) => export.spool.as_ref().map(|spool| spool.directory.as_path()),
+            Exporter::Console | Exporter::None => None,
+        },
         probes: &config.probes,
         sandbox: config.sandbox,
     };

@@ -132,6 +132,8 @@ impl Agent {
     pub(crate) fn start(&self, mode: Mode, receiver: &Receiver) -> Result<RunningAgent> {
         receiver.forget();
         let mut command = self.command("run");
+        // What is measured is the agent, not the disk.
+        command.env("VMS_EXPORT__SPOOL__MODE", "off");
         command.env("VMS_INTERVAL", format!("{}ms", mode.interval.as_millis()));
         if mode.export {
             command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{ADDRESS}"));

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use vms_core::process::{Capability, Known};
+use vms_export::SpoolCondition;
 use vms_process::{HiddenProcesses, HidePid};
 
 use super::facts::{Credentials, Facts, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting};
@@ -21,6 +22,7 @@ pub(crate) fn evaluate(facts: &Facts) -> Vec<Finding> {
     findings.push(evaluate_network(&facts.network, &facts.processes, &facts.setting, &facts.executable));
     findings.extend(evaluate_kernel(facts));
     findings.extend(evaluate_collector(facts));
+    findings.extend(evaluate_spool(facts));
     findings.extend(restraint::evaluate(facts));
     for probe in &facts.probes {
         findings.extend(evaluate_probe(probe));
@@ -393,6 +395,31 @@ fn fix_sockets(refusal: &Refusal, own: &Credentials, setting: &Setting) -> Optio
         }),
         _ => None,
     }
+}
+
+fn evaluate_spool(facts: &Facts) -> Option<Finding> {
+    let (directory, condition) = facts.spool.as_ref()?;
+    let directory = directory.display();
+    Some(match condition {
+        SpoolCondition::Usable => {
+            ok(Area::Collector, format!("what the collector does not take waits in {directory}"))
+        }
+        SpoolCondition::InUse(holder) => ok(
+            Area::Collector,
+            format!("what the collector does not take waits in {directory}, which process {holder} uses"),
+        ),
+        SpoolCondition::Unusable(problem) => lack(
+            Area::Collector,
+            Level::Warn,
+            format!(
+                "{directory} cannot be used ({problem}): what the collector does not take waits in memory, and ends with \
+                 the agent"
+            ),
+            "systemd: StateDirectory=vms-agent; a container: mount a volume there, or name another by \
+             VMS_EXPORT__SPOOL__DIRECTORY"
+                .to_owned(),
+        ),
+    })
 }
 
 fn evaluate_collector(facts: &Facts) -> Option<Finding> {

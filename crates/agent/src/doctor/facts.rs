@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use vms_core::process::{Capability, Known, Pid};
-use vms_export::ExportError;
+use vms_export::{ExportError, SpoolCondition};
 use vms_process::HiddenProcesses;
 
 use crate::config::SandboxMode;
@@ -33,6 +33,8 @@ pub(crate) struct Facts {
     pub(crate) sockets: Result<(), Refusal>,
     /// Whether the collector took an empty request; its address. `None` when nothing is exported.
     pub(crate) collector: Option<Result<String, CollectorProblem>>,
+    /// The spool's directory, and whether it can be used; `None` where none is configured.
+    pub(crate) spool: Option<(PathBuf, SpoolCondition)>,
     /// What is configured.
     pub(crate) probes: Vec<ProbeFacts>,
     /// What the running agent can give up.

@@ -33,6 +33,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) executable: PathBuf,
     /// Which processes the configured /proc hides, where that could be read.
     pub(crate) hidden: Option<HiddenProcesses>,
+    /// The spool's directory, where there is to be one.
+    pub(crate) spool: Option<&'a Path>,
     /// What is configured to be measured.
     pub(crate) probes: &'a [Arc<ConnectionProbe>],
     /// What is configured to be given up.
@@ -63,6 +65,9 @@ pub(crate) fn read_facts(
         kernel_release: read_text(&sources.own_proc.join("sys/kernel/osrelease")).trim().to_owned(),
         sockets: sockets(),
         collector,
+        spool: sources
+            .spool
+            .map(|directory| (directory.to_owned(), vms_export::examine_directory(directory))),
         probes: sources.probes.iter().map(|probe| read_probe(sources, &setting, probe)).collect(),
         sandbox: SandboxFacts {
             mode: sources.sandbox,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 use vms_core::process::{Capability, Known, Pid};
+use vms_export::SpoolCondition;
 use vms_process::{HiddenProcesses, HidePid};
 
 use super::evaluate::evaluate;
@@ -53,6 +54,7 @@ fn sound() -> Facts {
         kernel_release: "6.1.0-18-amd64".to_owned(),
         sockets: Ok(()),
         collector: Some(Ok("http://localhost:4317".to_owned())),
+        spool: Some(("/var/lib/vms-agent".into(), SpoolCondition::InUse("812".to_owned()))),
         probes: vec![ProbeFacts {
             name: "orders-db".to_owned(),
             service: "192.0.2.1:5432".to_owned(),
@@ -213,6 +215,17 @@ fn what_a_running_agent_has_not_given_up_is_told_with_what_to_do() {
     }
     let findings = found(|facts| facts.agents = vec![restrained(BOTH)]);
     assert!(findings.iter().any(|finding| finding.what.contains("keeps no capability beyond the two")));
+}
+
+#[test]
+fn a_spool_that_cannot_be_used_is_told_with_how_to_give_the_agent_one() {
+    let problem = "Read-only file system (os error 30)".to_owned();
+    let (area, level, what, fix) = lack(|facts| {
+        facts.spool = Some(("/var/lib/vms-agent".into(), SpoolCondition::Unusable(problem)));
+    });
+    assert_eq!((area, level), (Area::Collector, Level::Warn));
+    assert!(what.contains("/var/lib/vms-agent cannot be used (Read-only file system"), "{what}");
+    assert!(fix.contains("StateDirectory=") && fix.contains("VMS_EXPORT__SPOOL__DIRECTORY"), "{fix}");
 }
 
 #[test]
@@ -406,7 +419,7 @@ fn a_collector_that_takes_nothing_is_told_with_what_to_do() {
     });
     assert_eq!((area, level, fix.as_str()), (Area::Collector, Level::Fail, "start the collector"));
     assert_eq!(what, "the collector does not take metrics: http://collector:4317: connection refused");
-    let findings = found(|facts| facts.collector = None);
+    let findings = found(|facts| (facts.collector, facts.spool) = (None, None));
     assert!(!findings.iter().any(|finding| finding.area == Area::Collector), "nothing is exported");
 }
 

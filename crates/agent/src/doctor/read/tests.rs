@@ -58,6 +58,7 @@ impl Host {
     fn facts(&self, proc_root: &str, variables: &[&str], probes: &[Arc<ConnectionProbe>]) -> Facts {
         let (proc, proc_root) = (self.path("proc"), self.path(proc_root));
         let sources = Sources {
+            spool: None,
             root: self.0.path(),
             own_proc: &proc,
             proc_root: &proc_root,
@@ -285,6 +286,7 @@ fn real_facts_with(keep: ThreadCapabilities) -> Facts {
         symlink("/proc/thread-self", view.path().join("self")).unwrap();
         symlink("/proc/sys", view.path().join("sys")).unwrap();
         let sources = Sources {
+            spool: None,
             root: Path::new("/"),
             own_proc: view.path(),
             proc_root: Path::new("/proc"),
