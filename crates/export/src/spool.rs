@@ -5,8 +5,8 @@
 //! told as spooled survives the end of the process at any moment, and a power loss as far as the disk keeps what
 //! `fsync` reported. Damage costs the one request that it hits. A file is deleted once the collector has its request.
 //!
-//! [`record`] is what a file holds, [`index`] what is known of all files without opening them, [`store`] the directory,
-//! and [`keeper`] the thread that alone touches the disk.
+//! `record` is what a file holds, `index` what is known of all files without opening them, `store` the directory,
+//! and `keeper` the thread that alone touches the disk.
 
 pub(crate) mod index;
 pub(crate) mod keeper;

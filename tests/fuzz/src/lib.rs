@@ -2,7 +2,7 @@
 //!
 //! libFuzzer drives them (`fuzz_targets/`, `make fuzz`), and a test replays the corpus with the ordinary toolchain
 //! (`tests/replay.rs`, a part of `make test`). A target states what holds whatever the bytes are: that nothing panics, that
-//! memory stays in proportion ([`bounded`]), and, wherever there is one, what another implementation makes of the same.
+//! memory stays in proportion (`bounded`), and, wherever there is one, what another implementation makes of the same.
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
