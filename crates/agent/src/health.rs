@@ -24,7 +24,7 @@ pub(crate) struct HealthArgs {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotAlive {
     /// Nothing is known of it.
-    #[error("not alive: {0}; start it with `vms-agent run`, and ask as the user that it runs as, or as root")]
+    #[error("not alive (start it with `vms-agent run`, and ask as the user that it runs as, or as root)")]
     Unknown(#[source] Unknown),
     /// It runs, and its measuring thread does not come round.
     #[error(
