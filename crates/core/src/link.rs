@@ -154,9 +154,14 @@ impl Link {
         self.series.keys().any(|(known, _)| *known == direction)
     }
 
-    /// Whether the look, if it is believed, takes a series down that was up: worth a second look.
+    /// Whether the look, if it is believed, takes a series down that was up, or is the first and tells of a link that is down:
+    /// worth a second look. Of a connection that was replaced under the look, neither the old one nor the new one was seen.
     #[must_use]
     pub fn would_go_down(&self, look: &ProbeLook) -> bool {
+        let is_first = self.walked_at.is_none();
+        if is_first && Direction::ALL.iter().all(|way| !look.direction(*way).is_up()) {
+            return true;
+        }
         self.series.iter().any(|((direction, source), series)| {
             series.is_up()
                 && !series.track.is_held()

@@ -345,6 +345,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             }
         }
         reported.extend(due.iter().filter(|index| !walked.contains(index)).map(|index| (*index, wall)));
+        reported.sort_unstable_by_key(|(index, _)| *index);
         self.report(&reported, began, emit);
         // Where nothing was measured, nothing is known of permissions either.
         if !reported.is_empty() {
@@ -520,7 +521,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             }
             let wall = self.clock.wall();
             let indices: Vec<usize> = doubted.iter().map(|(index, _)| *index).collect();
-            *self.walks.entry(WalkReason::Broken).or_default() += 1;
+            let is_broken = |index: &usize| self.links.get(*index).is_some_and(|link| link.walked_at().is_some());
+            let reason = if indices.iter().any(is_broken) { WalkReason::Broken } else { WalkReason::New };
+            *self.walks.entry(reason).or_default() += 1;
             let looks = match self.look(&indices, false, &HashMap::new(), allowance) {
                 Ok(looks) => looks,
                 Err(error) => return self.fail(&indices, error, cycle),

@@ -17,7 +17,9 @@ use crate::world::World;
 
 const TICK: Duration = Duration::from_millis(50);
 /// How long what was held back may take to arrive at the end.
-const DELIVERY: Duration = Duration::from_mins(1);
+const DELIVERY: Duration = Duration::from_mins(3);
+/// Seconds without anything old after which all has arrived: longer than any pause between attempts.
+const QUIET: u32 = 6;
 
 /// All that was seen.
 pub(crate) struct Outcome {
@@ -121,14 +123,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
 
 /// Until what was measured after the end has arrived, and with it all that was held back: live data may overtake it.
 fn await_delivery(record: &Record, ended: u64, since: Instant) {
-    let mut stored = u64::MAX;
-    while since.elapsed() < DELIVERY {
-        std::thread::sleep(Duration::from_secs(2));
+    let (mut stored, mut same) = (u64::MAX, 0);
+    while since.elapsed() < DELIVERY && same < QUIET {
+        std::thread::sleep(Duration::from_secs(1));
         let content = record.content();
         let answers = content.answers.values().map(|answers| answers.range(..ended).count() as u64).sum();
-        if content.newest() > ended && answers == stored {
-            return;
-        }
+        same = if content.newest() > ended && answers == stored { same + 1 } else { 0 };
         stored = answers;
     }
 }

@@ -50,12 +50,11 @@ fn memory_slack(arguments: &Arguments) -> u64 {
 
 fn falsity(outcome: &Outcome) -> Finding {
     let content = outcome.record.content();
-    let (mut right, mut wrong, mut unclear, mut hasty) = (0_u64, 0_u64, 0_u64, 0_u64);
+    let (mut right, mut wrong, mut unclear) = (0_u64, 0_u64, 0_u64);
     for (link, answers) in &content.answers {
         for (time, up) in answers {
             match outcome.world.was_up(*link, *time) {
                 Some(truth) if truth == *up => right += 1,
-                Some(true) if is_hasty(outcome, *link, *time) => hasty += 1,
                 Some(truth) => {
                     wrong += 1;
                     if wrong <= SHOWN {
@@ -70,21 +69,11 @@ fn falsity(outcome: &Outcome) -> Finding {
     Finding {
         what: "no false answer",
         figures: format!(
-            "{wrong} false of {}, beside {unclear} within 1.5 s of a change, and {hasty} \"down\" in the first look of a start \
-             while the connection was being replaced; {contradictory} contradictory",
+            "{wrong} false of {}, beside {unclear} within 1.5 s of a change; {contradictory} contradictory",
             right + wrong
         ),
         holds: wrong == 0 && contradictory == 0 && right > 0,
     }
-}
-
-/// A walk can miss a connection that is replaced under it. A link that was up is looked for again; one that a start has
-/// not seen yet is not.
-fn is_hasty(outcome: &Outcome, link: usize, time: u64) -> bool {
-    let first =
-        outcome.away.iter().any(|(killed, back)| time > *killed && time < back + INTERVAL + INTERVAL / 10);
-    let replaced = outcome.world.replacements_near(link, time);
-    first && replaced.iter().any(|moment| moment.abs_diff(time) < INTERVAL / 10)
 }
 
 /// For whoever looks for the cause.
@@ -101,6 +90,17 @@ fn say_false(outcome: &Outcome, link: usize, time: u64, truth: bool) {
     ));
 }
 
+fn say_lost(outcome: &Outcome, link: usize, time: u64) {
+    let seconds = |moment: u64| (moment as f64 - time as f64) / 1e9;
+    let away = outcome.away.iter().map(|(killed, back)| (seconds(*killed), seconds(*back)));
+    let away: Vec<_> = away.filter(|(killed, back)| back.abs().min(killed.abs()) < 15.0).collect();
+    let stalled = outcome.metronome.stalled(time, Duration::from_secs(4));
+    say(&format!(
+        "lost: link {link} at {:.3} s; seconds from there: away {away:.2?}; the machine stood still for {stalled:.2?}",
+        (time - outcome.began) as f64 / 1e9,
+    ));
+}
+
 /// Cycles of links that never arrived, although nothing excuses them.
 fn loss(arguments: &Arguments, outcome: &Outcome) -> Finding {
     let content = outcome.record.content();
@@ -108,6 +108,7 @@ fn loss(arguments: &Arguments, outcome: &Outcome) -> Finding {
     let mut excused = 0_u64;
     let mut refused = 0_u64;
     let mut skipped: BTreeSet<u64> = BTreeSet::new();
+    let mut told: BTreeSet<u64> = BTreeSet::new();
     for (link, answers) in &content.answers {
         let known: BTreeSet<u64> = answers.keys().copied().collect();
         let refusals = content.refused.iter().filter(|(of, _)| of == link).map(|(_, time)| *time);
@@ -124,6 +125,9 @@ fn loss(arguments: &Arguments, outcome: &Outcome) -> Finding {
                     skipped.insert(time / (INTERVAL / 2));
                 } else {
                     lost += 1;
+                    if (told.len() as u64) < SHOWN && told.insert(time / INTERVAL) {
+                        say_lost(outcome, *link, time);
+                    }
                 }
             }
         }

@@ -162,8 +162,8 @@ fn a_link_is_looked_for_twice_before_it_is_reported_down() {
 #[test]
 fn a_second_look_that_fails_leaves_no_point() {
     let host = host();
-    let mut monitor = monitor(&host, vec![probe("a", 5432, 1), probe("b", 5432, 1)]);
-    monitor.tell(&[0]);
+    let mut monitor = monitor(&host, vec![probe("a", 5432, 1), probe("b", 1, 1)]);
+    monitor.tell(&[0, 1]);
     monitor.connections.disconnect_all();
     monitor.processes.disconnect_all();
     monitor.verify(&[0, 1], Duration::from_secs(2)).unwrap();
@@ -179,7 +179,18 @@ fn a_second_look_that_fails_leaves_no_point() {
         &mut reported,
     );
     assert_eq!(cycle.failure.unwrap().probes, ["a".into()]);
-    assert_eq!(reported, [(1, SystemTime::UNIX_EPOCH)], "b was never up");
+    assert_eq!(reported, [(1, SystemTime::UNIX_EPOCH)], "b was down before");
+}
+
+#[test]
+fn a_connection_that_is_replaced_under_the_first_look_of_all_is_not_reported_down() {
+    let host = host();
+    let mut monitor = monitor(&host, vec![probe("a", 5432, 1), probe("b", 1, 1)]);
+    let late = monitor.connections.disconnect_all();
+    monitor.connections.late = late;
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![1, 0], 2), "the second look found it");
+    assert_eq!(monitor.connections.dumps, 2);
 }
 
 #[test]
@@ -325,9 +336,9 @@ fn a_link_that_is_down_is_looked_for_when_the_budget_allows_and_at_the_latest_af
         let empty = Host::default();
         let mut monitor =
             Monitor::new(empty.clone(), empty, Manual::default(), vec![probe("a", 5432, 1)], terms).unwrap();
-        monitor.dumps_cost(cost);
+        // What the first cycle costs is not paid for; what the second does is.
         monitor.tell(&[0]);
-        // The first look costs nothing; the second is paid for.
+        monitor.dumps_cost(cost);
         monitor.tell(&[0]);
         (monitor.connections, monitor.processes) = (host(), host());
         (1..100).find(|_| values(&monitor.tell(&[0]), UP) == [1]).unwrap()
