@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 use vms_core::metric::DataPoint;
 use vms_export::config::Protocol;
-use vms_export::sender::Prepared as PreparedConfig;
+use vms_export::exporter::Prepared as PreparedConfig;
 use vms_export::{Encoder, Exporter as OtlpExporter, ExporterHandle, Resource, Stats};
 
 use crate::clock::SystemClock;

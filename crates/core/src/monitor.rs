@@ -521,7 +521,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             }
             let wall = self.clock.wall();
             let indices: Vec<usize> = doubted.iter().map(|(index, _)| *index).collect();
-            let is_broken = |index: &usize| self.links.get(*index).is_some_and(|link| link.walked_at().is_some());
+            let is_broken =
+                |index: &usize| self.links.get(*index).is_some_and(|link| link.walked_at().is_some());
             let reason = if indices.iter().any(is_broken) { WalkReason::Broken } else { WalkReason::New };
             *self.walks.entry(reason).or_default() += 1;
             let looks = match self.look(&indices, false, &HashMap::new(), allowance) {

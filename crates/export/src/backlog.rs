@@ -1,6 +1,7 @@
 //! What waits on the disk, as the sender and the keeper of the spool agree on it: which record is next, which files have to
 //! go, and what is being written or read just now.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,9 +38,9 @@ pub(crate) struct Backlog {
     loading: Option<Name>,
     loaded: Option<Batch>,
     /// The record that failed last, and how often in a row.
-    failing: Option<(u64, u32)>,
+    failing: Option<(Name, u32)>,
     /// Where reading goes on, instead of at the oldest record.
-    cursor: Option<u64>,
+    cursor: Option<Name>,
     /// Batches written since the last outage began.
     pub(crate) stored_in_outage: u64,
     /// Points that the collector took from here: of this run, and of earlier ones.
@@ -58,6 +59,31 @@ pub(crate) enum Task {
     Append(Name, Batch),
     /// Read this record.
     Load(Name),
+}
+
+/// The kinds of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DiskWork {
+    /// Reading the directory.
+    Scan,
+    /// Writing a record.
+    Write,
+    /// Reading a record.
+    Read,
+    /// Deleting records.
+    Delete,
+}
+
+impl Task {
+    /// Its kind.
+    pub(crate) fn work(&self) -> DiskWork {
+        match self {
+            Self::Scan => DiskWork::Scan,
+            Self::Delete(_) => DiskWork::Delete,
+            Self::Append(..) => DiskWork::Write,
+            Self::Load(_) => DiskWork::Read,
+        }
+    }
 }
 
 impl Backlog {
@@ -91,9 +117,10 @@ impl Backlog {
 
     /// Takes in what the directory holds, and returns what was known of it and is not there any more.
     pub(crate) fn read(&mut self, contents: &Contents, now: Moment) -> Vec<Entry> {
-        let known = self.index.clear();
-        for found in contents.records.iter().filter(|found| !self.doomed.contains(&found.name)) {
-            let of_this_run = known.iter().find(|entry| entry.name == found.name);
+        let mut known = self.index.clear();
+        let doomed: BTreeSet<Name> = self.doomed.iter().copied().collect();
+        for found in contents.records.iter().filter(|found| !doomed.contains(&found.name)) {
+            let of_this_run = known.remove(&found.name);
             let born_ms = || index::born_ms(found.name, record_ms(now.wall), now.monotonic, self.bounds.age);
             self.index.insert(Entry {
                 name: found.name,
@@ -104,7 +131,7 @@ impl Backlog {
             self.last_sequence = self.last_sequence.max(found.name.sequence);
         }
         self.is_read = true;
-        known.into_iter().filter(|entry| !self.index.contains(entry.name.sequence)).collect()
+        known.into_values().collect()
     }
 
     /// The directory has to be read again.
@@ -141,11 +168,6 @@ impl Backlog {
         Task::Append(name, batch.clone())
     }
 
-    /// Whether that batch is being written.
-    pub(crate) fn is_storing(&self, batch: u64) -> bool {
-        self.storing == Some(batch)
-    }
-
     /// The batch has been written, or could not be.
     pub(crate) fn end_store(&mut self) {
         self.storing = None;
@@ -164,7 +186,7 @@ impl Backlog {
         }
         let mut next = self.index.next_behind(self.cursor)?.name;
         if Some(next) == held {
-            next = self.index.next_behind(Some(next.sequence))?.name;
+            next = self.index.next_behind(Some(next))?.name;
         }
         if Some(next) == held {
             return None;
@@ -176,8 +198,8 @@ impl Backlog {
     /// A record has been read, or could not be. One that has gone meanwhile is not wanted any more.
     pub(crate) fn end_load(&mut self, batch: Option<Batch>) {
         let name = self.loading.take();
-        self.loaded = batch.filter(|_| name.is_some_and(|name| self.index.contains(name.sequence)));
-        let attempts_failed = |name: Name| self.failing.is_some_and(|(failing, _)| failing == name.sequence);
+        self.loaded = batch.filter(|_| name.is_some_and(|name| self.index.get(name).is_some()));
+        let attempts_failed = |name: Name| self.failing.is_some_and(|(failing, _)| failing == name);
         if let (Some(batch), Some(name)) = (&mut self.loaded, name)
             && attempts_failed(name)
         {
@@ -198,12 +220,12 @@ impl Backlog {
     /// The record failed in a way that may pass. Whether another got through just before: where none does, the record is
     /// not the reason.
     pub(crate) fn failed(&mut self, name: Name, others_get_through: bool) {
-        let before = self.failing.filter(|(failing, _)| *failing == name.sequence);
+        let before = self.failing.filter(|(failing, _)| *failing == name);
         let times = before.map_or(0, |(_, times)| times) + u32::from(others_get_through);
-        self.failing = Some((name.sequence, times));
+        self.failing = Some((name, times));
         if times >= PATIENCE {
             self.failing = None;
-            self.cursor = Some(name.sequence);
+            self.cursor = Some(name);
         }
     }
 
@@ -218,7 +240,7 @@ impl Backlog {
 
     /// A record's file has gone.
     pub(crate) fn forget(&mut self, name: Name) -> Option<Entry> {
-        let entry = self.index.remove(name.sequence);
+        let entry = self.index.remove(name);
         if self.index.requests() == 0 {
             self.cursor = None;
             self.failing = None;
@@ -226,27 +248,40 @@ impl Backlog {
         entry
     }
 
-    /// Makes room for a record of about that many bytes, and returns what had to go.
+    /// Makes room for a record of that many bytes. Returns what had to go, whose files are the caller's to delete.
     pub(crate) fn make_room(&mut self, bytes: usize) -> Vec<Name> {
         /// Files take whole blocks, of that many bytes on most file systems.
         const BLOCK: u64 = 4096;
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(BLOCK);
-        let gone = self.index.make_room(bytes.next_multiple_of(BLOCK), self.bounds);
-        self.doom(&gone)
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(BLOCK - 1) / BLOCK * BLOCK;
+        let gone = self.index.make_room(bytes, self.bounds);
+        self.unload(&gone)
+    }
+
+    /// Gives up the oldest records, of at least that many bytes on the disk. Returns them as [`Self::make_room`] does.
+    pub(crate) fn give_up(&mut self, bytes: usize) -> Vec<Name> {
+        let less = self.index.disk_bytes().saturating_sub(u64::try_from(bytes).unwrap_or(u64::MAX));
+        let gone = self.index.make_room(0, Bounds { bytes: less, ..self.bounds });
+        self.unload(&gone)
+    }
+
+    /// These files have to go.
+    pub(crate) fn doom(&mut self, names: &[Name]) {
+        self.doomed.extend(names);
     }
 
     /// Returns what is too old and had to go.
     pub(crate) fn expire(&mut self, monotonic: Duration) -> Vec<Name> {
         let gone = self.index.expire(monotonic, self.bounds);
-        self.doom(&gone)
+        let names = self.unload(&gone);
+        self.doom(&names);
+        names
     }
 
-    fn doom(&mut self, entries: &[Entry]) -> Vec<Name> {
+    fn unload(&mut self, entries: &[Entry]) -> Vec<Name> {
         let names: Vec<Name> = entries.iter().map(|entry| entry.name).collect();
         if self.loaded.as_ref().and_then(Batch::stored).is_some_and(|loaded| names.contains(&loaded)) {
             self.loaded = None;
         }
-        self.doomed.extend(&names);
         names
     }
 

@@ -6,13 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use crate::answer::Accepted;
-use crate::backlog::{Backlog, Task};
-use crate::config::{SpoolConfig, SpoolMode};
+use crate::backlog::{Backlog, DiskWork};
 use crate::failure::{Failure, Stage};
-use crate::notice::{Notice, Place};
-use crate::queue::{Batch, Moment, Queue};
-use crate::spool::index::{Entry, Name};
-use crate::spool::store::Contents;
+use crate::notice::Notice;
+use crate::queue::{Batch, Queue};
 
 /// The count of everything since the start. What was handed over, and what earlier runs left in the spool, is at any time
 /// the sum of what was sent, what was dropped, what waits in memory and what waits in the spool.
@@ -94,8 +91,10 @@ pub(crate) struct Ledger {
     spool_expired: Option<u64>,
     /// How often its directory was read.
     spool_scans: u32,
-    /// Batches cannot be stored.
-    disk_trouble: bool,
+    /// What fails on the disk at present.
+    disk_trouble: BTreeSet<DiskWork>,
+    /// What is being done there, and since when.
+    disk_busy: Option<(DiskWork, Duration)>,
     remarks: BTreeSet<String>,
 }
 
@@ -109,8 +108,6 @@ struct Episode {
 }
 
 const FULL: &str = "full";
-const EXPIRED: &str = "expired";
-const CORRUPT: &str = "corrupt";
 const REJECTED: Cow<'static, str> = Cow::Borrowed("rejected");
 
 impl Ledger {
@@ -130,7 +127,8 @@ impl Ledger {
             spool_full: None,
             spool_expired: None,
             spool_scans: 0,
-            disk_trouble: false,
+            disk_trouble: BTreeSet::new(),
+            disk_busy: None,
             remarks: BTreeSet::new(),
         }
     }
@@ -141,12 +139,14 @@ impl Ledger {
     }
 
     /// Takes a batch in.
-    pub(crate) fn enqueue(&mut self, batch: Batch) -> Option<Notice> {
+    pub(crate) fn enqueue(&mut self, batch: Batch) -> Vec<Notice> {
+        let hangs = self.find_hanging_disk(batch.enqueued().monotonic);
         let lost = self.queue.push(batch);
         if self.outage.is_some() && self.backlog.is_some() {
             self.queue.release_stored();
         }
-        (lost > 0).then(|| self.overflow(lost))?
+        let overflow = (lost > 0).then(|| self.overflow(lost)).flatten();
+        hangs.into_iter().map(Notice::from).chain(overflow).collect()
     }
 
     /// Hands out the batch to send next: of those in memory, and else the one that was read from the spool, if that may be.
@@ -188,7 +188,7 @@ impl Ledger {
         {
             notices.push(Notice::QueueEmptied { lost });
         }
-        notices.extend(self.spool_emptied());
+        notices.extend(self.spool_emptied().map(Notice::from));
         notices.extend(self.remark(rejected, accepted));
         notices
     }
@@ -224,7 +224,7 @@ impl Ledger {
     pub(crate) fn refused(&mut self, failure: Failure, now: Now) -> Vec<Notice> {
         let points = self.end_flight(false);
         let told = self.lost(failure, points, now);
-        told.into_iter().chain(self.spool_emptied()).collect()
+        told.into_iter().chain(self.spool_emptied().map(Notice::from)).collect()
     }
 
     /// Points are lost that could not be sent as they are.
@@ -342,224 +342,6 @@ impl Ledger {
     }
 }
 
-/// What the keeper of the spool does and reports.
-impl Ledger {
-    /// Joins or leaves a spool. What was stored in the one before stays there.
-    pub(crate) fn set_spool(&mut self, spool: Option<&SpoolConfig>) {
-        self.queue.mark_unsaved(None);
-        if let Some(batch) = &mut self.in_flight {
-            batch.set_stored(None);
-        }
-        self.backlog = spool.map(Backlog::new);
-        (self.spool_full, self.spool_expired, self.disk_trouble, self.spool_scans) = (None, None, false, 0);
-    }
-
-    /// Other limits from now on.
-    pub(crate) fn set_limits(&mut self, queue_bytes: usize, spool: Option<&SpoolConfig>) {
-        self.queue.set_limit(queue_bytes);
-        if let (Some(backlog), Some(config)) = (&mut self.backlog, spool) {
-            backlog.reconfigure(config);
-        }
-    }
-
-    /// Everything in memory is to be stored: the agent ends.
-    pub(crate) fn end(&mut self) {
-        self.is_ending = self.backlog.is_some();
-    }
-
-    /// Whether what could be stored still is not.
-    pub(crate) fn is_ending_and_unsaved(&self) -> bool {
-        self.is_ending && self.waiting_points() > 0
-    }
-
-    /// What the keeper is to do next, and what is to be told.
-    pub(crate) fn next_task(&mut self, now: Now) -> (Option<Task>, Vec<Notice>) {
-        let mut notices = Vec::new();
-        let Some(backlog) = &mut self.backlog else { return (None, notices) };
-        if !backlog.is_read() {
-            return (backlog.next_task(now.monotonic), notices);
-        }
-        let expired = backlog.expire(now.monotonic);
-        notices.extend(self.dropped_from_spool(&expired, EXPIRED));
-        if let Some((batch, bytes)) = self.to_store().map(|batch| (batch.id(), batch.body().len()))
-            && let Some(backlog) = &mut self.backlog
-            && !backlog.is_storing(batch)
-        {
-            let full = backlog.make_room(bytes);
-            notices.extend(self.dropped_from_spool(&full, FULL));
-        }
-        let to_store = self.to_store().cloned();
-        let held = self.in_flight.as_ref().and_then(Batch::stored);
-        let Some(backlog) = &mut self.backlog else { return (None, notices) };
-        let task = backlog
-            .next_task(now.monotonic)
-            .or_else(|| to_store.map(|batch| backlog.begin_store(&batch)))
-            .or_else(|| backlog.begin_load(held));
-        (task, notices)
-    }
-
-    /// The oldest batch that is to be stored and is not.
-    fn to_store(&self) -> Option<&Batch> {
-        let backlog = self.backlog.as_ref()?;
-        let wanted = self.is_ending || self.outage.is_some() || backlog.mode() == SpoolMode::Always;
-        let on_its_way = self.in_flight.as_ref().filter(|batch| batch.stored().is_none());
-        on_its_way.or_else(|| self.queue.first_unsaved()).filter(|_| wanted)
-    }
-
-    /// The directory has been read.
-    pub(crate) fn scanned(&mut self, contents: &Contents, now: Now) -> Vec<Notice> {
-        let Some(backlog) = &mut self.backlog else { return Vec::new() };
-        let moment = Moment { wall: now.wall, monotonic: now.monotonic };
-        let vanished: Vec<Name> =
-            backlog.read(contents, moment).iter().map(|entry: &Entry| entry.name).collect();
-        let found = backlog.index().requests();
-        let directory = backlog.directory().clone();
-        let is_start = vanished.is_empty() && self.spool_scans == 0;
-        self.spool_scans += 1;
-        let lost = self.drop_saved(&vanished, CORRUPT);
-        let mut notices = Vec::new();
-        if lost > 0 {
-            notices.push(Notice::SpoolVanished { requests: vanished.len(), points: lost });
-        }
-        if found > 0 && is_start {
-            notices.push(Notice::SpoolFound { requests: found, directory: directory.clone() });
-        }
-        if let Some(name) = contents.foreign.first() {
-            notices.push(Notice::SpoolForeign { path: directory.join(name), count: contents.foreign.len() });
-        }
-        notices
-    }
-
-    /// A batch has been written and synchronized.
-    pub(crate) fn stored(&mut self, name: Name, batch: &Batch, disk_bytes: u64) -> Option<Notice> {
-        let Some(backlog) = &mut self.backlog else { return None };
-        backlog.end_store();
-        let on_its_way = self.in_flight.as_mut().filter(|in_flight| in_flight.id() == batch.id());
-        let is_known = match on_its_way {
-            Some(in_flight) => {
-                in_flight.set_stored(Some(name));
-                true
-            }
-            None => self.queue.mark_stored(batch.id(), name),
-        };
-        if is_known {
-            backlog.insert(name, disk_bytes, batch.enqueued());
-            if self.outage.is_some() {
-                backlog.stored_in_outage += 1;
-                self.queue.release_stored();
-            }
-        } else {
-            // The collector was faster, or the memory ran full meanwhile.
-            backlog.remove(name);
-        }
-        std::mem::take(&mut self.disk_trouble).then_some(Notice::SpoolWorks)
-    }
-
-    /// A batch could not be written. It stays in memory.
-    pub(crate) fn not_stored(&mut self, problem: String, advice: &'static str) -> Option<Notice> {
-        let backlog = self.backlog.as_mut()?;
-        backlog.end_store();
-        let news = !std::mem::replace(&mut self.disk_trouble, true);
-        news.then(|| Notice::SpoolTrouble {
-            directory: backlog.directory().clone(),
-            problem,
-            advice,
-            limit: self.queue.limit(),
-        })
-    }
-
-    /// Whether the spool is thought to hold anything.
-    pub(crate) fn has_records(&self) -> bool {
-        self.backlog.as_ref().is_some_and(|backlog| backlog.index().requests() > 0)
-    }
-
-    /// Files could not be deleted.
-    pub(crate) fn not_deleted(&mut self, names: Vec<Name>, now: Now) {
-        if let Some(backlog) = &mut self.backlog {
-            backlog.not_deleted(names, now.monotonic);
-        }
-    }
-
-    /// The directory has to be read again.
-    pub(crate) fn forget_directory(&mut self) {
-        if let Some(backlog) = &mut self.backlog {
-            backlog.forget_directory();
-        }
-    }
-
-    /// A record has been read.
-    pub(crate) fn loaded(&mut self, batch: Batch) {
-        if let Some(backlog) = &mut self.backlog {
-            backlog.end_load(Some(batch));
-        }
-    }
-
-    /// A record cannot be sent, and is out of the way.
-    pub(crate) fn corrupt(&mut self, name: Name) {
-        let Some(backlog) = &mut self.backlog else { return };
-        backlog.end_load(None);
-        if backlog.forget(name).is_some() {
-            self.drop_saved(&[name], CORRUPT);
-        }
-    }
-
-    /// A record could not be read just now.
-    pub(crate) fn not_loaded(&mut self) {
-        if let Some(backlog) = &mut self.backlog {
-            backlog.end_load(None);
-        }
-    }
-
-    fn dropped_from_spool(&mut self, names: &[Name], reason: &'static str) -> Option<Notice> {
-        let lost = self.drop_saved(names, reason);
-        if lost == 0 {
-            return None;
-        }
-        let is_full = reason == FULL;
-        let episode = if is_full { &mut self.spool_full } else { &mut self.spool_expired };
-        let first = episode.is_none();
-        *episode.get_or_insert(0) += lost;
-        let bounds = self.backlog.as_ref()?.bounds();
-        let notice = if is_full {
-            Notice::SpoolFull { limit: bounds.bytes }
-        } else {
-            Notice::Expired { age: bounds.age }
-        };
-        first.then_some(notice)
-    }
-
-    /// Counts the points of records that are gone, but for those that the memory holds too.
-    fn drop_saved(&mut self, names: &[Name], reason: &'static str) -> u64 {
-        let mut lost = 0;
-        for name in names {
-            let on_its_way = self.in_flight.as_mut().filter(|batch| batch.stored() == Some(*name));
-            if let Some(batch) = on_its_way {
-                // From now on it is in memory alone.
-                batch.set_stored(None);
-            } else if !self.queue.mark_unsaved(Some(*name)) {
-                lost += name.points;
-            }
-        }
-        self.drop_points(reason.into(), lost);
-        lost
-    }
-
-    fn spool_emptied(&mut self) -> Option<Notice> {
-        let is_empty = self.backlog.as_ref().is_some_and(|backlog| backlog.index().requests() == 0);
-        if !is_empty || (self.spool_full.is_none() && self.spool_expired.is_none()) {
-            return None;
-        }
-        let full = self.spool_full.take().unwrap_or_default();
-        let expired = self.spool_expired.take().unwrap_or_default();
-        Some(Notice::SpoolEmptied { full, expired })
-    }
-
-    fn place(&self) -> Option<Place> {
-        let backlog = self.backlog.as_ref().filter(|_| !self.disk_trouble)?;
-        let bounds = backlog.bounds();
-        Some(Place { directory: backlog.directory().clone(), bytes: bounds.bytes, age: bounds.age })
-    }
-}
-
+mod spooling;
 #[cfg(test)]
 mod tests;

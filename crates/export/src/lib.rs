@@ -1,19 +1,19 @@
 //! Data points as OTLP: mapping, transport, retry. The only crate that knows OTLP.
 //!
 //! The way of a measurement: [`mapping`] turns data points into encoded requests, which are compressed and go
-//! into a queue; it holds them within a bound, the [`sender`] takes them out one at a time, and a transport
+//! into a queue; it holds them within a bound, the [`sender`](mod@exporter) takes them out one at a time, and a transport
 //! ([`grpc`] or [`http`](mod@http)) brings each to the collector and reads the answer, whose meaning is an [`answer::Outcome`].
 
 pub mod answer;
 pub mod client;
 pub mod config;
 pub mod error;
+pub mod exporter;
 pub mod failure;
 pub mod grpc;
 pub mod http;
 pub mod mapping;
 pub mod reach;
-pub mod sender;
 pub mod spool;
 
 mod backlog;
@@ -26,6 +26,8 @@ mod ledger;
 mod notice;
 mod pace;
 mod queue;
+mod sender;
+mod shared;
 mod solo;
 #[cfg(test)]
 mod testing;
@@ -36,12 +38,12 @@ pub use client::HttpClient;
 pub use compress::encode_body;
 pub use config::ExportConfig;
 pub use error::ExportError;
+pub use exporter::{Exporter, ExporterHandle, check_config};
 pub use failure::{Failure, Stage};
 pub use headers::configured_headers;
 pub use ledger::{Outage, SpoolStats, Stats};
 pub use mapping::{EncodedRequest, Encoder, Resource};
 pub use reach::{Reachability, probe_collector};
-pub use sender::{Exporter, ExporterHandle, check_config};
 pub use spool::{SpoolCondition, examine_directory, make_directory};
 
 /// What requests say of their sender (OTLP specification, "User Agent": the exporter, its language and version).

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::failure::Failure;
+use crate::spool::notice::SpoolNotice;
 
 /// What an operator is to be told.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,28 +24,8 @@ pub(crate) enum Notice {
     Remark { message: String },
     /// What answered says success, but not as a collector would.
     Odd { failure: Failure },
-    /// An earlier run left something.
-    SpoolFound { requests: u64, directory: PathBuf },
-    /// The directory holds what is not the spool's.
-    SpoolForeign { path: PathBuf, count: usize },
-    /// There is no spool: the directory cannot be used.
-    SpoolUnusable { directory: PathBuf, problem: String, limit: usize },
-    /// What another spool holds is left there.
-    SpoolLeft { directory: PathBuf, requests: u64 },
-    /// Nothing can be written.
-    SpoolTrouble { directory: PathBuf, problem: String, advice: &'static str, limit: usize },
-    /// It can again.
-    SpoolWorks,
-    /// A record cannot be sent.
-    SpoolCorrupt { problem: String, points: u64, kept: Option<PathBuf> },
-    /// Records that were there are not any more.
-    SpoolVanished { requests: usize, points: u64 },
-    /// The first records had to make room.
-    SpoolFull { limit: u64 },
-    /// The first records were too old.
-    Expired { age: Duration },
-    /// The spool is empty, after records were dropped from it.
-    SpoolEmptied { full: u64, expired: u64 },
+    /// Something about the spool.
+    Spool(SpoolNotice),
 }
 
 /// Where what waits is kept.
@@ -55,10 +36,20 @@ pub(crate) struct Place {
     pub(crate) age: Duration,
 }
 
+impl From<SpoolNotice> for Notice {
+    fn from(notice: SpoolNotice) -> Self {
+        Self::Spool(notice)
+    }
+}
+
 impl Notice {
     /// Whether it is good news, or none.
     pub(crate) fn is_good(&self) -> bool {
-        matches!(self, Self::Recovered { .. } | Self::SpoolFound { .. } | Self::SpoolWorks)
+        match self {
+            Self::Recovered { .. } => true,
+            Self::Spool(notice) => notice.is_good(),
+            _ => false,
+        }
     }
 }
 
@@ -85,14 +76,17 @@ impl fmt::Display for Notice {
                 failure.advice
             ),
             Self::Recovered { lasted, lost, waiting, spooled, replaying } => {
-                let lasted = lasted.as_secs();
-                write!(formatter, "takes data again after {lasted} s: {lost} points were lost, ")?;
+                write!(
+                    formatter,
+                    "takes data again after {} s: {lost} points were lost, ",
+                    lasted.as_secs()
+                )?;
                 match spooled {
                     None => write!(formatter, "{waiting} that waited are being sent"),
-                    Some(spooled) => write!(
-                        formatter,
-                        "{spooled} requests were spooled, {replaying} in the spool are being replayed"
-                    ),
+                    Some(spooled) => {
+                        write!(formatter, "{spooled} requests were spooled, ")?;
+                        write!(formatter, "{replaying} in the spool are being replayed")
+                    }
                 }
             }
             Self::QueueFull { limit } => write!(
@@ -113,60 +107,7 @@ impl fmt::Display for Notice {
             Self::Odd { failure } => {
                 write!(formatter, "{failure}; {}; the points count as sent", failure.advice)
             }
-            Self::SpoolFound { requests, directory } => write!(
-                formatter,
-                "{requests} requests of an earlier run are in the spool {}: they are being replayed",
-                directory.display()
-            ),
-            Self::SpoolForeign { path, count } => write!(
-                formatter,
-                "{} is not the spool's, as {count} in all: it is left alone; give the spool a directory of its own",
-                path.display()
-            ),
-            Self::SpoolUnusable { directory, problem, limit } => write!(
-                formatter,
-                "the spool {} cannot be used: {problem}; {limit} bytes of memory serve instead, and do not outlast the \
-                 agent; make the directory writable, or set export.spool.directory, or export.spool.mode to off",
-                directory.display()
-            ),
-            Self::SpoolLeft { directory, requests } => write!(
-                formatter,
-                "{requests} requests are left in the spool {}: they are sent when an agent starts with that directory",
-                directory.display()
-            ),
-            Self::SpoolTrouble { directory, problem, advice, limit } => write!(
-                formatter,
-                "nothing can be written to the spool {}: {problem}; {limit} bytes of memory serve meanwhile; {advice}",
-                directory.display()
-            ),
-            Self::SpoolWorks => formatter.write_str("the spool can be written to again"),
-            Self::SpoolCorrupt { problem, points, kept } => {
-                write!(formatter, "{problem}: its {points} points are lost")?;
-                match kept {
-                    Some(kept) => write!(formatter, "; it is kept as {}", kept.display()),
-                    None => Ok(()),
-                }
-            }
-            Self::SpoolVanished { requests, points } => write!(
-                formatter,
-                "{requests} requests have gone from the spool, and not by the agent's doing: their {points} points are lost; \
-                 leave its directory to the agent"
-            ),
-            Self::SpoolFull { limit } => write!(
-                formatter,
-                "the spool is full ({limit} bytes): the oldest points are being dropped; bring the collector back, or \
-                 raise export.spool.maxBytes"
-            ),
-            Self::Expired { age } => write!(
-                formatter,
-                "points that have waited {} s are being dropped from the spool; bring the collector back, or raise \
-                 export.spool.maxAge",
-                age.as_secs()
-            ),
-            Self::SpoolEmptied { full, expired } => write!(
-                formatter,
-                "the spool is empty again: {full} points were dropped for want of room, {expired} for their age"
-            ),
+            Self::Spool(notice) => notice.fmt(formatter),
         }
     }
 }

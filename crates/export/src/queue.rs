@@ -23,6 +23,8 @@ pub(crate) struct Batch {
     enqueued: Moment,
     /// The record of the spool that holds it too.
     stored: Option<Name>,
+    /// Its record had to make room: it is not to have another one.
+    stays_away: bool,
 }
 
 /// When a batch was handed over.
@@ -35,7 +37,7 @@ pub(crate) struct Moment {
 impl Batch {
     /// Joins a request as it goes on the wire and the number of its data points.
     pub(crate) fn new(body: Body, points: u64, enqueued: Moment) -> Self {
-        Self { body, points, attempted: false, cycle: 0, id: 0, enqueued, stored: None }
+        Self { body, points, attempted: false, cycle: 0, id: 0, enqueued, stored: None, stays_away: false }
     }
 
     /// One that was read from the spool.
@@ -68,9 +70,25 @@ impl Batch {
         self.stored
     }
 
-    /// Remembers the record that holds it too, or that none does any more.
-    pub(crate) fn set_stored(&mut self, stored: Option<Name>) {
-        self.stored = stored;
+    /// Remembers the record that holds it too.
+    pub(crate) fn set_stored(&mut self, name: Name) {
+        self.stored = Some(name);
+    }
+
+    /// Remembers that no record holds it any more, and whether it is not to have another.
+    pub(crate) fn set_unsaved(&mut self, stays_away: bool) {
+        self.stored = None;
+        self.stays_away |= stays_away;
+    }
+
+    /// Whether it belongs into a spool and is in none.
+    pub(crate) fn is_to_be_stored(&self) -> bool {
+        self.stored.is_none() && !self.stays_away
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_enqueued(&mut self, monotonic: Duration) {
+        self.enqueued.monotonic = monotonic;
     }
 
     /// It was sent before, without success.
@@ -176,30 +194,36 @@ impl Queue {
         Some(batch)
     }
 
-    /// The oldest batch that no record holds.
-    pub(crate) fn first_unsaved(&self) -> Option<&Batch> {
-        self.batches.iter().find(|batch| batch.stored.is_none())
+    /// The oldest batch that belongs into a spool and is in none.
+    pub(crate) fn first_to_be_stored(&self) -> Option<&Batch> {
+        self.batches.iter().find(|batch| batch.is_to_be_stored())
     }
 
     /// Remembers which record holds a batch too. Says whether the batch is here.
     pub(crate) fn mark_stored(&mut self, id: u64, name: Name) -> bool {
         let Some(batch) = self.batches.iter_mut().find(|batch| batch.id == id) else { return false };
         self.points -= batch.unsaved_points();
-        batch.stored = Some(name);
+        batch.set_stored(name);
         true
     }
 
-    /// Forgets of a batch which record held it, and of all without a name. Says whether there was one.
-    pub(crate) fn mark_unsaved(&mut self, name: Option<Name>) -> bool {
-        let mut found = false;
+    /// Forgets that a batch is in that record. Says whether there is such a batch.
+    pub(crate) fn mark_unsaved(&mut self, name: Name, stays_away: bool) -> bool {
+        let Some(batch) = self.batches.iter_mut().find(|batch| batch.stored == Some(name)) else {
+            return false;
+        };
+        batch.set_unsaved(stays_away);
+        self.points += batch.points;
+        true
+    }
+
+    /// Forgets of all batches which record held them.
+    pub(crate) fn mark_all_unsaved(&mut self) {
         for batch in &mut self.batches {
-            if batch.stored.is_some() && (name.is_none() || batch.stored == name) {
-                batch.stored = None;
-                self.points += batch.points;
-                found = true;
-            }
+            self.points += batch.points - batch.unsaved_points();
+            batch.stored = None;
+            batch.stays_away = false;
         }
-        found
     }
 
     /// Lets go of what the spool holds too, but for the newest batch: that is tried first when the collector may be back.

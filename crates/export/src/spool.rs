@@ -10,6 +10,8 @@
 
 pub(crate) mod index;
 pub(crate) mod keeper;
+pub(crate) mod notice;
+pub(crate) mod opening;
 mod record;
 pub(crate) mod store;
 

@@ -8,7 +8,7 @@ const NOW: Now = Now { wall: SystemTime::UNIX_EPOCH, monotonic: Duration::from_s
 /// Takes in a batch that is all of a cycle.
 fn enqueue(ledger: &mut Ledger, batch: Batch) -> Option<Notice> {
     ledger.begin_cycle();
-    ledger.enqueue(batch)
+    ledger.enqueue(batch).pop()
 }
 
 fn failure(error_type: &'static str) -> Failure {

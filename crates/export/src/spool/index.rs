@@ -1,7 +1,8 @@
 //! What is known of the records of a spool without opening them: their order, age and size, and what has to go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Bound;
 use std::time::Duration;
 
 /// What a file is called: it is enough to know what a file holds, even if it cannot be read.
@@ -69,7 +70,10 @@ pub(crate) struct Bounds {
 /// The records of a spool, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    entries: BTreeMap<u64, Entry>,
+    /// By their whole names: nothing keeps two files of two runs from having one number.
+    entries: BTreeMap<Name, Entry>,
+    /// The same in the order of their age, which is another where the clock was set between two runs.
+    by_age: BTreeSet<(i64, Name)>,
     points: u64,
     disk_bytes: u64,
 }
@@ -94,40 +98,41 @@ pub(crate) fn signed_ms(time: Duration) -> i64 {
 impl Index {
     /// Takes a record in.
     pub(crate) fn insert(&mut self, entry: Entry) {
+        self.remove(entry.name);
         self.points += entry.name.points;
         self.disk_bytes += entry.disk_bytes;
-        if let Some(replaced) = self.entries.insert(entry.name.sequence, entry) {
-            self.points -= replaced.name.points;
-            self.disk_bytes -= replaced.disk_bytes;
-        }
+        self.by_age.insert((entry.born_ms, entry.name));
+        self.entries.insert(entry.name, entry);
     }
 
     /// Forgets a record.
-    pub(crate) fn remove(&mut self, sequence: u64) -> Option<Entry> {
-        let removed = self.entries.remove(&sequence)?;
+    pub(crate) fn remove(&mut self, name: Name) -> Option<Entry> {
+        let removed = self.entries.remove(&name)?;
+        self.by_age.remove(&(removed.born_ms, name));
         self.points -= removed.name.points;
         self.disk_bytes -= removed.disk_bytes;
         Some(removed)
     }
 
-    /// The oldest record behind `sequence`; without one the oldest of all.
-    pub(crate) fn next_behind(&self, sequence: Option<u64>) -> Option<&Entry> {
-        let behind = sequence.and_then(|sequence| self.entries.range(sequence.saturating_add(1)..).next());
-        behind.or_else(|| self.entries.iter().next()).map(|(_, entry)| entry)
+    /// The oldest record behind that one; without one the oldest of all.
+    pub(crate) fn next_behind(&self, name: Option<Name>) -> Option<&Entry> {
+        let behind =
+            name.and_then(|name| self.entries.range((Bound::Excluded(name), Bound::Unbounded)).next());
+        behind.or_else(|| self.entries.first_key_value()).map(|(_, entry)| entry)
     }
 
-    /// Whether that record is here.
-    pub(crate) fn contains(&self, sequence: u64) -> bool {
-        self.entries.contains_key(&sequence)
+    /// That record.
+    pub(crate) fn get(&self, name: Name) -> Option<&Entry> {
+        self.entries.get(&name)
     }
 
     /// Forgets the oldest records until `more` bytes fit, and returns them.
     pub(crate) fn make_room(&mut self, more: u64, bounds: Bounds) -> Vec<Entry> {
         let mut gone = Vec::new();
         while self.disk_bytes.saturating_add(more) > bounds.bytes
-            && let Some((sequence, _)) = self.entries.first_key_value()
+            && let Some((name, _)) = self.entries.first_key_value()
         {
-            gone.extend(self.remove(*sequence));
+            gone.extend(self.remove(*name));
         }
         gone
     }
@@ -135,27 +140,23 @@ impl Index {
     /// Forgets the records that are too old, and returns them.
     pub(crate) fn expire(&mut self, monotonic: Duration, bounds: Bounds) -> Vec<Entry> {
         let newest_gone = signed_ms(monotonic).saturating_sub(signed_ms(bounds.age));
-        // In order of writing, which is that of age, but for clocks that were set between two runs.
-        let old: Vec<u64> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.born_ms < newest_gone)
-            .map(|(key, _)| *key)
-            .collect();
-        old.into_iter().filter_map(|sequence| self.remove(sequence)).collect()
+        let mut gone = Vec::new();
+        while let Some((_, name)) = self.by_age.first().filter(|(born_ms, _)| *born_ms < newest_gone) {
+            gone.extend(self.remove(*name));
+        }
+        gone
     }
 
     /// The age of the oldest record.
     pub(crate) fn oldest_age(&self, monotonic: Duration) -> Option<Duration> {
-        let (_, oldest) = self.entries.first_key_value()?;
-        let age = signed_ms(monotonic).saturating_sub(oldest.born_ms);
+        let (born_ms, _) = self.by_age.first()?;
+        let age = signed_ms(monotonic).saturating_sub(*born_ms);
         Some(Duration::from_millis(u64::try_from(age).unwrap_or(0)))
     }
 
     /// Forgets everything, and returns it.
-    pub(crate) fn clear(&mut self) -> Vec<Entry> {
-        let entries = std::mem::take(self).entries;
-        entries.into_values().collect()
+    pub(crate) fn clear(&mut self) -> BTreeMap<Name, Entry> {
+        std::mem::take(self).entries
     }
 
     pub(crate) fn points(&self) -> u64 {

@@ -6,18 +6,25 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::index::Name;
+use super::notice::SpoolNotice;
+use super::opening::Opening;
 use super::record::{Record, decode_record, encode_record, unix_milliseconds};
 use super::store::Store;
 use crate::backlog::Task;
 use crate::compress::Compressor;
 use crate::config::Compression;
-use crate::notice::Notice;
 use crate::queue::{Batch, Moment};
-use crate::sender::{Shared, State};
+use crate::shared::{Shared, State};
 use crate::transport::Body;
 
 /// How long the disk is left alone after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// After how long a directory that cannot be opened is tried again: at first, and at most.
+const OPEN_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// How often it is looked whether a directory that does not answer is still wanted.
+const STILL_WANTED: Duration = Duration::from_secs(1);
 
 /// How often ages are looked at when nothing else happens.
 const LOOK_AT_AGES: Duration = Duration::from_secs(10);
@@ -25,14 +32,52 @@ const LOOK_AT_AGES: Duration = Duration::from_secs(10);
 /// Damaged records that the log tells of one by one: after a downgrade there may be thousands. The count goes on.
 const MAX_TOLD: u32 = 10;
 
+/// Where the directory comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// It is open.
+    Open(Store),
+    /// It is not yet.
+    Pending(Opening),
+}
+
 /// Keeps a spool in a thread of its own, until the sender ends or joins another spool.
 ///
 /// # Errors
 /// When there can be no more threads.
-pub(crate) fn start(shared: Arc<Shared>, store: Store, generation: u64) -> io::Result<()> {
-    let keeper =
-        Keeper { shared, store, generation, packer: Compressor::new(Compression::Zstd), told_corrupt: 0 };
-    std::thread::Builder::new().name("vms-spool".to_owned()).spawn(move || keeper.run()).map(drop)
+pub(crate) fn start(shared: Arc<Shared>, source: Source, generation: u64) -> io::Result<()> {
+    let keep = move || {
+        let store = match source {
+            Source::Open(store) => Some(store),
+            Source::Pending(opening) => wait_for_directory(&shared, opening, generation),
+        };
+        if let Some(store) = store {
+            let packer = Compressor::new(Compression::Zstd);
+            Keeper { shared, store, generation, packer, told_corrupt: 0 }.run();
+        }
+    };
+    std::thread::Builder::new().name("vms-spool".to_owned()).spawn(keep).map(drop)
+}
+
+/// Waits until a directory can be used that could not be when it was joined; `None` when it is not wanted any more.
+fn wait_for_directory(shared: &Shared, mut opening: Opening, generation: u64) -> Option<Store> {
+    let is_wanted = |state: &mut State| state.spool_generation == generation;
+    let (mut pause, longest) = OPEN_AGAIN;
+    loop {
+        match opening.wait(STILL_WANTED) {
+            None => {}
+            Some(Ok(store)) => return shared.begin_spool(generation).then_some(store),
+            Some(Err(error)) => {
+                tracing::debug!(target: "vms_export", "spool: {error}");
+                drop(shared.disk_work.wait_timeout_while(shared.state(), pause, is_wanted));
+                pause = longest.min(pause * 2);
+                opening = Opening::begin(&shared.state().spool.as_ref()?.directory);
+            }
+        }
+        if !is_wanted(&mut shared.state()) {
+            return None;
+        }
+    }
 }
 
 struct Keeper {
@@ -50,8 +95,7 @@ impl Keeper {
         while let Some(task) = self.next_task() {
             let done = self.perform(task);
             self.shared.wake_sender();
-            if let Err(error) = done {
-                tracing::debug!(target: "vms_export", "{}: {error}", self.store.path().display());
+            if done.is_err() {
                 if self.store.is_deleted() {
                     self.make_again();
                 }
@@ -92,31 +136,53 @@ impl Keeper {
         drop(self.shared.disk_work.wait_timeout_while(state, RETRY, goes_on));
     }
 
+    /// Does what there is to do, and tells of trouble with it once, and of its end.
     fn perform(&mut self, task: Task) -> io::Result<()> {
-        match task {
-            Task::Scan => {
-                let contents = self.store.scan()?;
-                let notices = self.shared.state().ledger.scanned(&contents, self.shared.now());
-                self.shared.tell(notices);
-                Ok(())
-            }
+        let work = task.work();
+        let done = match task {
+            Task::Scan => self.scan(),
             Task::Delete(names) => self.delete(names),
-            Task::Append(name, batch) => {
-                let written = self.encode(&batch).and_then(|record| self.append(name, &record));
-                let mut state = self.shared.state();
-                let notice = match &written {
-                    Ok(disk_bytes) => state.ledger.stored(name, &batch, *disk_bytes),
-                    Err(error) => {
-                        let (problem, advice) = self.trouble(error);
-                        state.ledger.not_stored(problem, advice)
-                    }
-                };
-                drop(state);
-                self.shared.tell(notice);
-                written.map(drop)
-            }
+            Task::Append(name, batch) => self.store(name, &batch),
             Task::Load(name) => self.load(name),
-        }
+        };
+        let notice = match &done {
+            Ok(()) => self.shared.state().ledger.disk_works(work),
+            Err(error) => {
+                tracing::debug!(target: "vms_export", "{}: {work:?}: {error}", self.store.path().display());
+                let (problem, advice) = self.trouble(error);
+                self.shared.state().ledger.disk_fails(work, problem, advice)
+            }
+        };
+        self.shared.tell(notice);
+        done
+    }
+
+    fn scan(&self) -> io::Result<()> {
+        let contents = self.store.scan()?;
+        let notices = self.shared.state().ledger.scanned(&contents, self.shared.now());
+        self.shared.tell(notices);
+        Ok(())
+    }
+
+    fn store(&mut self, name: Name, batch: &Batch) -> io::Result<()> {
+        let written = self.encode(batch).and_then(|record| {
+            let (full, notice) = self.shared.state().ledger.make_room(record.len());
+            self.shared.tell(notice);
+            // What cannot be deleted takes the room all the same, and is tried again.
+            drop(self.delete(full));
+            self.append(name, &record)
+        });
+        let mut state = self.shared.state();
+        let notice = match &written {
+            Ok(disk_bytes) => {
+                state.ledger.stored(name, batch, *disk_bytes);
+                None
+            }
+            Err(error) => state.ledger.not_stored(batch, has_no_room(error)),
+        };
+        drop(state);
+        self.shared.tell(notice);
+        written.map(drop)
     }
 
     fn append(&mut self, name: Name, record: &[u8]) -> io::Result<u64> {
@@ -153,9 +219,7 @@ impl Keeper {
             );
         }
         let advice = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free space on that file system, or lower export.spool.maxBytes"
-            }
+            _ if has_no_room(error) => "free space on that file system, or lower export.spool.maxBytes",
             io::ErrorKind::ReadOnlyFilesystem => "mount that file system writable",
             io::ErrorKind::PermissionDenied => "let the agent's user write there",
             _ => "check the disk",
@@ -190,9 +254,10 @@ impl Keeper {
             Err(error) => {
                 let mut state = self.shared.state();
                 state.ledger.not_loaded();
-                if error.kind() == io::ErrorKind::NotFound {
-                    // Somebody deleted files.
+                if error.kind() == io::ErrorKind::NotFound && !self.store.is_deleted() {
+                    // Somebody deleted files: what is left is told.
                     state.ledger.forget_directory();
+                    return Ok(());
                 }
                 return Err(error);
             }
@@ -220,7 +285,7 @@ impl Keeper {
     }
 
     fn set_aside(&mut self, name: Name, problem: &str) {
-        let kept: Option<PathBuf> = self.store.set_aside(name).ok();
+        let kept: Option<PathBuf> = self.store.set_aside(name).ok().flatten();
         let path = self.store.path().join(name.to_string());
         self.shared.state().ledger.corrupt(name);
         let problem = format!("{}: {problem}", path.display());
@@ -229,7 +294,7 @@ impl Keeper {
             tracing::debug!(target: "vms_export", "{problem}");
             return;
         }
-        self.shared.tell([Notice::SpoolCorrupt { problem, points: name.points, kept }]);
+        self.shared.tell([SpoolNotice::Corrupt { problem, points: name.points, kept }]);
     }
 
     /// Somebody deleted the directory: what was in it is gone, and a new one serves from now on, where the agent may still
@@ -245,6 +310,10 @@ impl Keeper {
         }
         made.is_ok()
     }
+}
+
+fn has_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Whether reading again would give the same: it is no file, or the disk has lost what is in it.

@@ -24,6 +24,8 @@ const UNFINISHED: &str = ".new-";
 
 /// What is kept of files that could not be read, for whoever wants to know why.
 const MAX_SET_ASIDE_FILES: usize = 16;
+/// It is beside `export.spool.maxBytes`.
+const MAX_SET_ASIDE_BYTES: u64 = 1 << 20;
 
 /// No record is larger: requests have at most half a MiB before compression, unless one point alone has more.
 const MAX_RECORD_BYTES: u64 = 8 << 20;
@@ -47,9 +49,14 @@ pub(crate) struct Store {
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    /// Another process uses it.
-    #[error("it is used by process {0}")]
-    InUse(String),
+    /// A process uses it: another one, or this one, which has not let go of it yet.
+    #[error("it is used by process {holder}")]
+    InUse {
+        /// The process, as it called itself.
+        holder: String,
+        /// Whether that is this one.
+        is_own: bool,
+    },
     /// The kernel refused.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -128,14 +135,17 @@ impl Store {
         let mut lock = File::from(openat(&directory, LOCK, flags, private()).map_err(io::Error::from)?);
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(OpenError::InUse(read_holder(&mut lock))),
+            Err(Errno::WOULDBLOCK) => {
+                let holder = read_holder(&mut lock);
+                let is_own = holder == own_number();
+                return Err(OpenError::InUse { holder, is_own });
+            }
             Err(error) => return Err(io::Error::from(error).into()),
         }
         // Only for people: a full disk must not keep the agent from reading what is there.
-        let told = ftruncate(&lock, 0).map_err(io::Error::from).and_then(|()| {
-            let own = rustix::process::getpid().as_raw_nonzero();
-            lock.write_all(format!("{own}\n").as_bytes())
-        });
+        let told = ftruncate(&lock, 0)
+            .map_err(io::Error::from)
+            .and_then(|()| lock.write_all(format!("{}\n", own_number()).as_bytes()));
         if let Err(error) = told {
             tracing::debug!(target: "vms_export", "{}: {error}", path.join(LOCK).display());
         }
@@ -253,14 +263,15 @@ impl Store {
         Ok(())
     }
 
-    /// Puts a record out of the way, into a directory of its own that keeps the last few, and returns where it is.
+    /// Puts a record out of the way, into a directory of its own that keeps the last few, and returns where it is, if it is
+    /// one of those.
     ///
     /// # Errors
-    /// When it can neither be moved nor deleted.
-    pub(crate) fn set_aside(&self, name: Name) -> io::Result<PathBuf> {
+    /// When it cannot be moved; then it was deleted, as far as that was possible.
+    pub(crate) fn set_aside(&self, name: Name) -> io::Result<Option<PathBuf>> {
         let name = name.to_string();
         match self.move_aside(&name) {
-            Ok(()) => Ok(self.path.join(SET_ASIDE).join(name)),
+            Ok(is_kept) => Ok(is_kept.then(|| self.path.join(SET_ASIDE).join(name))),
             Err(error) => {
                 ignore_absence(unlinkat(&self.directory, &name, AtFlags::empty()))?;
                 Err(error)
@@ -268,7 +279,8 @@ impl Store {
         }
     }
 
-    fn move_aside(&self, name: &str) -> io::Result<()> {
+    /// Says whether it is kept there.
+    fn move_aside(&self, name: &str) -> io::Result<bool> {
         match mkdirat(&self.directory, SET_ASIDE, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
@@ -276,17 +288,26 @@ impl Store {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let aside = openat(&self.directory, SET_ASIDE, flags, Mode::empty())?;
         renameat(&self.directory, name, &aside, name)?;
-        let mut names: Vec<String> = Dir::read_from(&aside)?
+        let mut kept: Vec<(String, u64)> = Dir::read_from(&aside)?
             .filter_map(Result::ok)
             .map(|item| item.file_name().to_string_lossy().into_owned())
             .filter(|name| Name::parse(name).is_some())
+            .map(|name| {
+                let status = statat(&aside, &name, AtFlags::SYMLINK_NOFOLLOW);
+                (name, status.map_or(0, |status| disk_bytes(status.st_blocks)))
+            })
             .collect();
-        names.sort_unstable();
-        let too_many = names.len().saturating_sub(MAX_SET_ASIDE_FILES);
-        for name in names.iter().take(too_many) {
-            unlinkat(&aside, name, AtFlags::empty())?;
+        kept.sort_unstable();
+        let (mut files, mut bytes, mut is_kept) = (0, 0, true);
+        for (other, size) in kept.iter().rev() {
+            files += 1;
+            bytes += size;
+            if files > MAX_SET_ASIDE_FILES || bytes > MAX_SET_ASIDE_BYTES {
+                unlinkat(&aside, other, AtFlags::empty())?;
+                is_kept &= other != name;
+            }
         }
-        Ok(())
+        Ok(is_kept)
     }
 }
 
@@ -305,6 +326,10 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
         ));
     }
     Ok(directory)
+}
+
+fn own_number() -> String {
+    rustix::process::getpid().as_raw_nonzero().to_string()
 }
 
 fn read_holder(lock: &mut File) -> String {

@@ -59,6 +59,31 @@ fn what_is_too_old_goes() {
 }
 
 #[test]
+fn what_is_too_old_goes_also_when_the_clock_was_set_back_between_two_runs() {
+    let mut index = Index::default();
+    index.insert(entry(1, 3 * HOUR));
+    index.insert(entry(2, HOUR));
+    index.insert(entry(3, 2 * HOUR));
+    assert_eq!(index.oldest_age(25 * HOUR), Some(24 * HOUR));
+    assert_eq!(sequences(&index.expire(25 * HOUR + Duration::from_millis(1), BOUNDS)), [2]);
+    assert_eq!(index.next_behind(None).unwrap().name.sequence, 1, "the order of sending is that of writing");
+}
+
+#[test]
+fn two_files_with_one_number_are_two_records() {
+    let mut index = Index::default();
+    let other = Entry { name: Name { unix_ms: 7, ..name(1) }, ..entry(1, HOUR) };
+    index.insert(entry(1, HOUR));
+    index.insert(other);
+    assert_eq!((index.requests(), index.disk_bytes(), index.points()), (2, 8192, 22));
+    assert_eq!(index.next_behind(None), Some(&other));
+    assert_eq!(index.next_behind(Some(other.name)), Some(&entry(1, HOUR)));
+    // The same one again.
+    index.insert(other);
+    assert_eq!((index.requests(), index.disk_bytes(), index.points()), (2, 8192, 22));
+}
+
+#[test]
 fn a_clock_that_is_wrong_at_the_start_makes_no_record_older_than_an_hour_before_its_end() {
     let start = Duration::from_secs(5);
     let age = |wall_ms| {
@@ -81,7 +106,7 @@ fn the_next_record_is_found_behind_another_and_then_from_the_front_again() {
     index.insert(entry(5, HOUR));
     let next = |behind| index.next_behind(behind).map(|entry| entry.name.sequence);
     assert_eq!(
-        (next(None), next(Some(1)), next(Some(5)), next(Some(u64::MAX))),
+        (next(None), next(Some(name(1))), next(Some(name(5))), next(Some(name(u64::MAX / 2)))),
         (Some(1), Some(5), Some(1), Some(1))
     );
 }

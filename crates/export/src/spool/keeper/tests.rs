@@ -6,18 +6,24 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::answer::Accepted;
+use crate::backlog::DiskWork;
 use crate::config::{ExportConfig, Protocol, SpoolConfig, SpoolMode};
+use crate::exporter::Exporter;
 use crate::failure::Failure;
 use crate::ledger::Stats;
-use crate::sender::Exporter;
+use crate::notice::Notice;
 use crate::testing::{StoppedClock, batch, config};
 
 fn spool(directory: &Path) -> ExportConfig {
+    bounded_spool(directory, 1 << 30)
+}
+
+fn bounded_spool(directory: &Path, max_bytes: u64) -> ExportConfig {
     let mut config = config(Protocol::Grpc, "http://127.0.0.1:1");
     config.spool = Some(SpoolConfig {
         mode: SpoolMode::Always,
         directory: directory.to_owned(),
-        max_bytes: 1 << 30,
+        max_bytes,
         max_age: Duration::from_hours(24),
         replay_pause: Duration::from_millis(1),
     });
@@ -30,7 +36,11 @@ fn failure(error_type: &'static str) -> Failure {
 
 /// A keeper whose work is done when the test says so.
 fn keeper(directory: &Path) -> Keeper {
-    let (shared, store) = Exporter::new(&spool(directory), Arc::new(StoppedClock)).unwrap().into_parts();
+    keeper_of(&spool(directory))
+}
+
+fn keeper_of(config: &ExportConfig) -> Keeper {
+    let (shared, store) = Exporter::new(config, Arc::new(StoppedClock)).unwrap().into_parts();
     Keeper { shared, store, generation: 0, packer: Compressor::new(Compression::Zstd), told_corrupt: 0 }
 }
 
@@ -177,6 +187,114 @@ fn a_deleted_directory_that_cannot_be_made_again_is_told_with_what_to_do_and_its
     fs::remove_file(&path).unwrap();
     keeper.work(ENOUGH);
     assert_eq!(keeper.stats().spool.unwrap().points, 9);
+}
+
+fn dropped(keeper: &Keeper) -> Vec<(String, u64)> {
+    let dropped = keeper.stats().dropped_points;
+    dropped.into_iter().map(|(reason, points)| (reason.into_owned(), points)).collect()
+}
+
+#[test]
+fn a_full_spool_loses_its_oldest_records_and_room_is_what_files_take_on_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper_of(&bounded_spool(directory.path(), 4 * 4096));
+    for points in 1..=6 {
+        // Zeros: on the disk next to nothing, and so one block each.
+        keeper.shared.state().ledger.begin_cycle();
+        keeper.shared.state().ledger.enqueue(batch(100_000, points));
+        keeper.take();
+        keeper.put_back();
+        keeper.work(ENOUGH);
+        assert!(keeper.store.scan().unwrap().records.len() <= 4, "not for a moment more");
+    }
+    assert_eq!(dropped(&keeper), [("full".to_owned(), 1 + 2)]);
+    let stats = keeper.stats().spool.unwrap();
+    assert_eq!((stats.requests, stats.points, stats.disk_bytes), (4, 3 + 4 + 5 + 6, 4 * 4096));
+}
+
+#[test]
+fn what_had_to_make_room_and_still_waits_in_memory_does_not_push_others_out_in_turn() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper_of(&bounded_spool(directory.path(), 2 * 4096));
+    // The collector is slow and nothing is wrong: the memory keeps all of it.
+    for points in 1..=5 {
+        keeper.enqueue(points);
+    }
+    keeper.work(ENOUGH);
+    let (task, _) = keeper.shared.state().ledger.next_task(keeper.shared.now());
+    assert!(task.is_none(), "{task:?}");
+    assert_eq!(keeper.store.scan().unwrap().records.len(), 2);
+    for points in 1..=5 {
+        assert_eq!(keeper.take().unwrap().points(), points);
+        keeper.accepted();
+    }
+    keeper.work(ENOUGH);
+    assert_eq!((keeper.stats().sent_points, dropped(&keeper)), (15, Vec::new()));
+    assert_eq!(keeper.store.scan().unwrap().records, []);
+}
+
+#[test]
+fn on_a_full_disk_the_oldest_records_go_once_the_memory_fills() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    for points in 1..=3 {
+        keeper.enqueue(points);
+        keeper.take();
+        keeper.put_back();
+        keeper.work(ENOUGH);
+    }
+    let fail = |keeper: &Keeper, bytes| {
+        let mut state = keeper.shared.state();
+        state.ledger.begin_cycle();
+        state.ledger.enqueue(batch(bytes, 100));
+        let (Some(Task::Append(_, batch)), _) = state.ledger.next_task(keeper.shared.now()) else {
+            panic!("it is to be stored")
+        };
+        state.ledger.not_stored(&batch, true)
+    };
+    assert_eq!(fail(&keeper, 10), None, "the memory has room");
+    assert!(matches!(fail(&keeper, 600_000), Some(SpoolNotice::DiskFull { .. })));
+    keeper.work(ENOUGH);
+    let (told, spool) = (dropped(&keeper), keeper.stats().spool.unwrap());
+    assert_eq!(told, [("full".to_owned(), 1)], "as much as was missing");
+    assert_eq!(spool.points, 2 + 3 + 100 + 100, "there was room for what is newer");
+}
+
+#[test]
+fn a_disk_that_hangs_is_told_once_by_who_does_not_wait_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    keeper.work(1);
+    keeper.enqueue(1);
+    let enqueue_at = |seconds| {
+        let mut late = batch(10, 1);
+        late.set_enqueued(Duration::from_secs(seconds));
+        keeper.shared.state().ledger.enqueue(late)
+    };
+    let now = |seconds| crate::ledger::Now { monotonic: Duration::from_secs(seconds), ..keeper.shared.now() };
+    assert!(keeper.shared.state().ledger.next_task(now(100)).0.is_some());
+    assert_eq!(enqueue_at(109), []);
+    let told = enqueue_at(110);
+    assert!(
+        matches!(&told[..], [Notice::Spool(SpoolNotice::Trouble { work: DiskWork::Write, .. })]),
+        "{told:?}"
+    );
+    assert_eq!(enqueue_at(120), []);
+    assert_eq!(keeper.shared.state().ledger.disk_works(DiskWork::Write), Some(SpoolNotice::Works));
+    assert_eq!(enqueue_at(130), [], "nothing is being done");
+}
+
+#[test]
+fn each_kind_of_trouble_is_told_once_and_the_end_of_all_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let keeper = keeper(directory.path());
+    let mut state = keeper.shared.state();
+    let mut fails = |work| state.ledger.disk_fails(work, "told".to_owned(), "do this").is_some();
+    assert!(fails(DiskWork::Scan) && fails(DiskWork::Delete) && !fails(DiskWork::Scan));
+    assert_eq!(state.ledger.disk_works(DiskWork::Scan), None);
+    assert_eq!(state.ledger.disk_works(DiskWork::Write), None);
+    assert_eq!(state.ledger.disk_works(DiskWork::Delete), Some(SpoolNotice::Works));
+    assert_eq!(state.ledger.disk_works(DiskWork::Delete), None);
 }
 
 /// What may happen to a spool.

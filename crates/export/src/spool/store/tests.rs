@@ -37,7 +37,9 @@ fn a_record_is_read_as_it_was_written_for_its_owner_alone() {
 fn a_second_process_is_refused_and_told_who_was_first() {
     let (_directory, store) = store();
     let own = std::process::id().to_string();
-    assert!(matches!(Store::open(store.path()), Err(OpenError::InUse(holder)) if holder == own));
+    assert!(
+        matches!(Store::open(store.path()), Err(OpenError::InUse { holder, is_own: true }) if holder == own)
+    );
     assert_eq!(examine_directory(store.path()), SpoolCondition::InUse(own));
     let path = store.path().to_owned();
     drop(store);
@@ -88,12 +90,25 @@ fn only_the_last_few_are_kept_aside() {
     let (_directory, store) = store();
     for sequence in 0..20 {
         store.append(name(sequence), b"?").unwrap();
-        let path = store.set_aside(name(sequence)).unwrap();
+        let path = store.set_aside(name(sequence)).unwrap().unwrap();
         assert!(path.exists());
     }
     assert_eq!(names(&store), [0; 0]);
     let aside: Vec<_> = fs::read_dir(store.path().join(SET_ASIDE)).unwrap().collect();
     assert_eq!(aside.len(), MAX_SET_ASIDE_FILES);
+
+    // Nor may they take much room, whatever their number.
+    let half = vec![b'?'; usize::try_from(MAX_SET_ASIDE_BYTES).unwrap() / 2];
+    for sequence in 20..23 {
+        store.append(name(sequence), &half).unwrap();
+        assert!(store.set_aside(name(sequence)).unwrap().is_some());
+    }
+    let left = fs::read_dir(store.path().join(SET_ASIDE)).unwrap().map(|item| item.unwrap().file_name());
+    let mut left: Vec<_> = left.map(|name| Name::parse(name.to_str().unwrap()).unwrap().sequence).collect();
+    left.sort_unstable();
+    assert_eq!(left, [21, 22]);
+    store.append(name(3), &half).unwrap();
+    assert_eq!(store.set_aside(name(3)).unwrap(), None, "it is older than what is kept");
 }
 
 #[test]

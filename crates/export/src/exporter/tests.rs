@@ -4,12 +4,13 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use prost::Message;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tonic::codec::CompressionEncoding;
 use tonic::{Code, Status};
 
 use super::*;
 use crate::answer::{Any, ProtoDuration, RetryInfo, RpcStatus};
-use crate::config::{Compression, Protocol, Secret};
+use crate::config::{Compression, Protocol, Secret, SpoolConfig, SpoolMode};
 use crate::testing::grpc_collector::{self, GrpcCollector};
 use crate::testing::http_collector::{HttpCollector, Reply};
 use crate::testing::log::Log;
@@ -516,4 +517,53 @@ async fn a_server_of_the_other_protocol_is_told_apart() {
     until(|| exporter.stats().outage.is_some()).await;
     let outage = exporter.stats().outage.unwrap();
     assert!(outage.failure.advice.contains("speaks HTTP/1.1"), "{outage:?}");
+}
+
+fn with_spool(directory: &std::path::Path) -> ExportConfig {
+    let mut config = config(Protocol::Grpc, "http://127.0.0.1:1");
+    config.spool = Some(SpoolConfig {
+        mode: SpoolMode::Always,
+        directory: directory.to_owned(),
+        max_bytes: 1 << 30,
+        max_age: Duration::from_hours(24),
+        replay_pause: Duration::from_millis(1),
+    });
+    config
+}
+
+#[tokio::test]
+async fn a_spool_that_cannot_be_used_at_the_start_is_used_once_it_can_be() {
+    let log = Log::collect();
+    let directory = tempfile::tempdir().unwrap();
+    let spool = directory.path().join("spool");
+    std::fs::write(&spool, "in the way").unwrap();
+    let exporter = start(&with_spool(&spool));
+    cycle(&exporter, &some_points(3));
+    assert_eq!(exporter.stats().spool, None);
+    std::fs::remove_file(&spool).unwrap();
+    until(|| exporter.stats().spool.is_some_and(|spool| spool.points == 3)).await;
+    assert_eq!(log.notices_with("cannot be used").len(), 1);
+}
+
+#[tokio::test]
+async fn a_spool_that_was_left_and_comes_back_while_its_keeper_still_has_it_is_no_other_agent_s() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let exporter = start(&with_spool(first.path()));
+    // The disk hangs, and with it the keeper that holds the lock.
+    let held = {
+        exporter.reconfigure(exporter.prepare(&with_spool(second.path())).unwrap());
+        until(|| exporter.stats().spool.is_some()).await;
+        loop {
+            if let Ok(store) = crate::spool::store::Store::open(first.path()) {
+                break store;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let back = exporter.prepare(&with_spool(first.path())).unwrap();
+    exporter.reconfigure(back);
+    cycle(&exporter, &some_points(3));
+    assert_eq!(exporter.stats().spool, None, "the memory serves");
+    drop(held);
+    until(|| exporter.stats().spool.is_some_and(|spool| spool.points == 3)).await;
 }
