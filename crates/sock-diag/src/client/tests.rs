@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 use std::io;
 
+use proptest::prelude::*;
 use vms_core::connection::{Cookie, TcpState, TcpStates};
 
 use super::*;
@@ -8,6 +9,7 @@ use crate::bytecode::Precision;
 use crate::socket::Datagram;
 
 /// What the kernel does next.
+#[derive(Debug, Clone)]
 enum Event {
     /// It answers with this datagram. Sequence and port id are those asked with.
     Answer(Vec<u8>),
@@ -38,6 +40,8 @@ struct Script {
     port_id: u32,
     sequence: u32,
     pending: VecDeque<Event>,
+    /// What was not read of an answer is gone with the next request.
+    forgets: bool,
 }
 
 /// A host on which every program pays.
@@ -61,6 +65,9 @@ impl Transport for Script {
     }
 
     fn send(&mut self, request: &[u8]) -> Result<(), Errno> {
+        if self.forgets {
+            self.pending.clear();
+        }
         assert!(self.pending.is_empty(), "a request while the last one is still being answered");
         // The number of the first, where several requests are sent at once.
         self.sequence = u32::from_ne_bytes(request[8..12].try_into().unwrap());
@@ -500,5 +507,82 @@ fn a_dump_that_tells_of_more_than_there_is_room_for_fails_and_tells_of_nothing()
         client.room = Room { told: MAX_TOLD, found: MAX_FOUND };
         assert!(client.dump_large(&filter()).unwrap().is_empty());
         assert_eq!(client.transport.reopened, 1, "what was still to come is not taken for the next answer");
+    }
+}
+
+/// One thing that a kernel may do, or somebody in its name; a message may be bent at one place, or cut.
+fn an_event() -> impl Strategy<Value = Event> {
+    let told = prop_oneof![
+        6 => (0_u32..4, 1_u8..3, prop::bool::weighted(0.05)).prop_map(|(cookie, remote, interrupted)| {
+            socket_with(cookie, remote, 2 | if interrupted { 0x10 } else { 0 })
+        }),
+        2 => Just(done()),
+        1 => prop_oneof![Just(2), Just(11), Just(22), Just(105)].prop_map(refusal),
+        1 => Just(done_with(105)),
+        1 => Just(message(4, 0, &[])),
+        1 => prop::collection::vec(any::<u8>(), 0..200),
+    ];
+    let bent = (told, prop::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>())), 0_usize..8);
+    let bent = bent.prop_map(|(mut bytes, change, cut)| {
+        if let Some((place, byte)) = change
+            && !bytes.is_empty()
+        {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        if cut == 0 {
+            bytes.truncate(bytes.len() / 2);
+        }
+        bytes
+    });
+    prop_oneof![
+        12 => bent.clone().prop_map(Answer),
+        1 => bent.clone().prop_map(Forgery),
+        1 => bent.clone().prop_map(Stale),
+        1 => bent.clone().prop_map(Misdirected),
+        2 => (0_u32..4, bent).prop_map(|(index, bytes)| Event::AnswerTo(index, bytes)),
+        1 => Just(Oversized),
+        1 => Just(ReceiveError(Errno::NOBUFS)),
+    ]
+}
+
+/// What a kernel does, and then nothing more.
+fn a_conversation() -> impl Strategy<Value = VecDeque<Exchange>> {
+    let exchange = prop::collection::vec(an_event(), 0..8).prop_map(|events| {
+        Ok(events.into_iter().chain([ReceiveError(Errno::AGAIN)]).collect::<VecDeque<Event>>())
+    });
+    let attempts = usize::try_from(ATTEMPTS).unwrap();
+    let exchange = prop_oneof![9 => exchange, 1 => Just(()).prop_map(|()| Err(Errno::NOBUFS))];
+    prop::collection::vec(exchange, 8 * attempts).prop_map(VecDeque::from)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn whatever_the_kernel_says_a_dump_and_lookups_end_and_tell_only_what_was_asked_for(
+        exchanges in a_conversation(),
+    ) {
+        let script = Script { exchanges, forgets: true, ..Script::default() };
+        let mut client = Client::new(script, Some(0));
+        let wanted = filter();
+        if let Ok(found) = client.dump_large(&wanted) {
+            prop_assert!(found.iter().all(|connection| wanted.matches(connection)), "{found:?}");
+            prop_assert!(found.windows(2).all(|pair| pair[0].cookie < pair[1].cookie), "each once: {found:?}");
+        }
+        let asked = [1, 2, 3].map(|cookie| {
+            let datagram = socket(cookie);
+            match Messages::new(&datagram).next().unwrap().unwrap().decode().unwrap() {
+                Reply::Socket(connection) => connection,
+                other => unreachable!("{other:?}"),
+            }
+        });
+        if let Ok(sightings) = client.lookup(&asked) {
+            prop_assert_eq!(sightings.len(), asked.len());
+            for (sighting, asked) in sightings.iter().zip(&asked) {
+                let told = sighting.as_ref().map(|sighting| sighting.connection.cookie);
+                prop_assert!(told.is_none_or(|told| told == asked.cookie));
+            }
+        }
     }
 }
