@@ -3,15 +3,14 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 use mock_collector::{MockCollector, MockServer};
-use tokio::runtime::Builder;
-use tokio::sync::{RwLock, oneshot};
+use tokio::sync::RwLock;
 
 use crate::deadline::eventually;
-use crate::namespace::{self, Namespace};
+use crate::namespace::Namespace;
 use crate::otlp::{Point, Points, flatten};
+use crate::served::Served;
 
 /// How OTLP travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,14 +60,14 @@ impl Protocol {
 pub struct Collector {
     protocol: Protocol,
     received: Arc<RwLock<MockCollector>>,
-    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    served: Option<Served>,
 }
 
 impl Collector {
     /// A collector that does not run yet.
     #[must_use]
     pub fn new(protocol: Protocol) -> Self {
-        Self { protocol, received: Arc::new(RwLock::new(MockCollector::new())), running: None }
+        Self { protocol, received: Arc::new(RwLock::new(MockCollector::new())), served: None }
     }
 
     /// Starts on the loopback of a host.
@@ -83,40 +82,25 @@ impl Collector {
     /// Starts, again or for the first time.
     #[track_caller]
     pub fn resume(&mut self, host: &Namespace) {
-        assert!(self.running.is_none(), "the collector runs");
-        let entrance = host.entrance();
+        assert!(self.served.is_none(), "the collector runs");
         let received = Arc::clone(&self.received);
         let protocol = self.protocol;
-        let (stop, stopped) = oneshot::channel();
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        let thread = thread::spawn(move || {
-            namespace::enter(&entrance);
-            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let server = MockServer::builder()
-                    .protocol(match protocol {
-                        Protocol::Grpc => mock_collector::Protocol::Grpc,
-                        Protocol::Http => mock_collector::Protocol::HttpBinary,
-                    })
-                    .port(protocol.port())
-                    .collector(received);
-                let _server = server.start().await.expect("the collector starts");
-                ready.send(()).expect("the test waits");
-                let _told_or_dropped = stopped.await;
-            });
-            // Every connection is cut, as by the death of a process, not by a polite goodbye.
-            runtime.shutdown_background();
-        });
-        is_ready.recv().expect("the collector starts");
-        self.running = Some((stop, thread));
+        self.served = Some(Served::start(host, async move || {
+            let server = MockServer::builder()
+                .protocol(match protocol {
+                    Protocol::Grpc => mock_collector::Protocol::Grpc,
+                    Protocol::Http => mock_collector::Protocol::HttpBinary,
+                })
+                .port(protocol.port())
+                .collector(received);
+            server.start().await.expect("the collector starts")
+        }));
     }
 
     /// Dies: what it received remains.
     #[track_caller]
     pub fn kill(&mut self) {
-        let (stop, thread) = self.running.take().expect("the collector runs");
-        stop.send(()).expect("the collector runs");
-        thread.join().expect("the collector ends");
+        drop(self.served.take().expect("the collector runs"));
     }
 
     /// The names of the spans received so far.
@@ -150,15 +134,6 @@ impl Points for Collector {
             flatten(metric.resource_attrs(), metric.metric(), &mut points);
         }
         points
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.running.take() {
-            drop(stop);
-            let _panic_was_shown = thread.join();
-        }
     }
 }
 

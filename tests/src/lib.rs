@@ -29,6 +29,7 @@ pub mod program;
 pub mod responder;
 pub mod rotel;
 pub mod scene;
+mod served;
 pub mod skip;
 pub mod tls;
 pub mod usage;

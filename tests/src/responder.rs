@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -18,14 +17,13 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 };
 use prost::Message;
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
-use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codec::CompressionEncoding;
 
 use crate::collector::Protocol;
-use crate::namespace::{self, Namespace};
+use crate::namespace::Namespace;
 use crate::otlp::{Point, Points, flatten};
+use crate::served::Served;
 
 /// How to answer one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +41,7 @@ pub enum Answer {
 /// A running receiver; ended when dropped.
 pub struct Responder {
     state: Arc<Mutex<State>>,
-    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    _served: Served,
 }
 
 #[derive(Default)]
@@ -71,26 +69,15 @@ impl Responder {
     pub fn start(host: &Namespace, protocol: Protocol, answers: &[Answer]) -> Self {
         let state =
             Arc::new(Mutex::new(State { answers: answers.iter().copied().collect(), ..State::default() }));
-        let entrance = host.entrance();
         let shared = Arc::clone(&state);
-        let (stop, stopped) = oneshot::channel();
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        let thread = thread::spawn(move || {
-            namespace::enter(&entrance);
-            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let listener = TcpListener::bind(protocol.address()).await.expect("the port is free");
-                match protocol {
-                    Protocol::Grpc => tokio::spawn(serve_grpc(listener, shared)),
-                    Protocol::Http => tokio::spawn(serve_http(listener, shared)),
-                };
-                ready.send(()).expect("the test waits");
-                let _told_or_dropped = stopped.await;
-            });
-            runtime.shutdown_background();
+        let served = Served::start(host, async move || {
+            let listener = TcpListener::bind(protocol.address()).await.expect("the port is free");
+            match protocol {
+                Protocol::Grpc => tokio::spawn(serve_grpc(listener, shared)),
+                Protocol::Http => tokio::spawn(serve_http(listener, shared)),
+            };
         });
-        is_ready.recv().expect("the receiver starts");
-        Self { state, running: Some((stop, thread)) }
+        Self { state, _served: served }
     }
 
     /// Every request so far.
@@ -118,15 +105,6 @@ impl Received {
     #[must_use]
     pub fn points(&self) -> &[Point] {
         &self.points
-    }
-}
-
-impl Drop for Responder {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.running.take() {
-            drop(stop);
-            let _panic_was_shown = thread.join();
-        }
     }
 }
 
