@@ -44,6 +44,10 @@ pub(crate) struct Outcome {
     pub(crate) logged: (usize, usize),
     /// How long the end took.
     pub(crate) stop: Duration,
+    /// Kills that found requests in the spool.
+    pub(crate) killed_with: u64,
+    /// Requests in the spool after the end.
+    pub(crate) left: usize,
     pub(crate) metronome: Metronome,
 }
 
@@ -65,6 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let mut samples = Vec::new();
     let mut kills_from = u64::MAX;
     let mut stored_until = 0;
+    let mut killed_with = 0;
     let mut next_sample = Duration::ZERO;
     let mut next_reload = Duration::from_secs(7);
     let mut next_kill = arguments.steady();
@@ -85,8 +90,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
                 kills_from = unix_nanoseconds();
                 stored_until = record.content().newest();
             }
+            killed_with += u64::from(subject.spooled() > 0);
             subject.kill()?;
-            next_kill = elapsed + Duration::from_millis(rng.u64(500..4000));
+            // Most come in the middle of something; some leave time for what waits to be sent.
+            let pause = if rng.u8(..3) == 0 { rng.u64(2000..12_000) } else { rng.u64(500..2000) };
+            next_kill = elapsed + Duration::from_millis(pause);
         }
         if elapsed >= next_reload {
             subject.reload()?;
@@ -104,6 +112,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     kills_from = kills_from.min(ended);
     await_delivery(&record, ended, now());
     let stop = subject.stop();
+    let left = subject.spooled();
     Ok(Outcome {
         world,
         record,
@@ -117,6 +126,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         faults: collector.happened,
         logged: subject.logged(),
         stop,
+        killed_with,
+        left,
         metronome,
     })
 }

@@ -58,7 +58,7 @@ impl<'a> Subject<'a> {
             },
         });
         if let Some(spool) = spool {
-            let place = scene.public_directory("spool");
+            let place = scene.own_directory("spool", 0);
             let spool = spool.replace("{dir}", &place.display().to_string());
             settings["export"]["spool"] = serde_json::from_str(&spool).context("--spool")?;
         }
@@ -70,6 +70,8 @@ impl<'a> Subject<'a> {
         let (away, reloads, logged) = (Vec::new(), (0, 0), (0, 0));
         let subject = Self { command, agent, directory, settings, serial: 0, turn: 0, away, reloads, logged };
         subject.wait_for("started", 1)?;
+        let without_spool = subject.agent.log_with(&["the spool", "cannot be used"]);
+        ensure!(without_spool.is_empty(), "{without_spool:#?}");
         Ok(subject)
     }
 
@@ -136,6 +138,13 @@ impl<'a> Subject<'a> {
         let took = self.agent.stop();
         self.remember_log();
         took
+    }
+
+    /// How many requests are in its spool.
+    pub(crate) fn spooled(&self) -> usize {
+        let directory = self.settings["export"]["spool"]["directory"].as_str().unwrap_or_default();
+        let Ok(items) = fs::read_dir(directory) else { return 0 };
+        items.flatten().filter(|item| item.path().extension().is_some_and(|end| end == "otlp")).count()
     }
 
     /// Warnings and errors that it logged in all.

@@ -10,7 +10,11 @@ use crate::run::{Outcome, say};
 
 /// How often the agent looks, in nanoseconds.
 const INTERVAL: u64 = 1_000_000_000;
-/// Cycles around a kill that may not have been handed over, or not be due yet.
+/// How long after the kill the first cycle is due: the start, and at most an interval.
+const BEGINS: u64 = INTERVAL + INTERVAL / 10;
+/// How long a cycle may take until it is handed over and, with `always`, on the disk, beside what the machine stood still.
+const STORED: u64 = INTERVAL / 4;
+/// How old the last answer may be at the end.
 const GRACE: u64 = 2 * INTERVAL;
 /// False answers that are shown one by one.
 const SHOWN: u64 = 10;
@@ -147,11 +151,14 @@ fn loss(arguments: &Arguments, outcome: &Outcome) -> Finding {
         },
         figures: format!(
             "{lost} answers lost of {answers}; {refused} refused for good by the collector, {excused} not measured or not \
-             handed over around a kill, {} cycles skipped by a machine that stood still; {} arrived more than once",
+             handed over around a kill, {} cycles skipped by a machine that stood still; {} arrived more than once; {} kills \
+             found requests in the spool, {} were left in it at the end",
             skipped.len(),
-            content.doubled
+            content.doubled,
+            outcome.killed_with,
+            outcome.left
         ),
-        holds: lost == 0 && complete == arguments.links,
+        holds: lost == 0 && complete == arguments.links && outcome.left == 0,
     }
 }
 
@@ -162,7 +169,9 @@ fn is_excused(arguments: &Arguments, outcome: &Outcome, time: u64) -> bool {
     if arguments.spool.is_none() && time > outcome.stored_until.saturating_sub(older) {
         return true;
     }
-    outcome.away.iter().any(|(killed, back)| time + GRACE > *killed && time < back + GRACE)
+    let stalled = outcome.metronome.stalled(time, Duration::from_secs(1));
+    let stored = STORED + u64::try_from(stalled.as_nanos()).unwrap_or(u64::MAX);
+    outcome.away.iter().any(|(killed, back)| time + stored > *killed && time < back + BEGINS)
 }
 
 fn is_skipped(outcome: &Outcome, time: u64) -> bool {
