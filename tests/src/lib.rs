@@ -31,8 +31,10 @@ pub mod rotel;
 pub mod scene;
 mod served;
 pub mod skip;
+pub mod spool;
 pub mod tls;
 pub mod usage;
+pub mod watched;
 
 pub use agent::{Agent, AgentCommand, Check, Privileges, Row};
 pub use collector::{Collector, Protocol};
@@ -48,3 +50,4 @@ pub use responder::{Answer, Responder};
 pub use rotel::Rotel;
 pub use scene::Scene;
 pub use usage::Usage;
+pub use watched::Watched;

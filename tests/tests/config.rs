@@ -8,39 +8,14 @@ use rustix::process::Signal;
 use serde_json::json;
 use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
+use vms_agent_tests::watched::{FORWARD, UP, Watched};
 use vms_agent_tests::{
-    AgentCommand, Collector, Link, Namespace, Points, Protocol, Responder, Scene, config, eventually, needs,
-    probe, probe_with,
+    AgentCommand, Collector, Namespace, Points, Protocol, Responder, Scene, config, eventually, needs, probe,
+    probe_with,
 };
 
-const UP: &str = "vms.connection_mon.up";
-const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
 /// Longer than any shutdown of the agent may take.
 const SHUTDOWN: Duration = Duration::from_secs(10);
-
-/// A link that is up, and a host to watch it on.
-struct Watched {
-    scene: Scene,
-    host: Namespace,
-    link: Link,
-}
-
-impl Watched {
-    #[track_caller]
-    fn new() -> Self {
-        let (scene, host) = (Scene::new(), Namespace::new());
-        let link = Link::new((&scene.program("svc"), &host), (&scene.program("far"), &host));
-        Self { scene, host, link }
-    }
-
-    fn agent(&self) -> AgentCommand<'_> {
-        AgentCommand::new(&self.scene, &self.host)
-    }
-
-    fn probe(&self, name: &str) -> serde_json::Value {
-        probe(name, &self.scene.name("svc"), self.link.service())
-    }
-}
 
 /// Asserts that a configuration was refused, and returns what was said.
 #[track_caller]
@@ -66,7 +41,7 @@ fn the_environment_alone_configures_an_agent() {
         service.port()
     );
     let agent = watched
-        .agent()
+        .command()
         .variable("VMS_PROBES", probes)
         .variable("VMS_INTERVAL", "200ms")
         .variable("VMS_EXPORT__COMPRESSION", "zstd")
@@ -83,7 +58,7 @@ fn json_in_a_variable_is_a_list_of_probes_too() {
     needs!(Need::Agent);
     let watched = Watched::new();
     let probes = json!([watched.probe("link")]).to_string();
-    assert!(watched.agent().variable("VMS_PROBES", probes).check().row().is_up());
+    assert!(watched.command().variable("VMS_PROBES", probes).check().row().is_up());
 }
 
 #[test]
@@ -102,7 +77,7 @@ fn yaml_toml_and_json_files_say_the_same() {
     );
     let json = json!({"interval": "1s", "probes": [watched.probe("link")]}).to_string();
     for (file, text) in [("config.yaml", yaml), ("config.toml", toml), ("config.json", json)] {
-        let check = watched.agent().config_text(file, &text).check();
+        let check = watched.command().config_text(file, &text).check();
         assert!(check.row().is_up(), "{file}: {check:#?}");
     }
 }
@@ -115,7 +90,7 @@ fn later_sources_win() {
     let nobody_listens = json!({"interval": "1h", "probes": [watched.probe("link")],
         "export": {"endpoint": "http://localhost:9", "protocol": "http/protobuf"}});
     let mut agent = watched
-        .agent()
+        .command()
         .config(&nobody_listens)
         .variable("OTEL_METRIC_EXPORT_INTERVAL", "3600000")
         .variable("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
@@ -128,7 +103,7 @@ fn later_sources_win() {
 
     let since = unix_nanoseconds();
     let mut agent = watched
-        .agent()
+        .command()
         .config(&nobody_listens)
         .variable("OTEL_METRIC_EXPORT_INTERVAL", "200")
         .variable("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
@@ -152,7 +127,7 @@ fn references_in_a_file_are_replaced_and_secrets_never_shown() {
             "headers": {"authorization": format!("Bearer ${{file:{}}}", secret.display())},
         },
     });
-    let agent = watched.agent().config(&config).variable("LINK", "link");
+    let agent = watched.command().config(&config).variable("LINK", "link");
     let shown = agent.output(&["validate"]);
     assert_eq!(shown.status.code(), Some(0), "{shown:?}");
     let text = String::from_utf8_lossy(&shown.stdout);
@@ -165,7 +140,7 @@ fn references_in_a_file_are_replaced_and_secrets_never_shown() {
     assert_eq!(sent.as_deref(), Some("Bearer s3cr3t"));
     assert!(running.log_with(&["s3cr3t"]).is_empty());
 
-    let said = refused(&watched.agent().config(&config).output(&["validate"]));
+    let said = refused(&watched.command().config(&config).output(&["validate"]));
     assert!(said.contains("LINK"), "an unset variable without a default: {said}");
 }
 
@@ -195,7 +170,7 @@ export:
 ";
     let file = watched.scene.path().join("config.yaml");
     for command in [&["validate"][..], &["check"], &["check", "--format", "json"], &["run"]] {
-        let said = refused(&watched.agent().config_text("config.yaml", text).output(command));
+        let said = refused(&watched.command().config_text("config.yaml", text).output(command));
         for (line, path, also) in [
             (1, "interval", "15s"),
             (2, "intervall", "interval"),
@@ -225,7 +200,6 @@ fn a_fault_in_a_variable_names_the_variable() {
     let watched = Watched::new();
     let agent = watched
         .agent()
-        .config(&config(&[watched.probe("link")]))
         .variable("VMS_INTERVAL", "soon")
         .variable("VMS_EXPORT__COMPRESION", "gzip")
         .variable("OTEL_EXPORTER_OTLP_PROTOCOL", "smoke-signals");
@@ -255,16 +229,16 @@ fn no_probes_no_file_and_broken_files_are_refused() {
         ("config.ini", "[probes]\n"),
         ("config.yaml", "probes: \u{0}\n"),
     ] {
-        let said = refused(&watched.agent().config_text(file, text).output(&["run"]));
+        let said = refused(&watched.command().config_text(file, text).output(&["run"]));
         assert!(!said.trim().is_empty(), "{file}: {text:?}");
     }
     let missing = watched.scene.path().join("missing.yaml");
     let missing = missing.to_string_lossy();
-    let said = refused(&watched.agent().output(&["run", "--config", &missing]));
+    let said = refused(&watched.command().output(&["run", "--config", &missing]));
     assert!(said.contains(&*missing), "{said}");
-    let said = refused(&watched.agent().variable("VMS_CONFIG", missing.to_string()).output(&["run"]));
+    let said = refused(&watched.command().variable("VMS_CONFIG", missing.to_string()).output(&["run"]));
     assert!(said.contains(&*missing), "{said}");
-    let said = refused(&watched.agent().output(&["run"]));
+    let said = refused(&watched.command().output(&["run"]));
     assert!(said.contains("probes"), "neither a file nor a variable: {said}");
 }
 
@@ -272,9 +246,9 @@ fn no_probes_no_file_and_broken_files_are_refused() {
 fn an_unknown_flag_or_command_exits_2_with_usage() {
     needs!(Need::Agent);
     let watched = Watched::new();
-    let said = refused(&watched.agent().output(&["run", "--confg", "x"]));
+    let said = refused(&watched.command().output(&["run", "--confg", "x"]));
     assert!(said.contains("--config"), "did you mean: {said}");
-    let said = refused(&watched.agent().output(&["chekc"]));
+    let said = refused(&watched.command().output(&["chekc"]));
     assert!(said.contains("check"), "did you mean: {said}");
 }
 
@@ -283,7 +257,7 @@ fn a_valid_reload_takes_effect_and_unchanged_links_keep_their_memory() {
     needs!(Need::Agent);
     let mut watched = Watched::new();
     let collector = Collector::start(&watched.host, Protocol::Grpc);
-    let mut agent = watched.agent().config(&config(&[watched.probe("link"), watched.probe("old")])).start();
+    let mut agent = watched.command().config(&config(&[watched.probe("link"), watched.probe("old")])).start();
     collector.wait_for_value(UP, FORWARD, 1, 0);
     collector.wait_for_value(UP, &[("name", "old"), ("direction", "forward")], 1, 0);
     watched.link.close();
@@ -317,7 +291,7 @@ fn an_invalid_reload_is_refused_told_and_counted_and_the_old_configuration_stays
     let watched = Watched::new();
     let collector = Collector::start(&watched.host, Protocol::Grpc);
     let good = config(&[watched.probe("link")]);
-    let mut agent = watched.agent().config(&good).start();
+    let mut agent = watched.command().config(&good).start();
     collector.wait_for_value(UP, FORWARD, 1, 0);
     let bad = config(&[probe_with("link", "x", watched.link.service(), &json!({"destServicePort": 99_999}))]);
     let _written = watched.scene.write("config.json", &bad.to_string());
@@ -343,7 +317,7 @@ fn a_reload_leads_to_another_collector_which_gets_what_the_old_one_did_not_take(
         let export = json!({"endpoint": protocol.endpoint(), "protocol": protocol.name()});
         json!({"interval": "200ms", "probes": [watched.probe("link")], "export": export})
     };
-    let mut agent = watched.agent().config(&config_to(Protocol::Grpc)).start();
+    let mut agent = watched.command().config(&config_to(Protocol::Grpc)).start();
     agent.wait_for_log(&["\"link\":\"link\"", "forward"]);
     let reloaded = unix_nanoseconds();
     let new = Collector::start(&watched.host, Protocol::Http);
@@ -367,7 +341,7 @@ fn a_signal_ends_the_agent_with_0_and_delivers_what_waits() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut watched = Watched::new();
         let mut collector = Collector::new(Protocol::Grpc);
-        let mut agent = watched.agent().config(&config(&[watched.probe("link")])).start();
+        let mut agent = watched.agent().start();
         agent.wait_for_log(&["\"link\"", "forward"]);
         watched.link.close();
         agent.wait_for_log(&["\"link\"", "no_connection"]);
@@ -388,7 +362,7 @@ fn a_collector_that_is_away_or_silent_does_not_keep_the_agent_from_ending() {
     for silent in [false, true] {
         let listener =
             silent.then(|| watched.host.inside(|| std::net::TcpListener::bind(Protocol::Grpc.address())));
-        let mut agent = watched.agent().config(&config(&[watched.probe("link")])).start();
+        let mut agent = watched.agent().start();
         agent.wait_for_log(&["\"link\"", "forward"]);
         let took = agent.stop();
         assert!(took < SHUTDOWN, "{took:?}, silent: {silent}");
@@ -402,7 +376,7 @@ fn a_disabled_sdk_and_the_exporter_none_send_nothing() {
     for (name, value) in [("OTEL_SDK_DISABLED", "true"), ("OTEL_METRICS_EXPORTER", "none")] {
         let mut watched = Watched::new();
         let collector = Collector::start(&watched.host, Protocol::Grpc);
-        let command = watched.agent().config(&config(&[watched.probe("link")])).variable(name, value);
+        let command = watched.agent().variable(name, value);
         let mut agent = command.start();
         agent.wait_for_log(&["\"link\"", "forward"]);
         drop(command);
@@ -418,10 +392,7 @@ fn the_exporter_console_prints_points_to_stdout() {
     needs!(Need::Agent);
     let watched = Watched::new();
     let collector = Collector::start(&watched.host, Protocol::Grpc);
-    let command = watched
-        .agent()
-        .config(&config(&[watched.probe("link")]))
-        .variable("OTEL_METRICS_EXPORTER", "console");
+    let command = watched.agent().variable("OTEL_METRICS_EXPORTER", "console");
     let mut agent = command.start();
     vms_agent_tests::eventually("a point on stdout", || {
         let lines = agent.stdout();
@@ -438,7 +409,7 @@ fn a_host_where_the_kernel_cannot_be_asked_is_told_apart_from_a_link_that_is_dow
     // Without a readable /proc nobody can know who holds a socket: exit 3, no rows, no 0.
     let watched = Watched::new();
     let nowhere = json!({"interval": "200ms", "procRoot": "/nowhere", "probes": [watched.probe("link")]});
-    let output = watched.agent().config(&nowhere).output(&["check", "--format", "json"]);
+    let output = watched.command().config(&nowhere).output(&["check", "--format", "json"]);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(!String::from_utf8_lossy(&output.stdout).contains("\"down\""), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere"), "{output:?}");

@@ -6,125 +6,109 @@ use std::collections::BTreeSet;
 use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::tls::{Certificates, Gate};
+use vms_agent_tests::watched::{FORWARD, UP, Watched};
 use vms_agent_tests::{
-    Agent, AgentCommand, Answer, Collector, Link, Namespace, Number, Points, Protocol, Responder, Rotel,
-    Scene, config, eventually, needs, probe,
+    Agent, AgentCommand, Answer, Collector, Number, Points, Protocol, Responder, Rotel, eventually, needs,
+    probe,
 };
 
-const UP: &str = "vms.connection_mon.up";
-const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
 const COMPRESSIONS: [&str; 3] = ["none", "gzip", "zstd"];
 /// rotel has no zstd.
 const COMPRESSIONS_OF_ROTEL: [&str; 2] = ["none", "gzip"];
 
-/// A link that is up, and an agent to watch it.
-struct Watched {
-    scene: Scene,
-    host: Namespace,
-    link: Link,
+/// An agent that watches the link, and keeps in memory what waits.
+fn sending<'a>(watched: &'a Watched, protocol: Protocol, endpoint: &str) -> AgentCommand<'a> {
+    watched
+        .agent()
+        .variable("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name())
+        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        // What waits in memory is sent in order. `spool.rs` is about what waits on the disk.
+        .variable("VMS_EXPORT__SPOOL__MODE", "off")
 }
 
-impl Watched {
-    #[track_caller]
-    fn new() -> Self {
-        let (scene, host) = (Scene::new(), Namespace::new());
-        let link = Link::new((&scene.program("svc"), &host), (&scene.program("far"), &host));
-        Self { scene, host, link }
+/// Runs an agent with a mark in its resource until its points have arrived, and checks all that is in them.
+#[track_caller]
+fn assert_everything_arrives(
+    watched: &Watched,
+    collector: &impl Points,
+    protocol: Protocol,
+    compression: &str,
+) {
+    let mark = format!("{} {compression}", protocol.name());
+    let since = unix_nanoseconds();
+    let mut agent = sending(watched, protocol, &protocol.endpoint())
+        .variable("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
+        .variable("OTEL_SERVICE_NAME", "link-agent")
+        .variable("OTEL_RESOURCE_ATTRIBUTES", format!("mark={mark},service.name=other,deployment=a%20b%2Cc"))
+        .start();
+    let quoted = format!("\"{mark}\"");
+    let marked = |metric: &str, attributes: &[(&str, &str)]| {
+        let mut series = collector.series(metric, attributes);
+        series.retain(|point| point.resource.get("mark") == Some(&quoted));
+        series
+    };
+    let looks = eventually("three looks", || {
+        let points = marked(UP, FORWARD);
+        (points.len() >= 3).then_some(points)
+    });
+    agent.stop();
+    let until = unix_nanoseconds();
+
+    let link = [
+        ("name", "\"link\"".to_owned()),
+        ("dest_ip", format!("\"{}\"", watched.link.service().ip())),
+        ("dest_port", watched.link.service().port().to_string()),
+        ("proto", "\"tcp\"".to_owned()),
+        ("process_name", format!("\"{}\"", watched.scene.name("svc"))),
+        ("direction", "\"forward\"".to_owned()),
+    ];
+    let link: Vec<_> = link.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
+    for (metric, state, value) in [
+        (UP, None, 1),
+        ("vms.connection_mon.status", Some("up"), 1),
+        ("vms.connection_mon.status", Some("down"), 0),
+        ("vms.connection_mon.connections", None, 1),
+        ("vms.connection_mon.unattributed", None, 0),
+    ] {
+        let mut attributes = FORWARD.to_vec();
+        attributes.extend(state.map(|state| ("state", state)));
+        let definition = vms_core::metric::ALL.iter().find(|known| known.name == metric).unwrap();
+        let points = marked(metric, &attributes);
+        assert!(points.len() >= looks.len(), "{metric}: a point for each look");
+        let mut last = since;
+        for point in points {
+            assert_eq!(point.value, Number::Int(value), "{point:#?}");
+            assert_eq!((point.unit.as_str(), point.kind.as_str()), (definition.unit, "gauge"));
+            assert_eq!(point.description, definition.description);
+            let mut expected: Vec<_> = link.clone();
+            expected.extend(state.map(|state| ("state".to_owned(), format!("\"{state}\""))));
+            assert_eq!(point.attributes, expected.into_iter().collect(), "{point:#?}");
+            assert!(point.time > last && point.time < until, "when it was measured: {point:#?}");
+            last = point.time;
+        }
+    }
+    assert!(marked("vms.connection_mon.down_reason", FORWARD).is_empty());
+
+    let resource = &looks[0].resource;
+    for (key, value) in [
+        ("service.name", "link-agent"),
+        ("deployment", "a b,c"),
+        ("os.type", "linux"),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+    ] {
+        assert_eq!(resource.get(key), Some(&format!("\"{value}\"")), "{key}: {resource:#?}");
+    }
+    for key in ["service.instance.id", "host.name", "host.arch", "os.version"] {
+        assert!(resource.get(key).is_some_and(|value| value.len() > 2), "{key}: {resource:#?}");
     }
 
-    fn agent(&self, protocol: Protocol, endpoint: &str) -> AgentCommand<'_> {
-        let probe = probe("link", &self.scene.name("svc"), self.link.service());
-        AgentCommand::new(&self.scene, &self.host)
-            .config(&config(&[probe]))
-            .variable("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name())
-            .variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-            // What waits in memory is sent in order. `spool.rs` is about what waits on the disk.
-            .variable("VMS_EXPORT__SPOOL__MODE", "off")
-    }
-
-    /// Runs an agent with a mark in its resource until its points have arrived, and checks all that is in them.
-    #[track_caller]
-    fn assert_everything_arrives(&self, collector: &impl Points, protocol: Protocol, compression: &str) {
-        let mark = format!("{} {compression}", protocol.name());
-        let since = unix_nanoseconds();
-        let mut agent = self
-            .agent(protocol, &protocol.endpoint())
-            .variable("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
-            .variable("OTEL_SERVICE_NAME", "link-agent")
-            .variable(
-                "OTEL_RESOURCE_ATTRIBUTES",
-                format!("mark={mark},service.name=other,deployment=a%20b%2Cc"),
-            )
-            .start();
-        let quoted = format!("\"{mark}\"");
-        let marked = |metric: &str, attributes: &[(&str, &str)]| {
-            let mut series = collector.series(metric, attributes);
-            series.retain(|point| point.resource.get("mark") == Some(&quoted));
-            series
-        };
-        let looks = eventually("three looks", || {
-            let points = marked(UP, FORWARD);
-            (points.len() >= 3).then_some(points)
-        });
-        agent.stop();
-        let until = unix_nanoseconds();
-
-        let link = [
-            ("name", "\"link\"".to_owned()),
-            ("dest_ip", format!("\"{}\"", self.link.service().ip())),
-            ("dest_port", self.link.service().port().to_string()),
-            ("proto", "\"tcp\"".to_owned()),
-            ("process_name", format!("\"{}\"", self.scene.name("svc"))),
-            ("direction", "\"forward\"".to_owned()),
-        ];
-        let link: Vec<_> = link.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
-        for (metric, state, value) in [
-            (UP, None, 1),
-            ("vms.connection_mon.status", Some("up"), 1),
-            ("vms.connection_mon.status", Some("down"), 0),
-            ("vms.connection_mon.connections", None, 1),
-            ("vms.connection_mon.unattributed", None, 0),
-        ] {
-            let mut attributes = FORWARD.to_vec();
-            attributes.extend(state.map(|state| ("state", state)));
-            let definition = vms_core::metric::ALL.iter().find(|known| known.name == metric).unwrap();
-            let points = marked(metric, &attributes);
-            assert!(points.len() >= looks.len(), "{metric}: a point for each look");
-            let mut last = since;
-            for point in points {
-                assert_eq!(point.value, Number::Int(value), "{point:#?}");
-                assert_eq!((point.unit.as_str(), point.kind.as_str()), (definition.unit, "gauge"));
-                assert_eq!(point.description, definition.description);
-                let mut expected: Vec<_> = link.clone();
-                expected.extend(state.map(|state| ("state".to_owned(), format!("\"{state}\""))));
-                assert_eq!(point.attributes, expected.into_iter().collect(), "{point:#?}");
-                assert!(point.time > last && point.time < until, "when it was measured: {point:#?}");
-                last = point.time;
-            }
-        }
-        assert!(marked("vms.connection_mon.down_reason", FORWARD).is_empty());
-
-        let resource = &looks[0].resource;
-        for (key, value) in [
-            ("service.name", "link-agent"),
-            ("deployment", "a b,c"),
-            ("os.type", "linux"),
-            ("service.version", env!("CARGO_PKG_VERSION")),
-        ] {
-            assert_eq!(resource.get(key), Some(&format!("\"{value}\"")), "{key}: {resource:#?}");
-        }
-        for key in ["service.instance.id", "host.name", "host.arch", "os.version"] {
-            assert!(resource.get(key).is_some_and(|value| value.len() > 2), "{key}: {resource:#?}");
-        }
-
-        let done = marked("vms.agent.measurements", &[("outcome", "ok")]);
-        let last = done.last().unwrap();
-        assert_eq!((last.kind.as_str(), last.unit.as_str()), ("counter", "{measurement}"));
-        assert!(last.start >= since && last.start <= last.time, "{last:#?}");
-        assert!(done.is_sorted_by_key(|point| point.value.as_int()), "{done:#?}");
-        let durations = marked("vms.agent.cycle.duration", &[]);
-        assert_eq!(durations.last().unwrap().kind, "histogram");
-    }
+    let done = marked("vms.agent.measurements", &[("outcome", "ok")]);
+    let last = done.last().unwrap();
+    assert_eq!((last.kind.as_str(), last.unit.as_str()), ("counter", "{measurement}"));
+    assert!(last.start >= since && last.start <= last.time, "{last:#?}");
+    assert!(done.is_sorted_by_key(|point| point.value.as_int()), "{done:#?}");
+    let durations = marked("vms.agent.cycle.duration", &[]);
+    assert_eq!(durations.last().unwrap().kind, "histogram");
 }
 
 #[test]
@@ -133,7 +117,7 @@ fn everything_arrives_at_the_mock_collector_over_grpc() {
     let watched = Watched::new();
     let collector = Collector::start(&watched.host, Protocol::Grpc);
     for compression in COMPRESSIONS {
-        watched.assert_everything_arrives(&collector, Protocol::Grpc, compression);
+        assert_everything_arrives(&watched, &collector, Protocol::Grpc, compression);
     }
 }
 
@@ -143,7 +127,7 @@ fn everything_arrives_at_the_mock_collector_over_http() {
     let watched = Watched::new();
     let collector = Collector::start(&watched.host, Protocol::Http);
     for compression in COMPRESSIONS {
-        watched.assert_everything_arrives(&collector, Protocol::Http, compression);
+        assert_everything_arrives(&watched, &collector, Protocol::Http, compression);
     }
 }
 
@@ -153,7 +137,7 @@ fn everything_arrives_at_rotel_over_grpc() {
     let watched = Watched::new();
     let collector = Rotel::start(&watched.scene, &watched.host);
     for compression in COMPRESSIONS_OF_ROTEL {
-        watched.assert_everything_arrives(&collector, Protocol::Grpc, compression);
+        assert_everything_arrives(&watched, &collector, Protocol::Grpc, compression);
     }
 }
 
@@ -163,7 +147,7 @@ fn everything_arrives_at_rotel_over_http() {
     let watched = Watched::new();
     let collector = Rotel::start(&watched.scene, &watched.host);
     for compression in COMPRESSIONS_OF_ROTEL {
-        watched.assert_everything_arrives(&collector, Protocol::Http, compression);
+        assert_everything_arrives(&watched, &collector, Protocol::Http, compression);
     }
 }
 
@@ -175,8 +159,7 @@ fn requests_carry_the_configured_headers_and_say_how_they_are_compressed() {
         let responder = Responder::start(&watched.host, protocol, &[]);
         for compression in COMPRESSIONS {
             let before = responder.requests().len();
-            let mut agent = watched
-                .agent(protocol, &protocol.endpoint())
+            let mut agent = sending(&watched, protocol, &protocol.endpoint())
                 .variable("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20secret,x-tenant=shop")
                 .variable("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
                 .start();
@@ -213,8 +196,7 @@ fn variables_of_the_signal_win_and_their_endpoint_is_taken_as_it_is() {
     let watched = Watched::new();
     let responder = Responder::start(&watched.host, Protocol::Http, &[]);
     let endpoint = format!("{}/of/my/own", Protocol::Http.endpoint());
-    let mut agent = watched
-        .agent(Protocol::Grpc, "http://localhost:9")
+    let mut agent = sending(&watched, Protocol::Grpc, "http://localhost:9")
         .variable("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", Protocol::Http.name())
         .variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", endpoint)
         .variable("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=general")
@@ -235,8 +217,7 @@ fn tls_and_mutual_tls_are_spoken_over_grpc_and_http() {
             let collector = Collector::start(&watched.host, protocol);
             let certificates = Certificates::new(&watched.scene);
             let gate = Gate::start(&watched.host, protocol, &certificates, mutual);
-            let mut command = watched
-                .agent(protocol, &gate.endpoint())
+            let mut command = sending(&watched, protocol, &gate.endpoint())
                 .variable("OTEL_EXPORTER_OTLP_CERTIFICATE", certificates.authority_file.to_string_lossy());
             if mutual {
                 command = command
@@ -271,8 +252,7 @@ fn a_collector_with_the_wrong_certificate_gets_nothing() {
         let certificates = Certificates::new(&watched.scene);
         let others = Certificates::named(&watched.scene, "other-");
         let gate = Gate::start(&watched.host, protocol, &certificates, false);
-        let mut agent = watched
-            .agent(protocol, &gate.endpoint())
+        let mut agent = sending(&watched, protocol, &gate.endpoint())
             .variable("OTEL_EXPORTER_OTLP_CERTIFICATE", others.authority_file.to_string_lossy())
             .start();
         eventually("a refusal", || (gate.refused() > 0).then_some(()));
@@ -290,8 +270,7 @@ fn a_mutual_gate_lets_no_agent_in_that_shows_no_certificate() {
         let collector = Collector::start(&watched.host, protocol);
         let certificates = Certificates::new(&watched.scene);
         let gate = Gate::start(&watched.host, protocol, &certificates, true);
-        let mut agent = watched
-            .agent(protocol, &gate.endpoint())
+        let mut agent = sending(&watched, protocol, &gate.endpoint())
             .variable("OTEL_EXPORTER_OTLP_CERTIFICATE", certificates.authority_file.to_string_lossy())
             .start();
         eventually("a refusal", || (gate.refused() > 0).then_some(()));
@@ -307,7 +286,7 @@ fn what_was_measured_before_the_collector_came_arrives_with_its_own_times() {
         let mut watched = Watched::new();
         let mut collector = Collector::new(protocol);
         let started = unix_nanoseconds();
-        let mut agent = watched.agent(protocol, &protocol.endpoint()).start();
+        let mut agent = sending(&watched, protocol, &protocol.endpoint()).start();
         agent.wait_for_log(&["\"link\"", "forward"]);
         let seen_up = unix_nanoseconds();
         watched.link.close();
@@ -329,7 +308,7 @@ fn a_collector_that_dies_and_returns_has_missed_nothing() {
     for protocol in Protocol::ALL {
         let mut watched = Watched::new();
         let mut collector = Collector::start(&watched.host, protocol);
-        let mut agent = watched.agent(protocol, &protocol.endpoint()).start();
+        let mut agent = sending(&watched, protocol, &protocol.endpoint()).start();
         for _ in 0..2 {
             collector.wait_for_value(UP, FORWARD, 1, unix_nanoseconds());
             collector.kill();
@@ -375,7 +354,7 @@ fn what_a_collector_cannot_take_now_is_sent_again_and_what_it_never_takes_is_cou
         let watched = Watched::new();
         let answers = [Answer::Unavailable, Answer::Unavailable, Answer::Accept, Answer::Invalid];
         let responder = Responder::start(&watched.host, protocol, &answers);
-        let mut agent = watched.agent(protocol, &protocol.endpoint()).start();
+        let mut agent = sending(&watched, protocol, &protocol.endpoint()).start();
         let requests = eventually("ten requests", || {
             let requests = responder.requests();
             (requests.len() >= 10).then_some(requests)
@@ -402,7 +381,7 @@ fn points_that_a_collector_rejects_are_counted_and_not_sent_again() {
     for protocol in Protocol::ALL {
         let watched = Watched::new();
         let responder = Responder::start(&watched.host, protocol, &[Answer::Reject(2)]);
-        let mut agent = watched.agent(protocol, &protocol.endpoint()).start();
+        let mut agent = sending(&watched, protocol, &protocol.endpoint()).start();
         let exported = "otel.sdk.exporter.metric_data_point.exported";
         let failed = eventually("the rejected points to be counted", || {
             responder.series(exported, &[]).into_iter().find(|point| point.attribute("error.type").is_some())
@@ -421,13 +400,12 @@ fn traces_and_logs_of_the_agent_itself_are_sent_where_asked_for() {
     for protocol in Protocol::ALL {
         let watched = Watched::new();
         let collector = Collector::start(&watched.host, protocol);
-        let mut agent = watched.agent(protocol, &protocol.endpoint()).start();
+        let mut agent = sending(&watched, protocol, &protocol.endpoint()).start();
         collector.wait_for_points(UP, FORWARD, 3, 0);
         agent.stop();
         assert_eq!((collector.spans(), collector.logs()), (vec![], vec![]), "off unless asked for");
 
-        let command = watched
-            .agent(protocol, &protocol.endpoint())
+        let command = sending(&watched, protocol, &protocol.endpoint())
             .variable("OTEL_TRACES_EXPORTER", "otlp")
             .variable("OTEL_LOGS_EXPORTER", "otlp");
         let since = unix_nanoseconds();
@@ -447,8 +425,7 @@ fn a_collector_that_never_answers_delays_no_probe() {
     let watched = Watched::new();
     // It accepts connections into its backlog and says nothing, ever.
     let silent = watched.host.inside(|| std::net::TcpListener::bind(Protocol::Grpc.address()).unwrap());
-    let mut agent = watched
-        .agent(Protocol::Grpc, &Protocol::Grpc.endpoint())
+    let mut agent = sending(&watched, Protocol::Grpc, &Protocol::Grpc.endpoint())
         .variable("OTEL_EXPORTER_OTLP_TIMEOUT", "500")
         .start();
     agent.wait_for_log(&["\"link\"", "forward"]);

@@ -1,5 +1,4 @@
 //! What the collector does not take waits on the disk, whatever becomes of the agent and of the disk.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,54 +9,9 @@ use rustix::process::Signal;
 use serde_json::json;
 use vms_agent_tests::deadline::{eventually, now, unix_nanoseconds};
 use vms_agent_tests::skip::Need;
-use vms_agent_tests::{
-    AgentCommand, Collector, Link, Namespace, Points, Protocol, Scene, config, needs, probe, program,
-};
-
-const UP: &str = "vms.connection_mon.up";
-const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
-
-/// A link that is up, and a host to watch it on.
-struct Watched {
-    scene: Scene,
-    host: Namespace,
-    link: Link,
-}
-
-impl Watched {
-    #[track_caller]
-    fn new() -> Self {
-        let (scene, host) = (Scene::new(), Namespace::new());
-        let link = Link::new((&scene.program("svc"), &host), (&scene.program("far"), &host));
-        Self { scene, host, link }
-    }
-
-    fn agent(&self, mode: &str) -> AgentCommand<'_> {
-        let probe = probe("link", &self.scene.name("svc"), self.link.service());
-        AgentCommand::new(&self.scene, &self.host)
-            .config(&config(&[probe]))
-            .variable("VMS_EXPORT__SPOOL__MODE", mode)
-    }
-}
-
-/// The requests in a spool.
-fn records(directory: &Path) -> Vec<PathBuf> {
-    let Ok(items) = fs::read_dir(directory) else { return Vec::new() };
-    // What begins with a dot was being written, and was never told as spooled.
-    let is_record = |path: &Path| {
-        let is_whole = path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
-        is_whole && path.extension().is_some_and(|extension| extension == "otlp")
-    };
-    let mut records: Vec<PathBuf> =
-        items.map(|item| item.unwrap().path()).filter(|path| is_record(path)).collect();
-    records.sort();
-    records
-}
-
-/// The times at which the link was measured, as far as they arrived.
-fn times(collector: &Collector) -> BTreeSet<u64> {
-    collector.series(UP, FORWARD).iter().map(|point| point.time).collect()
-}
+use vms_agent_tests::spool::records;
+use vms_agent_tests::watched::{FORWARD, UP, Watched, times};
+use vms_agent_tests::{Collector, Points, Protocol, needs, program};
 
 #[test]
 fn what_was_spooled_arrives_however_often_the_agent_is_killed() {
@@ -65,7 +19,7 @@ fn what_was_spooled_arrives_however_often_the_agent_is_killed() {
     for mode in ["always", "onFailure"] {
         let watched = Watched::new();
         let mut collector = Collector::new(Protocol::Grpc);
-        let command = watched.agent(mode);
+        let command = watched.spooling(mode);
         let spool = command.state_directory();
         let mut runs = Vec::new();
         let mut known: BTreeSet<PathBuf> = BTreeSet::new();
@@ -104,7 +58,7 @@ fn what_is_left_when_the_agent_stops_arrives_after_its_next_start() {
     let watched = Watched::new();
     let mut collector = Collector::new(Protocol::Http);
     let command = watched
-        .agent("onFailure")
+        .spooling("onFailure")
         .variable("OTEL_EXPORTER_OTLP_PROTOCOL", Protocol::Http.name())
         .variable("OTEL_EXPORTER_OTLP_ENDPOINT", Protocol::Http.endpoint());
     let mut agent = command.start();
@@ -128,7 +82,7 @@ fn what_is_left_when_the_agent_stops_arrives_after_its_next_start() {
 fn a_second_agent_on_the_same_spool_is_refused_and_the_other_commands_are_not() {
     needs!(Need::Agent);
     let watched = Watched::new();
-    let command = watched.agent("always").variable("OTEL_EXPORTER_OTLP_TIMEOUT", "1000");
+    let command = watched.spooling("always").variable("OTEL_EXPORTER_OTLP_TIMEOUT", "1000");
     let mut first = command.start();
     first.wait_for_log(&["started"]);
     let second = command.output(&["run"]);
@@ -148,7 +102,7 @@ fn what_is_damaged_is_set_aside_and_counted_and_holds_up_nothing() {
     needs!(Need::Agent);
     let watched = Watched::new();
     let mut collector = Collector::new(Protocol::Grpc);
-    let command = watched.agent("always");
+    let command = watched.spooling("always");
     let spool = command.state_directory();
     let mut agent = command.start();
     agent.wait_for_log(&["\"link\":\"link\"", "forward"]);
@@ -207,7 +161,7 @@ fn a_disk_that_is_full_costs_no_cycle_and_what_can_be_kept_is() {
     needs!(Need::Agent);
     let watched = Watched::new();
     let mut collector = Collector::new(Protocol::Grpc);
-    let command = watched.agent("onFailure");
+    let command = watched.spooling("onFailure");
     let disk = SmallDisk::mount(&command.state_directory(), "64k");
     let mut agent = command.start();
     agent.wait_for_log(&["WARN", "data is kept in"]);
@@ -238,7 +192,7 @@ fn a_spool_that_cannot_be_used_is_told_once_and_the_memory_serves() {
     let mut collector = Collector::new(Protocol::Grpc);
     let in_the_way = watched.scene.write("file", "in the way");
     let mut agent = watched
-        .agent("always")
+        .spooling("always")
         .variable("VMS_EXPORT__SPOOL__DIRECTORY", in_the_way.join("spool").to_str().unwrap())
         .start();
     let began = unix_nanoseconds();
@@ -254,7 +208,7 @@ fn a_directory_that_is_deleted_underneath_is_told_with_what_to_do_and_measuring_
     needs!(Need::Agent);
     let watched = Watched::new();
     let mut collector = Collector::new(Protocol::Grpc);
-    let command = watched.agent("onFailure");
+    let command = watched.spooling("onFailure");
     let spool = command.state_directory().join("spool");
     let config = json!(spool.to_str().unwrap());
     let mut agent = command.variable("VMS_EXPORT__SPOOL__DIRECTORY", config.as_str().unwrap()).start();
