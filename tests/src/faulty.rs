@@ -22,10 +22,14 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::collector::Protocol;
 use crate::deadline::now;
 use crate::namespace::{self, Namespace};
-use crate::otlp::{Point, Points, flatten};
+use crate::otlp::Point;
 
 mod grpc;
 mod http;
+mod stored;
+
+use stored::flat;
+pub use stored::{Arrival, Stored};
 
 /// What the collector does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +107,12 @@ pub enum Fate {
 /// What is done with such requests.
 type Store = Box<dyn FnMut(Fate, ExportMetricsServiceRequest) + Send>;
 
+/// Requests that are answered in a way of their own.
+type Exception = (Box<dyn Fn(&[Point]) -> bool + Send>, Fault);
+
 struct State {
     store: Store,
+    exception: Option<Exception>,
     connections: u64,
     /// When requests came in whole, since the last fault began.
     arrivals: Vec<Instant>,
@@ -144,6 +152,7 @@ impl Faulty {
     ) -> Self {
         let state = Arc::new(Mutex::new(State {
             store: Box::new(store),
+            exception: None,
             connections: 0,
             arrivals: Vec::new(),
             refused_points: 0,
@@ -174,6 +183,11 @@ impl Faulty {
     pub fn set(&self, fault: Fault) {
         self.state().arrivals.clear();
         self.fault.send_replace(fault);
+    }
+
+    /// Answers requests whose points fit like that, whatever becomes of the others.
+    pub fn set_for(&self, fits: impl Fn(&[Point]) -> bool + Send + 'static, fault: Fault) {
+        self.state().exception = Some((Box::new(fits), fault));
     }
 
     /// Shows another certificate from the next connection on.
@@ -235,18 +249,20 @@ impl Shared {
     }
 
     /// A request is there in whole: what to do with it.
-    fn arrived(&self) -> Fault {
-        self.state().arrivals.push(now());
-        self.fault()
+    fn arrived(&self, request: &[u8]) -> Fault {
+        let mut state = self.state();
+        state.arrivals.push(now());
+        let exception = state.exception.as_ref().filter(|(fits, _)| fits(&flat(&decode(request))));
+        exception.map_or_else(|| self.fault(), |(_, fault)| *fault)
     }
 
     fn store(&self, request: &[u8]) {
-        let request = ExportMetricsServiceRequest::decode(request).expect("an OTLP request");
+        let request = decode(request);
         (self.state().store)(Fate::Stored, request);
     }
 
     fn refuse(&self, request: &[u8]) {
-        let request = ExportMetricsServiceRequest::decode(request).expect("an OTLP request");
+        let request = decode(request);
         let mut state = self.state();
         state.refused_points += count_points(&request);
         (state.store)(Fate::Refused, request);
@@ -257,41 +273,12 @@ impl Shared {
     }
 }
 
-/// What collectors stored: clones are the same store.
-#[derive(Debug, Clone, Default)]
-pub struct Stored(Arc<Mutex<Vec<Point>>>);
-
-impl Stored {
-    /// What keeps a request here.
-    pub fn keeper(&self) -> impl FnMut(Fate, ExportMetricsServiceRequest) + Send + use<> {
-        let points = Arc::clone(&self.0);
-        move |fate, request| {
-            if fate == Fate::Stored {
-                points.lock().expect("nobody panics").extend(flat(&request));
-            }
-        }
-    }
-}
-
-impl Points for Stored {
-    fn points(&self) -> Vec<Point> {
-        self.0.lock().expect("nobody panics").clone()
-    }
+fn decode(request: &[u8]) -> ExportMetricsServiceRequest {
+    ExportMetricsServiceRequest::decode(request).expect("an OTLP request")
 }
 
 fn count_points(request: &ExportMetricsServiceRequest) -> u64 {
     flat(request).len().try_into().expect("a count")
-}
-
-/// The points of a request, without their resource.
-fn flat(request: &ExportMetricsServiceRequest) -> Vec<Point> {
-    let mut points = Vec::new();
-    for resource in &request.resource_metrics {
-        for metric in resource.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
-            flatten(&[], metric, &mut points);
-        }
-    }
-    points
 }
 
 /// Listens while it is not down. When a fault of connections begins, those that there are end.

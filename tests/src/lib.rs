@@ -39,7 +39,7 @@ pub mod watched;
 pub use agent::{Agent, AgentCommand, Check, Privileges, Row};
 pub use collector::{Collector, Protocol};
 pub use deadline::eventually;
-pub use faulty::{Fate, Fault, Faulty, Stored};
+pub use faulty::{Arrival, Fate, Fault, Faulty, Stored};
 pub use link::{Link, config, probe, probe_with};
 pub use metronome::Metronome;
 pub use namespace::{Namespace, SocketState};

@@ -1,11 +1,13 @@
 //! What most tests watch: one link that is up, on one host, through the probe `link`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::agent::AgentCommand;
 use crate::link::{Link, config, probe};
+use crate::metronome::Metronome;
 use crate::namespace::Namespace;
 use crate::otlp::Points;
 use crate::scene::Scene;
@@ -73,4 +75,26 @@ impl Default for Watched {
 #[must_use]
 pub fn times(collector: &impl Points) -> BTreeSet<u64> {
     collector.series(UP, FORWARD).iter().map(|point| point.time).collect()
+}
+
+/// Asserts that from the first to the last of these times, in nanoseconds since 1970, no look is missing and none was late,
+/// but for what the machine itself stood still.
+#[track_caller]
+pub fn assert_no_gap<'a>(times: impl IntoIterator<Item = &'a u64>, metronome: &Metronome) {
+    /// Cycles are 200 ms apart.
+    const LATE: Duration = Duration::from_millis(350);
+    let times: Vec<u64> = times.into_iter().copied().collect();
+    assert!(times.len() > 2, "measured {} times", times.len());
+    for pair in times.windows(2) {
+        let apart = Duration::from_nanos(pair[1] - pair[0]);
+        let stalled = metronome.stalled(u64::midpoint(pair[0], pair[1]), apart);
+        assert!(apart <= LATE + stalled, "{apart:?} apart, the machine stood still for {stalled:?}");
+    }
+}
+
+/// The points that the agent counted as lost for that reason.
+#[must_use]
+pub fn lost(collector: &impl Points, reason: &str) -> i64 {
+    let counts = collector.series("otel.sdk.exporter.metric_data_point.exported", &[("error.type", reason)]);
+    counts.iter().map(|point| point.value.as_int()).max().unwrap_or_default()
 }

@@ -60,7 +60,7 @@ async fn answer(
     orders: mpsc::UnboundedSender<Order>,
 ) -> Result<(), h2::Error> {
     let Some(message) = read_message(request).await? else { return Ok(()) };
-    let fault = shared.arrived();
+    let fault = shared.arrived(&message);
     let order = |order| {
         let _the_connection_is_gone = orders.send(order);
     };

@@ -18,7 +18,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> io::Result<()> {
     loop {
         let Some(request) = read_request(&mut stream).await? else { return Ok(()) };
-        let fault = shared.arrived();
+        let fault = shared.arrived(&request);
         match fault {
             Fault::HangBeforeHead => std::future::pending().await,
             Fault::ResetBeforeHead => return Ok(()),
