@@ -17,6 +17,7 @@ pub mod agent;
 pub mod authority;
 pub mod collector;
 pub mod deadline;
+pub mod disk;
 pub mod environment;
 pub mod faulty;
 pub mod link;

@@ -95,8 +95,11 @@ impl Scene {
     #[track_caller]
     pub fn own_directory(&self, purpose: &str, uid: u32) -> PathBuf {
         let path = self.path().join(format!("{purpose}-{uid}"));
-        fs::create_dir_all(&path).expect("the scene's directory can be written");
-        chown(&path, Some(uid), Some(uid)).expect("tests that start the agent are root's");
+        // What is mounted there by now may not let itself be changed.
+        if !path.exists() {
+            fs::create_dir(&path).expect("the scene's directory can be written");
+            chown(&path, Some(uid), Some(uid)).expect("tests that start the agent are root's");
+        }
         path
     }
 

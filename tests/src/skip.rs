@@ -20,6 +20,8 @@ pub enum Need {
     Rotel,
     /// The kernel's packet filter, and its tool.
     PacketFilter,
+    /// A file as a block device with ext4 on it, and the tools for that.
+    LoopDevice,
 }
 
 impl Need {
@@ -31,6 +33,7 @@ impl Need {
             Self::Steady => environment::steady_program().is_none(),
             Self::Rotel => environment::rotel_program().is_none(),
             Self::PacketFilter => !has_tool("nft"),
+            Self::LoopDevice => !has_tool("mkfs.ext4") || !has_loop_device(),
         };
         lacks.then(|| match self {
             Self::Root => "needs root".to_owned(),
@@ -39,6 +42,7 @@ impl Need {
             Self::Steady => "needs vms-steady: cargo build --profile fast -p vms-bench".to_owned(),
             Self::Rotel => "needs the collector rotel: pip install --pre rotel".to_owned(),
             Self::PacketFilter => "needs nft".to_owned(),
+            Self::LoopDevice => "needs mkfs.ext4, and a free loop device (losetup --find)".to_owned(),
         })
     }
 }
@@ -47,6 +51,14 @@ fn has_tool(name: &str) -> bool {
     let mut search = program::command("sh");
     search.args(["-c", "command -v \"$0\"", name]);
     program::output(&mut search).status.success()
+}
+
+fn has_loop_device() -> bool {
+    has_tool("losetup") && {
+        let found = program::output(program::command("losetup").arg("--find"));
+        let device = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+        found.status.success() && std::path::Path::new(&device).exists()
+    }
 }
 
 /// Whether a test has to be left out. Says why; with `VMS_TESTS_FAIL_ON_SKIP=1` panics instead.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -11,7 +11,7 @@ use vms_agent_tests::deadline::{eventually, now, unix_nanoseconds};
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::spool::records;
 use vms_agent_tests::watched::{FORWARD, UP, Watched, times};
-use vms_agent_tests::{Collector, Points, Protocol, needs, program};
+use vms_agent_tests::{Collector, Points, Protocol, needs};
 
 #[test]
 fn what_was_spooled_arrives_however_often_the_agent_is_killed() {
@@ -133,56 +133,6 @@ fn what_is_damaged_is_set_aside_and_counted_and_holds_up_nothing() {
     assert!(spool.join("notes.txt").exists() && spool.join("a directory").exists());
     let good = times(&collector).into_iter().filter(|time| *time < stopped).count();
     assert!(good + 3 >= left.len(), "{good} of {} arrived", left.len());
-}
-
-/// A small file system, gone when dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    #[track_caller]
-    fn mount(directory: &Path, size: &str) -> Self {
-        let mut mount = program::command("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"]).arg(directory);
-        assert!(program::output(&mut mount).status.success());
-        Self(directory.to_owned())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let mut unmount = program::command("umount");
-        unmount.arg("--lazy").arg(&self.0);
-        program::output(&mut unmount);
-    }
-}
-
-#[test]
-fn a_disk_that_is_full_costs_no_cycle_and_what_can_be_kept_is() {
-    needs!(Need::Agent);
-    let watched = Watched::new();
-    let mut collector = Collector::new(Protocol::Grpc);
-    let command = watched.spooling("onFailure");
-    let disk = SmallDisk::mount(&command.state_directory(), "64k");
-    let mut agent = command.start();
-    agent.wait_for_log(&["WARN", "data is kept in"]);
-    let spool = command.state_directory();
-    let full = eventually("the disk to be full", || {
-        agent.log_with(&["WARN", "No space left on device"]).first().cloned()
-    });
-    assert!(full.contains("measuring goes on") || full.contains("memory"), "{full}");
-    let kept = records(&spool).len();
-    assert!(kept > 0);
-    let since = unix_nanoseconds();
-    collector.resume(&watched.host);
-    collector.wait_for_points(UP, FORWARD, 5, since);
-    eventually("the spool to be empty", || records(&spool).is_empty().then_some(()));
-    agent.stop();
-    assert_eq!(agent.log_with(&["WARN", "No space left on device"]).len(), 1, "once");
-    let all: Vec<u64> = times(&collector).into_iter().collect();
-    let gaps: Vec<u64> =
-        all.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 350_000_000).collect();
-    assert!(gaps.is_empty(), "nothing is missing, and no cycle was late: {gaps:?}");
-    drop(disk);
 }
 
 #[test]

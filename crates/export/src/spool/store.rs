@@ -131,7 +131,8 @@ impl Store {
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         make_directory(path)?;
         let directory = open_directory(path)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Nothing stays open for writing: it would keep the file system from being remounted read-only.
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut lock = File::from(openat(&directory, LOCK, flags, private()).map_err(io::Error::from)?);
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -142,10 +143,19 @@ impl Store {
             }
             Err(error) => return Err(io::Error::from(error).into()),
         }
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut note = File::from(openat(&directory, LOCK, flags, Mode::empty()).map_err(io::Error::from)?);
         // Only for people: a full disk must not keep the agent from reading what is there.
-        let told = ftruncate(&lock, 0)
-            .map_err(io::Error::from)
-            .and_then(|()| lock.write_all(format!("{}\n", own_number()).as_bytes()));
+        let told = ftruncate(&note, 0).map_err(io::Error::from).and_then(|()| {
+            note.write_all(
+                format!(
+                    "{}
+",
+                    own_number()
+                )
+                .as_bytes(),
+            )
+        });
         if let Err(error) = told {
             tracing::debug!(target: "vms_export", "{}: {error}", path.join(LOCK).display());
         }
