@@ -68,3 +68,11 @@ pub fn repository() -> PathBuf {
     let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     package.parent().expect("the package lies in the repository").to_path_buf()
 }
+
+/// The library that shows a program another time of day, where it is installed as Debian does.
+#[must_use]
+pub fn fake_time_library() -> Option<PathBuf> {
+    let libraries = std::fs::read_dir("/usr/lib").ok()?;
+    let candidates = libraries.flatten().map(|item| item.path().join("faketime/libfaketimeMT.so.1"));
+    candidates.into_iter().find(|path| path.exists())
+}

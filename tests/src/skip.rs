@@ -20,6 +20,8 @@ pub enum Need {
     Rotel,
     /// The kernel's packet filter, and its tool.
     PacketFilter,
+    /// The library that shows a program another time of day.
+    FakeTime,
     /// A file as a block device with ext4 on it, and the tools for that.
     LoopDevice,
 }
@@ -33,6 +35,7 @@ impl Need {
             Self::Steady => environment::steady_program().is_none(),
             Self::Rotel => environment::rotel_program().is_none(),
             Self::PacketFilter => !has_tool("nft"),
+            Self::FakeTime => environment::fake_time_library().is_none(),
             Self::LoopDevice => !has_tool("mkfs.ext4") || !has_loop_device(),
         };
         lacks.then(|| match self {
@@ -42,6 +45,7 @@ impl Need {
             Self::Steady => "needs vms-steady: cargo build --profile fast -p vms-bench".to_owned(),
             Self::Rotel => "needs the collector rotel: pip install --pre rotel".to_owned(),
             Self::PacketFilter => "needs nft".to_owned(),
+            Self::FakeTime => "needs libfaketime: apt-get install faketime".to_owned(),
             Self::LoopDevice => "needs mkfs.ext4, and a free loop device (losetup --find)".to_owned(),
         })
     }
