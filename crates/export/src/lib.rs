@@ -40,7 +40,7 @@ pub use config::ExportConfig;
 pub use error::ExportError;
 pub use exporter::{Exporter, ExporterHandle, check_config};
 pub use failure::{Failure, Stage};
-pub use headers::configured_headers;
+pub use headers::{configured_headers, parse_header_name};
 pub use ledger::{Outage, SpoolStats, Stats};
 pub use mapping::{EncodedRequest, Encoder, Resource};
 pub use reach::{Reachability, probe_collector};

@@ -4,6 +4,8 @@ use std::fmt::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::tree::MASK;
+
 /// Where a value was written. Ordered as sources are: later ones win.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
@@ -79,9 +81,13 @@ impl From<&str> for KeyPath {
 
 impl fmt::Display for KeyPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers = Self::from("export.headers");
         for (position, step) in self.0.iter().enumerate() {
             match step {
                 Step::Index(index) => write!(formatter, "[{index}]")?,
+                Step::Key(key) if self.0.get(..position) == Some(&headers.0) && !is_header_name(key) => {
+                    write!(formatter, "[{}]", quote(MASK))?;
+                }
                 Step::Key(key) if !is_plain_word(key) => write!(formatter, "[{}]", quote(key))?,
                 Step::Key(key) if position == 0 => formatter.write_str(key)?,
                 Step::Key(key) => write!(formatter, ".{key}")?,
@@ -89,6 +95,12 @@ impl fmt::Display for KeyPath {
         }
         Ok(())
     }
+}
+
+/// Whether a key could be a header's name. What cannot is masked: in `authorization: Bearer c2VjcmV0=`, read as a name and its
+/// value, most of the secret stands before the `=`.
+fn is_header_name(key: &str) -> bool {
+    http::HeaderName::try_from(key).is_ok()
 }
 
 fn is_plain_word(key: &str) -> bool {

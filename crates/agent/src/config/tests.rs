@@ -353,6 +353,48 @@ log: {level: "${file:secret}"}
 }
 
 #[test]
+fn headers_that_the_exporter_would_refuse_are_told_with_their_source_beside_all_other_faults() {
+    let headers = "{Host: hunter2, x-tenant: hunter2, te: hunter2, x-trace-bin: hunter2}";
+    let host = Host::with("config.yaml", &format!("{PROBE}interval: soon\nexport:\n  headers: {headers}\n"));
+    let reserved = ["connection", "content-length", "content-type", "transfer-encoding", "grpc-timeout"];
+    let of_otel: Vec<String> = reserved.iter().map(|name| format!("{name}=hunter2")).collect();
+    let variables = environment([
+        ("OTEL_EXPORTER_OTLP_HEADERS", of_otel.join(",").as_str()),
+        ("VMS_EXPORT__HEADERS", "Upgrade=hunter2"),
+    ]);
+    let report = host.report(&variables);
+    let otel = reserved.map(|name| ("OTEL_EXPORTER_OTLP_HEADERS", name));
+    let of_file = ["host", "te", "x-trace-bin"].map(|name| ("config.yaml:10", name));
+    for (source, name) in otel.into_iter().chain(of_file).chain([("VMS_EXPORT__HEADERS", "upgrade")]) {
+        let fault = report.split_once(&format!("\n{source}: export.headers.{name}: "));
+        let (_, fault) = fault.unwrap_or_else(|| panic!("{source} {name}: {report}"));
+        let mut lines = fault.lines();
+        assert!(lines.next().is_some_and(|problem| !problem.is_empty()), "{report}");
+        assert!(
+            lines.next().unwrap().starts_with("    allowed: the name of a header of your own"),
+            "{report}"
+        );
+    }
+    assert!(report.contains("config.yaml:8: interval = \"soon\""), "{report}");
+    assert!(!report.contains("x-tenant:") && !report.contains("hunter2"), "{report}");
+}
+
+#[test]
+fn what_cannot_be_the_name_of_a_header_is_masked_because_it_may_be_the_secret() {
+    for (name, text) in [
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization: Bearer hunter2=="),
+        ("VMS_EXPORT__HEADERS", "authorization Bearer hunter2=x"),
+        ("VMS_EXPORT__HEADERS", "{authorization Bearer hunter2: x}"),
+        ("VMS_EXPORT__HEADERS", "{Bearer hunter2: x, bearer hunter2: x, bearer hunter2: x}"),
+        ("VMS_EXPORT__HEADERS", "{authorization Bearer hunter2: [x]}"),
+    ] {
+        let errors = errors_of([(name, text)]);
+        assert!(errors.contains(&format!("{name}: export.headers[\"****\"]: ")), "{errors}");
+        assert!(!errors.contains("hunter2"), "{errors}");
+    }
+}
+
+#[test]
 fn control_characters_of_a_configuration_do_not_reach_the_terminal() {
     let host =
         Host::with("config.yaml", "\"a\\e[31m\": 1\nlog: {level: \"\\e]0;x\\a\", format: \"\\u202e\"}\n");

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::Secret;
+use crate::config::{Protocol, Secret};
 use crate::testing::config;
 
 fn with(protocol: Protocol, name: &str, value: &str) -> Result<HeaderMap, ExportError> {
@@ -27,10 +27,13 @@ fn a_refused_header_is_named_without_its_value() {
 }
 
 #[test]
-fn what_belongs_to_grpc_is_refused_over_grpc_only() {
-    for name in ["trace-bin", "grpc-timeout"] {
-        assert!(with(Protocol::Grpc, name, "1").is_err(), "{name}");
-        assert!(with(Protocol::HttpProtobuf, name, "1").is_ok(), "{name}");
+fn what_the_transports_set_is_refused_in_any_case_over_either_protocol() {
+    let of_grpc = ["trace-bin", "grpc-timeout"];
+    for name in RESERVED.iter().copied().chain(of_grpc) {
+        for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+            assert!(with(protocol, name, "1").is_err(), "{name}");
+            assert!(with(protocol, &name.to_uppercase(), "1").is_err(), "{name}");
+        }
     }
 }
 
