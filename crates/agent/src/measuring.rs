@@ -209,7 +209,7 @@ impl Worker {
         let phase = host::phase(&resource);
         Ok(Self {
             monitor: host::monitor(&config, clock)?,
-            schedule: schedule(&config, clock, phase),
+            schedule: Schedule::new(clock.monotonic(), phase, intervals(&config)),
             metrics: SelfMetrics::new(clock.wall()),
             journal: Journal::default(),
             config,
@@ -331,7 +331,7 @@ impl Worker {
             self.resource = resource;
         }
         self.monitor.set_terms(new.terms);
-        self.schedule = schedule(&new, self.clock, self.phase);
+        self.schedule = self.schedule.remade(self.clock.monotonic(), self.phase, intervals(&new));
         self.config = new;
         Ok(())
     }
@@ -345,7 +345,6 @@ fn on_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> a
 }
 
 /// One entry for each probe, and one more for the agent's own metrics.
-fn schedule(config: &Config, clock: SystemClock, phase: Duration) -> Schedule {
-    let probes = config.probes.iter().map(|probe| probe.interval);
-    Schedule::new(clock.monotonic(), phase, probes.chain([config.interval]))
+fn intervals(config: &Config) -> impl Iterator<Item = Duration> {
+    config.probes.iter().map(|probe| probe.interval).chain([config.interval])
 }

@@ -54,6 +54,17 @@ impl Schedule {
         Self { groups }
     }
 
+    /// The same for other entries, made while this one was in force: what fell due meanwhile is due still.
+    #[must_use]
+    pub fn remade(
+        &self,
+        now: Duration,
+        phase: Duration,
+        intervals: impl IntoIterator<Item = Duration>,
+    ) -> Self {
+        Self::new(self.next().map_or(now, |next| next.min(now)), phase, intervals)
+    }
+
     /// The next moment at which something is due.
     #[must_use]
     pub fn next(&self) -> Option<Duration> {

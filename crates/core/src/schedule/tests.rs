@@ -54,6 +54,17 @@ fn a_schedule_made_anew_in_mid_run_keeps_the_cadence() {
 }
 
 #[test]
+fn what_falls_due_while_a_schedule_is_made_anew_is_not_left_out() {
+    let mut before = Schedule::new(ms(0), ms(700), [ms(1000)]);
+    before.take_due(ms(710)).unwrap();
+    let mut after = before.remade(ms(1_720), ms(700), [ms(1000), ms(1000)]);
+    let due = after.take_due(ms(1_720)).unwrap();
+    assert_eq!((due.at, due.entries, due.skipped), (ms(1_700), vec![0, 1], 0));
+    // What is not due yet is no earlier for it.
+    assert_eq!(after.remade(ms(2_000), ms(700), [ms(1000)]).next(), Some(ms(2_700)));
+}
+
+#[test]
 fn nothing_scheduled_is_never_due() {
     let mut schedule = Schedule::new(ms(0), ms(0), []);
     assert_eq!(schedule.next(), None);
