@@ -17,9 +17,10 @@ pub(crate) struct Arguments {
     /// Links that are watched.
     #[arg(long, default_value_t = 200)]
     pub(crate) links: usize,
-    /// `export.spool` as JSON, in which `{dir}` stands for a directory of the soak's: then kills lose nothing.
-    #[arg(long)]
-    pub(crate) spool: Option<String>,
+    /// `export.spool` as JSON, in which `{dir}` stands for a directory of the soak's. With another mode than `always`, kills
+    /// lose what is in memory.
+    #[arg(long, default_value = r#"{"mode":"always","directory":"{dir}"}"#)]
+    pub(crate) spool: String,
     /// Where to write soak.md and soak.svg.
     #[arg(long)]
     pub(crate) output: Option<PathBuf>,
@@ -29,6 +30,11 @@ impl Arguments {
     /// For how long all of it.
     pub(crate) fn lasts(&self) -> Duration {
         Duration::from_secs_f64(self.minutes * 60.0)
+    }
+
+    /// Whether what is killed loses nothing.
+    pub(crate) fn keeps_all(&self) -> bool {
+        self.spool.contains("always")
     }
 
     /// For how long without kills.

@@ -13,7 +13,7 @@ pub(crate) fn write(arguments: &Arguments, outcome: &Outcome, findings: &[Findin
     let mut page = String::new();
     let minutes = arguments.minutes;
     let connections = outcome.world.made as f64 / minutes;
-    let spool = arguments.spool.as_deref().unwrap_or("off");
+    let spool = &arguments.spool;
     let (applied, refused) = outcome.reloads;
     let faults: Vec<String> = outcome.faults.iter().map(|(name, times)| format!("{name} {times}")).collect();
     let dropped: Vec<String> =

@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let mut collector = Flapping::new(faulty, arguments.seed);
     say("making links");
     let mut world = World::new(&scene, &host, arguments.links, arguments.seed);
-    let mut subject = Subject::start(&scene, &host, &world, arguments.links, arguments.spool.as_deref())?;
+    let mut subject = Subject::start(&scene, &host, &world, arguments.links, &arguments.spool)?;
     say("begun");
 
     let start = now();

@@ -40,7 +40,7 @@ impl<'a> Subject<'a> {
         host: &'a Namespace,
         world: &World,
         links: usize,
-        spool: Option<&str>,
+        spool: &str,
     ) -> Result<Self> {
         let directory = scene.public_directory("etc");
         let process = scene.name("svc");
@@ -57,11 +57,9 @@ impl<'a> Subject<'a> {
                 "backoff": { "initial": "100ms", "max": "1s" },
             },
         });
-        if let Some(spool) = spool {
-            let place = scene.own_directory("spool", 0);
-            let spool = spool.replace("{dir}", &place.display().to_string());
-            settings["export"]["spool"] = serde_json::from_str(&spool).context("--spool")?;
-        }
+        let place = scene.own_directory("spool", 0);
+        let spool = spool.replace("{dir}", &place.display().to_string());
+        settings["export"]["spool"] = serde_json::from_str(&spool).context("--spool")?;
         write_version(&directory, 0, &settings)?;
         symlink("v0", directory.join("..data"))?;
         symlink("..data/config.json", directory.join("config.json"))?;

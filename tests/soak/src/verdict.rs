@@ -144,7 +144,7 @@ fn loss(arguments: &Arguments, outcome: &Outcome) -> Finding {
     });
     let complete = complete.count();
     Finding {
-        what: if arguments.spool.is_some() {
+        what: if arguments.keeps_all() {
             "nothing lost, kills included"
         } else {
             "nothing lost without a kill"
@@ -166,7 +166,7 @@ fn is_excused(arguments: &Arguments, outcome: &Outcome, time: u64) -> bool {
     // Memory ends with its process, and with it what waits; a spool does not. A former way out may still have had something
     // older than the newest that arrived.
     let older = if arguments.is_short() { 0 } else { 15 * INTERVAL };
-    if arguments.spool.is_none() && time > outcome.stored_until.saturating_sub(older) {
+    if !arguments.keeps_all() && time > outcome.stored_until.saturating_sub(older) {
         return true;
     }
     let stalled = outcome.metronome.stalled(time, Duration::from_secs(1));
