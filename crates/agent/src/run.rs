@@ -87,6 +87,8 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
     loop {
         if reload_wanted && reloading.is_none() {
             reload_wanted = false;
+            // What is replaced from now on is read again afterwards.
+            watch.look();
             ServiceManager::reloading();
             reloading =
                 Some(tokio::spawn(reload(Arc::clone(&load), measuring.control(), environment.clone())));
@@ -97,7 +99,7 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
                 match reloaded.context("the reload ended unexpectedly").flatten() {
                     Ok(Reloaded { loaded, exporter: now }) => {
                         exporter = now;
-                        watch = Watch::new(loaded.files());
+                        watch.follow(loaded.files());
                         for warning in &loaded.warnings {
                             warn!("{warning}");
                         }
@@ -199,6 +201,9 @@ fn apply_log_level(telemetry: &Telemetry, old: &Config, new: &Config) {
         && let Err(error) = telemetry.set_level(&new.log.level)
     {
         warn!("log.level stays as it was: {error:#}");
+    }
+    if old.sandbox != new.sandbox {
+        warn!("sandbox takes effect at the next start: what was given up does not come back");
     }
     if old.log.format != new.log.format || old.self_telemetry != new.self_telemetry {
         warn!("log.format and selfTelemetry take effect at the next start");

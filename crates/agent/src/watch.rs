@@ -21,6 +21,21 @@ impl Watch {
         Self(files.into_iter().map(|file| (file.to_owned(), place_of(file))).collect())
     }
 
+    /// Watches these files from now on. Those that were watched before are compared with what was seen of them last: they may
+    /// have been replaced since they were read.
+    pub(crate) fn follow<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>) {
+        let next = Self::new(files);
+        let before = std::mem::replace(self, next);
+        for (file, place) in before.0 {
+            self.0.entry(file).and_modify(|known| *known = place);
+        }
+    }
+
+    /// Takes the present places for what files are compared with.
+    pub(crate) fn look(&mut self) {
+        self.has_moved();
+    }
+
     /// Whether a file has come to be elsewhere since this was asked last. One that is away for the moment has not.
     pub(crate) fn has_moved(&mut self) -> bool {
         let mut moved = false;

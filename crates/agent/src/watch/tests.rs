@@ -28,6 +28,23 @@ fn a_link_that_leads_elsewhere_is_told_once() {
 }
 
 #[test]
+fn what_is_replaced_while_it_is_being_read_is_told_afterwards() {
+    let root = tempfile::tempdir().unwrap();
+    mount(root.path(), "first");
+    let file = root.path().join("config.yaml");
+    let mut watch = Watch::new([file.as_path()]);
+    mount(root.path(), "second");
+    // A reload begins, for whatever reason, and reads the second.
+    watch.look();
+    mount(root.path(), "third");
+    watch.follow([file.as_path()]);
+    assert!(watch.has_moved());
+    watch.look();
+    watch.follow([file.as_path()]);
+    assert!(!watch.has_moved());
+}
+
+#[test]
 fn a_file_without_a_link_is_left_alone_however_it_is_written() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("config.yaml");
