@@ -171,14 +171,14 @@ impl Sandbox {
     }
 }
 
-/// Words for a reload that was refused because the sandbox does not let a file be read.
+/// Words for a reload that was refused because the sandbox does not let a file be read, or a directory be used.
 ///
 /// Rules cannot be widened once they are in force, so a file that was not configured at the start is out of reach.
 pub(crate) fn explain_refusal(refusal: &str) -> Option<&'static str> {
     // The number is what every layer above prints of an io::Error.
     refusal.contains("(os error 13)").then_some(
-        "a running agent may read only the directories that its configuration named when it started: restart it to \
-         let it read others",
+        "a running agent may use only the directories that its configuration named when it started: restart it to \
+         let it use others",
     )
 }
 

@@ -1,7 +1,7 @@
 //! What waits on the disk, as the sender and the keeper of the spool agree on it: which record is next, which files have to
 //! go, and what is being written or read just now.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,8 +37,8 @@ pub(crate) struct Backlog {
     /// The record that is being read.
     loading: Option<Name>,
     loaded: Option<Batch>,
-    /// The record that failed last, and how often in a row.
-    failing: Option<(Name, u32)>,
+    /// The records that failed, each with how often since it last was its turn.
+    failing: BTreeMap<Name, u32>,
     /// Where reading goes on, instead of at the oldest record.
     cursor: Option<Name>,
     /// Batches written since the last outage began.
@@ -101,7 +101,7 @@ impl Backlog {
             storing: None,
             loading: None,
             loaded: None,
-            failing: None,
+            failing: BTreeMap::new(),
             cursor: None,
             stored_in_outage: 0,
             replayed: 0,
@@ -131,7 +131,9 @@ impl Backlog {
             self.last_sequence = self.last_sequence.max(found.name.sequence);
         }
         self.is_read = true;
-        known.into_values().collect()
+        let vanished: Vec<Entry> = known.into_values().collect();
+        self.unload(&vanished);
+        vanished
     }
 
     /// The directory has to be read again.
@@ -199,7 +201,7 @@ impl Backlog {
     pub(crate) fn end_load(&mut self, batch: Option<Batch>) {
         let name = self.loading.take();
         self.loaded = batch.filter(|_| name.is_some_and(|name| self.index.get(name).is_some()));
-        let attempts_failed = |name: Name| self.failing.is_some_and(|(failing, _)| failing == name);
+        let attempts_failed = |name: Name| self.failing.contains_key(&name);
         if let (Some(batch), Some(name)) = (&mut self.loaded, name)
             && attempts_failed(name)
         {
@@ -220,11 +222,10 @@ impl Backlog {
     /// The record failed in a way that may pass. Whether another got through just before: where none does, the record is
     /// not the reason.
     pub(crate) fn failed(&mut self, name: Name, others_get_through: bool) {
-        let before = self.failing.filter(|(failing, _)| *failing == name);
-        let times = before.map_or(0, |(_, times)| times) + u32::from(others_get_through);
-        self.failing = Some((name, times));
-        if times >= PATIENCE {
-            self.failing = None;
+        let times = self.failing.entry(name).or_default();
+        *times += u32::from(others_get_through);
+        if *times >= PATIENCE {
+            *times = 0;
             self.cursor = Some(name);
         }
     }
@@ -241,9 +242,9 @@ impl Backlog {
     /// A record's file has gone.
     pub(crate) fn forget(&mut self, name: Name) -> Option<Entry> {
         let entry = self.index.remove(name);
+        self.failing.remove(&name);
         if self.index.requests() == 0 {
             self.cursor = None;
-            self.failing = None;
         }
         entry
     }
@@ -279,6 +280,7 @@ impl Backlog {
 
     fn unload(&mut self, entries: &[Entry]) -> Vec<Name> {
         let names: Vec<Name> = entries.iter().map(|entry| entry.name).collect();
+        self.failing.retain(|name, _| !names.contains(name));
         if self.loaded.as_ref().and_then(Batch::stored).is_some_and(|loaded| names.contains(&loaded)) {
             self.loaded = None;
         }

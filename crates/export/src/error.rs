@@ -29,6 +29,14 @@ pub enum ExportError {
         /// The process, as it called itself.
         holder: String,
     },
+    /// The directory may not be used by this process as it runs.
+    #[error("spool {}: it cannot be used", directory.display())]
+    SpoolOutOfReach {
+        /// The configured directory.
+        directory: PathBuf,
+        /// What the kernel said, or what is wrong with it.
+        source: io::Error,
+    },
     /// This header cannot be sent. Its value is not told: it may be a secret.
     #[error("header {name}: {problem}")]
     Header {

@@ -1,5 +1,6 @@
 //! The exporter as the agent sees it: points are handed over, and nothing of what follows is waited for.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,12 +66,12 @@ pub fn check_config(config: &ExportConfig) -> Result<(), ExportError> {
 }
 
 impl Prepared {
-    fn read(config: &ExportConfig, present: Option<&Path>) -> Result<Self, ExportError> {
+    fn read(config: &ExportConfig, present: Option<&Path>, is_reload: bool) -> Result<Self, ExportError> {
         let transport = Transport::read(config)?;
         let spool = match &config.spool {
             None => Spool::Off,
             Some(spool) if present == Some(&spool.directory) => Spool::Kept(spool.clone()),
-            Some(spool) => open_spool(spool)?,
+            Some(spool) => open_spool(spool, is_reload)?,
         };
         Ok(Self {
             collector: shown(&config.endpoint),
@@ -83,12 +84,16 @@ impl Prepared {
     }
 }
 
-fn open_spool(config: &SpoolConfig) -> Result<Spool, ExportError> {
+fn open_spool(config: &SpoolConfig, is_reload: bool) -> Result<Spool, ExportError> {
     let opening = Opening::begin(&config.directory);
     let problem = match opening.wait(OPEN_WITHIN) {
         Some(Ok(store)) => return Ok(Spool::Opened(config.clone(), store)),
         Some(Err(OpenError::InUse { holder, is_own: false })) => {
             return Err(ExportError::SpoolInUse { directory: config.directory.clone(), holder });
+        }
+        // What was given up when the agent started does not come back while it runs: the old spool stays.
+        Some(Err(OpenError::Io(source))) if is_reload && source.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(ExportError::SpoolOutOfReach { directory: config.directory.clone(), source });
         }
         Some(Err(error)) => error.to_string(),
         None => format!("the disk has not answered for {} ms", OPEN_WITHIN.as_millis()),
@@ -103,7 +108,7 @@ impl Exporter {
     /// # Errors
     /// What in the configuration cannot work, whatever the network does; also that another agent uses the spool.
     pub fn new(config: &ExportConfig, clock: Arc<dyn Clock + Send + Sync>) -> Result<Self, ExportError> {
-        let prepared = Prepared::read(config, None)?;
+        let prepared = Prepared::read(config, None, false)?;
         let ledger = Ledger::new(config.queue_bytes);
         let shared = Shared::new(clock, ledger, prepared.collector.clone(), prepared.compression);
         Ok(Self { prepared, shared })
@@ -169,7 +174,7 @@ impl ExporterHandle {
     /// As [`Exporter::new`].
     pub fn prepare(&self, config: &ExportConfig) -> Result<Prepared, ExportError> {
         let present = self.shared.state().spool.as_ref().map(|spool| spool.directory.clone());
-        Prepared::read(config, present.as_deref())
+        Prepared::read(config, present.as_deref(), true)
     }
 
     /// Goes on with another configuration: another collector, form, or limits. What waits stays and is sent there; counts go

@@ -45,6 +45,7 @@ pub use ledger::{Outage, SpoolStats, Stats};
 pub use mapping::{EncodedRequest, Encoder, Resource};
 pub use reach::{Reachability, probe_collector};
 pub use spool::{SpoolCondition, examine_directory, make_directory};
+pub use tls::trust_stores;
 
 /// What requests say of their sender (OTLP specification, "User Agent": the exporter, its language and version).
 pub const USER_AGENT: &str = concat!("vms-agent/", env!("CARGO_PKG_VERSION"), " (rust)");

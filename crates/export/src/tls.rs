@@ -13,6 +13,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use crate::config::TlsFiles;
 use crate::error::ExportError;
 
+pub use material::trust_stores;
 pub(crate) use material::{Material, RENEW};
 pub(crate) use validity::{Validity, shown_time};
 

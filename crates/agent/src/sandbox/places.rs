@@ -90,16 +90,34 @@ impl Places {
         read.extend(around(Path::new("/etc/resolv.conf")));
         for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
             // OpenSSL's list of directories is separated by colons.
-            read.extend(
-                environment.get(variable).into_iter().flat_map(|paths| paths.split(':')).map(PathBuf::from),
-            );
+            let named = environment.get(variable).into_iter().flat_map(|paths| paths.split(':'));
+            read.extend(named.flat_map(|path| trusted(Path::new(path))));
         }
+        read.extend(vms_export::trust_stores().iter().flat_map(|store| trusted(store)));
         read.extend(["/proc".into(), config.proc_root.clone()]);
         read.extend(to_read_again.iter().flat_map(|file| around(file)));
         read.sort();
         read.dedup();
         Self { read, write: spool.into_iter().collect(), to_read_again }
     }
+}
+
+/// What has to be readable so that a trust store is: the file or directory, where either leads to, and where the links within
+/// the directory lead to. Distributions keep what is merged out of `/etc`.
+fn trusted(store: &Path) -> Vec<PathBuf> {
+    if !store.is_dir() {
+        return if store.exists() { around(store) } else { Vec::new() };
+    }
+    let links = std::fs::read_dir(store).into_iter().flatten().flatten();
+    let links = links.filter(|item| item.file_type().is_ok_and(|kind| kind.is_symlink()));
+    let targets = links.filter_map(|item| item.path().canonicalize().ok());
+    let mut directories: Vec<PathBuf> =
+        targets.filter_map(|target| target.parent().map(Path::to_owned)).collect();
+    directories.sort();
+    directories.dedup();
+    directories.retain(|directory| !SHARED.iter().any(|shared| Path::new(shared) == directory));
+    directories.push(store.to_owned());
+    directories
 }
 
 /// What has to be readable so that a file is, also after it was replaced: its directory, and that of the file that it leads

@@ -19,6 +19,8 @@ use super::index::Name;
 
 const LOCK: &str = "lock";
 const SET_ASIDE: &str = "set-aside";
+/// The agent's own directory in one to which others may write.
+const OWN: &str = "vms-agent";
 /// The beginning of the name of a file that is being written.
 const UNFINISHED: &str = ".new-";
 
@@ -102,16 +104,17 @@ pub fn examine_directory(path: &Path) -> SpoolCondition {
     if existing != path {
         return SpoolCondition::Usable;
     }
-    let lock =
-        openat(CWD, path.join(LOCK), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let directory = match open_directory(path, false) {
+        Ok(Some((_, directory))) => directory,
+        Ok(None) => return SpoolCondition::Usable,
+        Err(error) => return SpoolCondition::Unusable(error.to_string()),
+    };
+    let lock = openat(&directory, LOCK, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
     match lock.map(File::from) {
         Ok(mut lock) if flock(&lock, FlockOperation::NonBlockingLockShared).is_err() => {
             SpoolCondition::InUse(read_holder(&mut lock))
         }
-        _ => match open_directory(path) {
-            Ok(_directory) => SpoolCondition::Usable,
-            Err(error) => SpoolCondition::Unusable(error.to_string()),
-        },
+        _ => SpoolCondition::Usable,
     }
 }
 
@@ -130,7 +133,7 @@ impl Store {
     /// When another process has locked it, or it cannot be used.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         make_directory(path)?;
-        let directory = open_directory(path)?;
+        let (path, directory) = open_directory(path, true)?.ok_or_else(|| refusal("it cannot be made"))?;
         // Nothing stays open for writing: it would keep the file system from being remounted read-only.
         let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut lock = File::from(openat(&directory, LOCK, flags, private()).map_err(io::Error::from)?);
@@ -159,7 +162,7 @@ impl Store {
         if let Err(error) = told {
             tracing::debug!(target: "vms_export", "{}: {error}", path.join(LOCK).display());
         }
-        Ok(Self { path: path.to_owned(), directory, _lock: lock, unsynced_deletions: 0 })
+        Ok(Self { path, directory, _lock: lock, unsynced_deletions: 0 })
     }
 
     /// Where it is.
@@ -321,21 +324,40 @@ impl Store {
     }
 }
 
-fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+/// Opens the directory, or where others may write to it one of the agent's own in it: the kubelet makes volumes so. Says
+/// which it is; `None` where that is still to be made, and `make` does not allow it.
+fn open_directory(path: &Path, make: bool) -> io::Result<Option<(PathBuf, OwnedFd)>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(CWD, path, flags, Mode::empty())?;
     let status = fstat(&directory)?;
     let owner = rustix::process::geteuid().as_raw();
-    if status.st_uid != owner && status.st_uid != 0 {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user"));
+    if status.st_mode & WRITABLE_BY_OTHERS == 0 {
+        let is_ours = status.st_uid == owner || status.st_uid == 0;
+        return if is_ours {
+            Ok(Some((path.to_owned(), directory)))
+        } else {
+            Err(refusal("it belongs to another user"))
+        };
     }
-    if status.st_mode & WRITABLE_BY_OTHERS != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "other users may write to it: take that right away (chmod go-w)",
+    let own = match openat(&directory, OWN, flags | OFlags::NOFOLLOW, Mode::empty()) {
+        Err(Errno::NOENT) if !make => return Ok(None),
+        Err(Errno::NOENT) => {
+            mkdirat(&directory, OWN, Mode::RWXU)?;
+            openat(&directory, OWN, flags | OFlags::NOFOLLOW, Mode::empty())?
+        }
+        opened => opened?,
+    };
+    let status = fstat(&own)?;
+    if status.st_uid != owner || status.st_mode & WRITABLE_BY_OTHERS != 0 {
+        return Err(refusal(
+            "other users may write to it, and what is called vms-agent in it is not the agent's alone",
         ));
     }
-    Ok(directory)
+    Ok(Some((path.join(OWN), own)))
+}
+
+fn refusal(problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, problem)
 }
 
 fn own_number() -> String {

@@ -224,14 +224,15 @@ fn client_certificate(files: &TlsFiles, validity: Option<Validity>) -> Option<Cl
 fn stamps(files: &TlsFiles) -> Vec<Option<Stamp>> {
     let roots = match &files.ca {
         Some(path) => vec![path.clone()],
-        None => system_roots(),
+        None => trust_stores(),
     };
     let own = [&files.client_certificate, &files.client_key].into_iter().flatten().cloned();
     roots.into_iter().chain(own).map(|path| stamp(&path)).collect()
 }
 
 /// Where the system keeps its roots: a bundle, and directories that change when a certificate comes or goes.
-fn system_roots() -> Vec<PathBuf> {
+#[must_use]
+pub fn trust_stores() -> Vec<PathBuf> {
     let places = openssl_probe::probe();
     places.cert_file.into_iter().chain(places.cert_dir).collect()
 }

@@ -137,6 +137,60 @@ fn a_record_that_fails_while_others_get_through_does_not_hold_them_up() {
 }
 
 #[test]
+fn two_records_that_fail_in_turn_do_not_hold_up_those_behind_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    keeper.work(ENOUGH);
+    for points in 1..=4 {
+        keeper.enqueue(points);
+        keeper.work(ENOUGH);
+    }
+    drop(keeper);
+    let mut keeper = self::keeper(directory.path());
+    let mut through = Vec::new();
+    for cycle in 0..12 {
+        keeper.enqueue(100 + cycle);
+        for _ in 0..3 {
+            keeper.work(ENOUGH);
+            let Some(batch) = keeper.take() else { continue };
+            // While one is on its way, the next is read.
+            keeper.work(ENOUGH);
+            if batch.points() <= 2 {
+                keeper.put_back();
+            } else {
+                through.push(batch.points());
+                keeper.accepted();
+            }
+        }
+    }
+    through.retain(|points| *points < 100);
+    assert_eq!(through, [3, 4]);
+    assert_eq!(keeper.stats().spool.unwrap().requests, 2);
+}
+
+#[test]
+fn a_record_that_vanishes_before_its_turn_is_not_sent_as_well_as_counted_as_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    for points in [5, 6] {
+        keeper.enqueue(points);
+        keeper.take();
+        keeper.put_back();
+        keeper.work(ENOUGH);
+    }
+    keeper.take().unwrap();
+    keeper.accepted();
+    keeper.work(ENOUGH);
+    for found in keeper.store.scan().unwrap().records {
+        fs::remove_file(directory.path().join(found.name.to_string())).unwrap();
+    }
+    keeper.shared.state().ledger.forget_directory();
+    keeper.work(ENOUGH);
+    assert!(keeper.take().is_none());
+    assert_eq!((dropped(&keeper), keeper.stats().sent_points), (vec![("corrupt".to_owned(), 5)], 6));
+}
+
+#[test]
 fn what_the_disk_does_not_delete_is_not_sent_again_and_goes_later() {
     let directory = tempfile::tempdir().unwrap();
     let mut keeper = keeper(directory.path());

@@ -112,9 +112,32 @@ fn only_the_last_few_are_kept_aside() {
 }
 
 #[test]
-fn a_directory_that_others_may_write_to_is_not_used() {
+fn in_a_directory_that_others_may_write_to_the_agent_has_one_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(examine_directory(directory.path()), SpoolCondition::Usable);
+    let store = Store::open(directory.path()).unwrap();
+    assert_eq!(store.path(), directory.path().join("vms-agent"));
+    assert_eq!(fs::metadata(store.path()).unwrap().mode() & 0o777, 0o700);
+    store.append(name(1), b"?").unwrap();
+    assert!(matches!(examine_directory(directory.path()), SpoolCondition::InUse(_)));
+    assert!(matches!(Store::open(directory.path()), Err(OpenError::InUse { is_own: true, .. })));
+    drop(store);
+    assert_eq!(names(&Store::open(directory.path()).unwrap()), [1]);
+}
+
+#[test]
+fn what_others_put_in_the_place_of_that_directory_is_not_used() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let own = directory.path().join("vms-agent");
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), &own).unwrap();
+    assert!(matches!(Store::open(directory.path()), Err(OpenError::Io(_))));
+    assert!(matches!(examine_directory(directory.path()), SpoolCondition::Unusable(_)));
+    fs::remove_file(&own).unwrap();
+    fs::create_dir(&own).unwrap();
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o770)).unwrap();
     assert!(matches!(Store::open(directory.path()), Err(OpenError::Io(_))));
     assert!(matches!(examine_directory(directory.path()), SpoolCondition::Unusable(_)));
     assert_eq!(
