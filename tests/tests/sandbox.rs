@@ -241,7 +241,15 @@ fn a_reload_that_needs_what_was_given_up_is_refused_with_what_to_do() {
     });
     let _path = watched.scene.write("config.json", &config.to_string());
     agent.signal(Signal::HUP);
-    agent.wait_for_log(&["is refused, the old one stays in force", "restart it to let it read others"]);
+    agent.wait_for_log(&["is refused, the old one stays in force", "restart it to let it use others"]);
+    // Nor is a spool that can be used given up for one that cannot be reached.
+    config["export"] = json!({ "spool": { "directory": elsewhere.own_directory("spool", 0) } });
+    let _path = watched.scene.write("config.json", &config.to_string());
+    agent.signal(Signal::HUP);
+    let both =
+        || agent.log_with(&["is refused, the old one stays in force", "restart it to let it use others"]);
+    let told = eventually("the second refusal", || both().get(1).cloned());
+    assert!(told.contains("Permission denied"), "{told}");
     agent.stop();
     // The same is no trouble at a start.
     let mut agent = command.start();

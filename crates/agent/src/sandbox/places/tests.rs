@@ -31,3 +31,19 @@ fn a_directory_that_holds_the_files_of_others_is_not_opened_as_a_whole() {
     }
     assert_eq!(around(Path::new("/nowhere/at/all.yaml")), [Path::new("/nowhere/at")]);
 }
+
+#[test]
+fn a_trust_store_is_readable_by_its_directory_and_by_those_that_its_links_lead_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    for name in ["etc/certs", "pool"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    fs::write(root.join("pool/one.pem"), "").unwrap();
+    symlink(root.join("pool/one.pem"), root.join("etc/certs/one.pem")).unwrap();
+    symlink(root.join("pool/one.pem"), root.join("etc/bundle.pem")).unwrap();
+    assert_eq!(trusted(&root.join("etc/certs")), [root.join("pool"), root.join("etc/certs")]);
+    // By its directory, so that one that is renamed into its place can be read too.
+    assert_eq!(trusted(&root.join("etc/bundle.pem")), [root.join("etc"), root.join("pool")]);
+    assert_eq!(trusted(&root.join("nowhere")), [] as [PathBuf; 0]);
+}
