@@ -91,7 +91,7 @@ impl Exporter {
     /// Where measurements go, for the log.
     pub(crate) fn describe(&self) -> String {
         match self {
-            Self::Otlp(export) => export.endpoint.to_string(),
+            Self::Otlp(export) => vms_export::shown_endpoint(&export.endpoint),
             Self::Console => "the console".to_owned(),
             Self::None => "nowhere".to_owned(),
         }

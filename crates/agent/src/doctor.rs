@@ -109,7 +109,7 @@ pub(crate) struct Finding {
 pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<Finding> {
     let collector = match &config.exporter {
         Exporter::Otlp(export) => Some(match vms_export::probe_collector(export).await {
-            Ok(reached) => Ok(format!("{} ({})", export.endpoint, reached.peer)),
+            Ok(reached) => Ok(format!("{} ({})", vms_export::shown_endpoint(&export.endpoint), reached.peer)),
             Err(error) => Err(CollectorProblem::from(&error)),
         }),
         Exporter::Console | Exporter::None => None,

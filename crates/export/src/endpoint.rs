@@ -44,7 +44,8 @@ pub(crate) fn host_and_port(endpoint: &Uri) -> (&str, u16) {
 }
 
 /// The endpoint as messages show it: without credentials and without the query, where API keys are seen.
-pub(crate) fn shown(endpoint: &Uri) -> String {
+#[must_use]
+pub fn shown(endpoint: &Uri) -> String {
     let authority = endpoint.authority().map_or("", http::uri::Authority::as_str);
     let host = authority.rsplit('@').next().unwrap_or_default();
     let path = if endpoint.path() == "/" { "" } else { endpoint.path() };

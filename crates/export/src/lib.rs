@@ -37,6 +37,7 @@ mod transport;
 pub use client::HttpClient;
 pub use compress::encode_body;
 pub use config::ExportConfig;
+pub use endpoint::shown as shown_endpoint;
 pub use error::ExportError;
 pub use exporter::{Exporter, ExporterHandle, check_config};
 pub use failure::{Failure, Stage};

@@ -109,7 +109,7 @@ impl Printer<'_> {
             Value::Array(..) => "[]".to_owned(),
             _ if secret || origin.secret => scalar_text(MASK),
             // As in any file, a `$` could begin a reference.
-            Value::String(_, text) => scalar_text(&text.replace('$', "$$")),
+            Value::String(_, text) => scalar_text(&tree::without_secrets(text).replace('$', "$$")),
             value => tree::show(value, false),
         };
         self.lines.push(Line { text: format!("{head} {shown}"), source: Some(origin.place.to_string()) });

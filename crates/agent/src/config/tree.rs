@@ -236,7 +236,7 @@ pub(super) fn show(value: &Value, secret: bool) -> String {
         _ => {}
     }
     match value {
-        Value::String(_, text) => quote(&without_password(text)),
+        Value::String(_, text) => quote(&without_secrets(text)),
         Value::Char(_, c) => quote(&c.to_string()),
         Value::Bool(_, boolean) => boolean.to_string(),
         Value::Num(_, number) => match (integer(value), number.to_f64()) {
@@ -251,14 +251,22 @@ pub(super) fn show(value: &Value, secret: bool) -> String {
 /// What stands for a secret.
 pub(super) const MASK: &str = "****";
 
-/// A URL without the user and password that it may hold.
-fn without_password(text: &str) -> String {
-    let start = text.find("://").map_or(0, |scheme| scheme + "://".len());
-    let (scheme, rest) = text.split_at(start);
-    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(authority);
-    match authority.rsplit_once('@') {
-        Some((_, host)) if start > 0 => format!("{scheme}{MASK}@{host}{path}"),
-        _ => text.to_owned(),
-    }
+/// A text without what in a URL is a secret: user and password, also where they are written so that it is no URL, the query
+/// and the fragment. Whatever stands before the last `@` may be of the password.
+pub(super) fn without_secrets(text: &str) -> String {
+    let (scheme, rest) = match text.find("://") {
+        Some(start) => text.split_at(start + "://".len()),
+        // What is no URL and has an `@` is most often somebody's name, and holds no colon before it.
+        None if text.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) => ("", text),
+        None => return text.to_owned(),
+    };
+    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| (MASKED_USER, rest));
+    let shown = rest.find(['?', '#']).and_then(|end| rest.get(..=end));
+    format!("{scheme}{user}{}{}", shown.unwrap_or(rest), shown.map_or("", |_| MASK))
 }
+
+/// What stands for a user and password.
+const MASKED_USER: &str = "****@";
+
+#[cfg(test)]
+mod tests;

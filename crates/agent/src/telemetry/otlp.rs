@@ -43,7 +43,7 @@ macro_rules! exporter {
                 .with_timeout(target.timeout)
                 .build(),
         }
-        .with_context(|| format!("the exporter for {}", target.endpoint))
+        .with_context(|| format!("the exporter for {}", vms_export::shown_endpoint(&target.endpoint)))
     }};
 }
 

@@ -114,7 +114,10 @@ fn what_yaml_allows_and_a_configuration_does_not_is_refused() {
         ["2: : a second document begins: a configuration is one"]
     );
     assert_eq!(problems("? [a]\n: 1\n", Format::Yaml), ["1: : a key has to be a word, not a list or map"]);
-    assert_eq!(problems("a: !secret x\n", Format::Yaml), ["1: a: the tag \"!secret\" has no meaning here"]);
+    assert_eq!(
+        problems("a: !secret x\n", Format::Yaml),
+        ["1: a: a text that begins with ! has to be put in quotes"]
+    );
     assert_eq!(
         problems("a: !!int x\n", Format::Yaml),
         ["1: a: the tag \"tag:yaml.org,2002:!int\" has no meaning here"]

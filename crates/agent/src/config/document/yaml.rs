@@ -332,7 +332,13 @@ fn resolve(text: &str) -> Content {
 }
 
 fn unknown_tag(tag: &Tag) -> String {
-    format!("the tag {} has no meaning here", crate::config::fault::quote(&tag.to_string()))
+    let name = tag.to_string();
+    if name.starts_with('!') {
+        // A secret that begins with `!` is one to YAML.
+        "a text that begins with ! has to be put in quotes".to_owned()
+    } else {
+        format!("the tag {} has no meaning here", crate::config::fault::quote(&name))
+    }
 }
 
 /// What an alias of a node costs.
