@@ -45,5 +45,5 @@ fn a_trust_store_is_readable_by_its_directory_and_by_those_that_its_links_lead_t
     assert_eq!(trusted(&root.join("etc/certs")), [root.join("pool"), root.join("etc/certs")]);
     // By its directory, so that one that is renamed into its place can be read too.
     assert_eq!(trusted(&root.join("etc/bundle.pem")), [root.join("etc"), root.join("pool")]);
-    assert_eq!(trusted(&root.join("nowhere")), [] as [PathBuf; 0]);
+    assert!(trusted(&root.join("nowhere")).is_empty());
 }
