@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use vms_agent_tests::agent::BOTH;
+use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::tls::{Certificates, Gate};
 use vms_agent_tests::{
@@ -162,11 +163,22 @@ fn an_agent_that_gives_up_nothing_says_so() {
     agent.stop();
 }
 
+fn is_record(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "otlp")
+}
+
+/// Makes it read its configuration again, the so many'th time.
+#[track_caller]
+fn reloads(agent: &Agent, count: usize) {
+    agent.signal(Signal::HUP);
+    eventually("a reload", || (agent.log_with(&["configuration reloaded"]).len() == count).then_some(()));
+}
+
 #[test]
 fn no_call_of_a_whole_life_is_refused() {
     needs!(Need::Agent, Need::Tool("strace"));
     let watched = Watched::of_user(OWNER);
-    let grpc = Collector::start(&watched.host, Protocol::Grpc);
+    let mut grpc = Collector::new(Protocol::Grpc);
     let http = Collector::start(&watched.host, Protocol::Http);
     let certificates = Certificates::new(&watched.scene);
     let gate = Gate::start(&watched.host, Protocol::Http, &certificates, true);
@@ -177,23 +189,31 @@ fn no_call_of_a_whole_life_is_refused() {
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let _path = watched.scene.write("config.json", &config.to_string());
     };
-    let command = watched.agent(Privileges::Root).traced(trace.clone());
+    let command =
+        watched.agent(Privileges::Root).traced(trace.clone()).variable("VMS_EXPORT__SPOOL__MODE", "always");
+    let spool = command.state_directory();
+    let is_spooled = || fs::read_dir(&spool).unwrap().any(|item| is_record(&item.unwrap().path()));
     write(
         json!({ "endpoint": "http://localhost:4317", "compression": "zstd" }),
         json!({ "selfTelemetry": { "traces": true, "logs": true } }),
     );
+    // What waits from an outage is kept, sent and removed, over a reload.
     let mut agent = command.start();
+    agent.wait_for_log(&["link is up"]);
+    eventually("records of the outage", || is_spooled().then_some(()));
+    reloads(&agent, 1);
+    let resumed = unix_nanoseconds();
+    grpc.resume(&watched.host);
     grpc.wait_for_value(UP, FORWARD, 1, 0);
+    let oldest = || grpc.series(UP, FORWARD).iter().map(|point| point.time).min();
+    eventually("what was spooled", || oldest().is_some_and(|time| time < resumed).then_some(()));
+    eventually("the spool to be empty", || (!is_spooled()).then_some(()));
     eventually("a span", || (!grpc.spans().is_empty()).then_some(()));
     eventually("a log record", || (!grpc.logs().is_empty()).then_some(()));
 
-    let reloads = |count: usize| {
-        agent.signal(Signal::HUP);
-        eventually("a reload", || (agent.log_with(&["configuration reloaded"]).len() == count).then_some(()));
-    };
     // A name that the name service has to ask for.
     write(json!({ "endpoint": "http://collector.invalid:4317" }), json!({}));
-    reloads(1);
+    reloads(&agent, 2);
     agent.wait_for_log(&["collector.invalid"]);
     write(
         json!({
@@ -206,7 +226,7 @@ fn no_call_of_a_whole_life_is_refused() {
         }),
         json!({}),
     );
-    reloads(2);
+    reloads(&agent, 3);
     http.wait_for_value(UP, FORWARD, 1, 0);
     let _path = watched.scene.write("config.json", "{");
     agent.signal(Signal::HUP);
@@ -214,9 +234,20 @@ fn no_call_of_a_whole_life_is_refused() {
     agent.stop();
 
     let trace = fs::read_to_string(&trace).unwrap();
-    for call in ["landlock_restrict_self", "seccomp(", "AF_INET6", "\"/etc/hosts\"", "SIGHUP"] {
+    for call in [
+        "landlock_restrict_self",
+        "seccomp(",
+        "AF_INET6",
+        "\"/etc/hosts\"",
+        "SIGHUP",
+        "rename",
+        "unlink",
+        "vms-spool-open",
+    ] {
         assert!(trace.contains(call), "the trace tells of {call}");
     }
+    let (_, sandboxed) = trace.rsplit_once("landlock_restrict_self").unwrap();
+    assert!(sandboxed.contains("vms-spool-open"), "the spool is opened by a thread of the sandbox");
     let refused = |line: &&str| {
         // Processes that may not be looked into are no file of the agent's.
         let is_file = ["open", "mkdir", "rename", "unlink"].iter().any(|call| line.contains(call));
