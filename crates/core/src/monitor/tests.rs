@@ -891,6 +891,33 @@ fn looks_that_are_cut_short_take_half_of_the_time_at_most() {
     assert!(share <= 0.55, "{share}");
 }
 
+#[test]
+fn after_a_look_that_was_cut_short_none_begins_until_twice_its_time_has_passed() {
+    let mut monitor = monitor(&crowded(), vec![probe("far", 2, 1), probe("near", 1, 1)]);
+    monitor.processes.patience = Some(4);
+    // A dump and a search that cost 1.4 s are followed by a pause of that length, in which a cycle begins.
+    monitor.dumps_cost(Duration::from_millis(1_400));
+    let mut dumps = Vec::new();
+    for _ in 0..9 {
+        let before = monitor.connections.dumps;
+        let cycle = monitor.tell(&[0]);
+        assert!(matches!(cycle.failure.as_ref().unwrap().error, LookError::CutShort), "{cycle:?}");
+        assert!(values(&cycle, UP).is_empty() && cycle.changes.is_empty(), "{cycle:?}");
+        dumps.push(monitor.connections.dumps - before);
+    }
+    assert_eq!(dumps, [1, 0, 0, 1, 0, 0, 1, 0, 0], "2.8 s from the begin of one to that of the next");
+    let walks: u64 = monitor.effort().walks.values().sum();
+    assert_eq!((walks, monitor.outcomes().failed), (3, 9), "a pause is no walk, and fails what is due");
+
+    // A look that is whole is followed by none.
+    monitor.processes.patience = None;
+    monitor.dumps_cost(Duration::ZERO);
+    let before = monitor.connections.dumps;
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    assert_eq!(values(&monitor.tell(&[1]), UP), [1]);
+    assert_eq!(monitor.connections.dumps - before, 2);
+}
+
 /// So many connections of a user's own at port 3, of which one in the middle, the 4,242nd from last, is an `app`'s.
 fn flooded(connections: usize) -> Host {
     let connections = u64::try_from(connections).unwrap();
