@@ -60,7 +60,8 @@ fn memory_is_bounded_however_many_sockets_come_and_go() {
         let sockets = call * 1000 + 1..=(call + 1) * 1000;
         conclusions.conclude(&pairs(sockets.clone()), now);
         conclusions.sweep(&wanted(sockets.clone()), &pairs(sockets), now);
-        assert!(conclusions.pairs.len() <= MAX_IDLE + 1000);
+        // In figures, so that a larger bound is a decision.
+        assert!(conclusions.pairs.len() < 18_000, "{}", conclusions.pairs.len());
     }
     conclusions.sweep(&wanted([]), &pairs([]), seconds(1000));
     assert!(conclusions.pairs.is_empty(), "what is long past is of no use");

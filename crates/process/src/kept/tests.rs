@@ -136,7 +136,8 @@ fn memory_is_bounded_however_many_sockets_come_and_go() {
             kept.remember(inode(number), Pid(7), 3, true, now);
         }
         kept.sweep(1000, now);
-        assert!(kept.sockets.len() <= MAX_IDLE_SOCKETS + 1000, "{} after {call} calls", kept.sockets.len());
+        // In figures, so that a larger bound is a decision: this is what an attacker can make of the memory.
+        assert!(kept.sockets.len() < 18_000, "{} after {call} calls", kept.sockets.len());
         assert!(kept.place(inode(call * 1000 + 1), Pid(7)).is_some(), "what was asked for just now is kept");
     }
 }
