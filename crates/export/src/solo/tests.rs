@@ -24,8 +24,10 @@ async fn what_hangs_is_joined_and_not_started_again() {
         assert!(impatient.is_err());
     }
     assert_eq!(started.load(Ordering::SeqCst), 1);
-    let_go.send(()).unwrap();
-    assert_eq!(solo.run("test", work()).await.unwrap(), 7, "what the first began serves the last");
+    // It waits before the first lets go: otherwise it would begin anew, and for ever.
+    let (last, ()) = tokio::join!(solo.run("test", work()), async { let_go.send(()).unwrap() });
+    assert_eq!(last.unwrap(), 7, "what the first began serves the last");
+    assert_eq!(started.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
