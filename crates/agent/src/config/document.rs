@@ -75,7 +75,7 @@ pub(super) type Parsed = (Option<Node>, Vec<SyntaxFault>);
 const DEPTH_LIMIT: usize = 64;
 
 /// No sensible key is longer. It bounds what it takes to tell the way to all that is below it.
-const KEY_BYTES_LIMIT: usize = 1024;
+pub(super) const KEY_BYTES_LIMIT: usize = 1024;
 
 /// Parses a text. It takes no more memory than a small multiple of the text's length and a constant.
 pub(super) fn parse(text: &str, format: Format) -> Parsed {

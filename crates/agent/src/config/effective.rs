@@ -20,6 +20,10 @@ struct Line {
 /// Sources further to the right than this are not aligned: a long value should not push all of them out of sight.
 const LONGEST_ALIGNED: usize = 60;
 
+/// A reader of YAML looks no further than 1,024 characters for the colon behind a key (YAML 1.2.2, section 7.4.2): a longer
+/// key has to be announced.
+const LONGEST_IMPLICIT_KEY: usize = 1_000;
+
 impl Effective {
     pub(super) fn new(root: &Value, schema: Schema<'_>, origins: &Origins) -> Self {
         let mut printer = Printer { origins, lines: Vec::new() };
@@ -77,7 +81,14 @@ impl Printer<'_> {
                     let Some(value) = entries.get(key) else { continue };
                     let schema = schema.and_then(|schema| schema.property(key).or_else(|| schema.values()));
                     let lead = if index == 0 && !lead.is_empty() { lead } else { indent.as_str() };
-                    self.entry(&format!("{lead}{}:", scalar_text(key)), value, schema, depth, secret);
+                    let shown = scalar_text(key);
+                    let head = if shown.chars().count() > LONGEST_IMPLICIT_KEY {
+                        self.lines.push(Line { text: format!("{lead}? {shown}"), source: None });
+                        format!("{indent}:")
+                    } else {
+                        format!("{lead}{shown}:")
+                    };
+                    self.entry(&head, value, schema, depth, secret);
                 }
             }
             Value::Array(_, items) => {

@@ -3,6 +3,7 @@
 use figment::value::{Dict, Empty, Map, Value};
 use figment::{Error, Metadata, Profile, Provider};
 
+use super::document::KEY_BYTES_LIMIT;
 use super::fault::{Fault, KeyPath};
 use super::schema::Schema;
 use super::tree::{self, Origins};
@@ -84,6 +85,9 @@ pub(super) fn parse_pairs(text: &str) -> Result<Vec<(String, String)>, String> {
         let (name, value) = (decode(name)?, decode(value)?);
         if name.is_empty() {
             return Err(format!("entry {nth} has no name before the `=`"));
+        }
+        if name.len() > KEY_BYTES_LIMIT {
+            return Err(format!("entry {nth} has a name of more than {KEY_BYTES_LIMIT} bytes"));
         }
         pairs.push((name, value));
     }

@@ -794,6 +794,17 @@ fn the_effective_configuration_loads_as_the_same_configuration() {
 }
 
 #[test]
+fn the_name_of_an_attribute_is_as_long_as_a_file_can_have_it() {
+    let report = errors_of([("OTEL_RESOURCE_ATTRIBUTES", &*format!("{}=1", "k".repeat(1025)))]);
+    assert!(report.contains("entry 1 has a name of more than 1024 bytes"), "{report}");
+    // Printed, each of these characters takes two.
+    let attribute = format!("{}=1", "%22".repeat(1000));
+    let loaded = load_with_probe([("OTEL_RESOURCE_ATTRIBUTES", &attribute)]).unwrap();
+    let again = Host::with("config.yaml", &loaded.effective.to_string()).load(&Environment::default());
+    assert_eq!(again.unwrap().config, loaded.config);
+}
+
+#[test]
 fn a_dollar_in_the_effective_configuration_is_no_reference() {
     let file = format!("{PROBE}resource: {{serviceName: 'a$${{env:B}}$$$$c'}}\n");
     let loaded = Host::with("config.yaml", &file).load(&Environment::default()).unwrap();
