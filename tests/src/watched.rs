@@ -33,8 +33,16 @@ impl Watched {
     #[must_use]
     #[track_caller]
     pub fn new() -> Self {
+        Self::of_user(0)
+    }
+
+    /// One whose processes are that user's.
+    #[must_use]
+    #[track_caller]
+    pub fn of_user(uid: u32) -> Self {
         let (scene, host) = (Scene::new(), Namespace::new());
-        let link = Link::new((&scene.program("svc"), &host), (&scene.program("far"), &host));
+        let (near, far) = (scene.program("svc").user(uid), scene.program("far").user(uid));
+        let link = Link::new((&near, &host), (&far, &host));
         Self { scene, host, link }
     }
 

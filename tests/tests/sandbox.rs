@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +12,9 @@ use vms_agent_tests::agent::BOTH;
 use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::tls::{Certificates, Gate};
+use vms_agent_tests::watched::{self, FORWARD, UP};
 use vms_agent_tests::{
-    Agent, AgentCommand, Collector, Link, Namespace, Number, Points, Privileges, Protocol, Scene, config,
-    eventually, needs, probe,
+    Agent, AgentCommand, Collector, Number, Points, Privileges, Protocol, Scene, config, eventually, needs,
 };
 
 /// Who holds the connections.
@@ -21,38 +22,36 @@ const OWNER: u32 = 61_011;
 /// Whom the agent runs as.
 const AGENT: u32 = 61_012;
 
-const UP: &str = "vms.connection_mon.up";
-const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
-
 /// `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`, as `/proc/PID/status` shows them.
 const THE_TWO: &str = "0000000000080004";
 const NONE: &str = "0000000000000000";
 
-/// A link that is up, and a host to watch it on.
-struct Watched {
-    scene: Scene,
-    host: Namespace,
-    link: Link,
+/// A link, and agents that need a sandbox to watch it.
+struct Watched(watched::Watched);
+
+impl Deref for Watched {
+    type Target = watched::Watched;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 impl Watched {
     /// The link's processes are that user's.
     #[track_caller]
     fn of_user(uid: u32) -> Self {
-        let (scene, host) = (Scene::new(), Namespace::new());
-        let (near, far) = (scene.program("svc").user(uid), scene.program("far").user(uid));
-        let link = Link::new((&near, &host), (&far, &host));
-        Self { scene, host, link }
+        Self(watched::Watched::of_user(uid))
     }
 
     fn config(&self) -> Value {
-        let mut config = config(&[probe("link", &self.scene.name("svc"), self.link.service())]);
+        let mut config = config(&[self.probe("link")]);
         config["sandbox"] = json!("required");
         config
     }
 
     fn agent(&self, privileges: Privileges) -> AgentCommand<'_> {
-        AgentCommand::new(&self.scene, &self.host).config(&self.config()).privileges(privileges)
+        self.command().config(&self.config()).privileges(privileges)
     }
 
     /// Waits until the agent has found who holds the link.

@@ -2,18 +2,15 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 use std::fs;
+use std::ops::Deref;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use vms_agent_tests::deadline::eventually;
 use vms_agent_tests::faulty::{Fault, Faulty};
 use vms_agent_tests::skip::Need;
-use vms_agent_tests::{
-    AgentCommand, Collector, Link, Namespace, Points, Protocol, Scene, config, needs, probe,
-};
-
-const UP: &str = "vms.connection_mon.up";
-const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
+use vms_agent_tests::watched::{self, FORWARD, UP};
+use vms_agent_tests::{AgentCommand, Collector, Points, Protocol, config, needs};
 
 /// What each secret begins with, in every way of giving one.
 const SECRET: &str = "canary";
@@ -27,25 +24,28 @@ const COMMANDS: [&[&str]; 5] =
 /// Headers as OpenTelemetry's variable has them, one of them with an escape.
 const HEADERS: &str = "x-d=canary-by-variable,x-e=canary%2Bpercent";
 
-/// A link that is up, and a host to watch it on.
-struct Watched {
-    scene: Scene,
-    host: Namespace,
-    link: Link,
+/// A link, and agents that know secrets to watch it.
+struct Watched(watched::Watched);
+
+impl Deref for Watched {
+    type Target = watched::Watched;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 impl Watched {
     #[track_caller]
     fn new() -> Self {
-        let (scene, host) = (Scene::new(), Namespace::new());
-        let link = Link::new((&scene.program("svc"), &host), (&scene.program("far"), &host));
-        let _path = scene.write("token", "canary-of-file\n");
-        Self { scene, host, link }
+        let watched = watched::Watched::new();
+        let _path = watched.scene.write("token", "canary-of-file\n");
+        Self(watched)
     }
 
     /// A configuration that is right, and holds secrets in each way that a file can.
     fn config(&self) -> Value {
-        let mut config = config(&[probe("link", &self.scene.name("svc"), self.link.service())]);
+        let mut config = config(&[self.probe("link")]);
         config["log"] = json!({ "level": "trace" });
         config["selfTelemetry"] = json!({ "traces": true, "logs": true });
         config["export"] = json!({
@@ -56,7 +56,7 @@ impl Watched {
 
     /// An agent whom the file alone tells where to send.
     fn plain_agent(&self, protocol: Protocol) -> AgentCommand<'_> {
-        AgentCommand::new(&self.scene, &self.host)
+        self.command()
             .config(&self.config())
             .variable("SECRET", "canary-of-env")
             .variable("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.name())
