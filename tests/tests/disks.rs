@@ -230,3 +230,29 @@ fn a_disk_that_fails_costs_no_cycle_and_what_was_spooled_before_survives_it() {
     assert!(!spool.join("set-aside").exists() || fs::read_dir(spool.join("set-aside")).unwrap().count() == 0);
     drop(disk);
 }
+
+/// As on kernels before 5.19, where Landlock lets nothing go to another directory.
+#[test]
+fn what_is_damaged_is_set_aside_also_where_it_cannot_be_renamed_to() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let mut collector = Collector::new(Protocol::Grpc);
+    let command = watched.spooling("always");
+    let spool = command.state_directory();
+    let aside = spool.join("set-aside");
+    fs::create_dir(&aside).unwrap();
+    let disk = Disk::in_memory(&aside, 1 << 20);
+    let mut agent = command.start();
+    wait_for_records(&spool, 3);
+    agent.stop();
+    fs::write(&records(&spool)[0], "damaged").unwrap();
+    collector.resume(&watched.host);
+    let mut agent = command.start();
+    agent.wait_for_log(&["WARN", "it is kept as", "set-aside"]);
+    eventually("the spool to be empty", || records(&spool).is_empty().then_some(()));
+    agent.stop();
+    let kept: Vec<_> =
+        fs::read_dir(&aside).unwrap().map(|item| fs::read(item.unwrap().path()).unwrap()).collect();
+    assert_eq!(kept, [b"damaged"]);
+    drop(disk);
+}

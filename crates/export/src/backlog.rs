@@ -147,6 +147,7 @@ impl Backlog {
             return Some(Task::Scan);
         }
         if !self.doomed.is_empty() && monotonic >= self.delete_after {
+            self.delete_after = Duration::ZERO;
             return Some(Task::Delete(std::mem::take(&mut self.doomed)));
         }
         None
@@ -207,6 +208,17 @@ impl Backlog {
         {
             batch.set_attempted();
         }
+    }
+
+    /// The record that was to be read cannot be at present: reading goes on behind it.
+    pub(crate) fn pass_over(&mut self) {
+        self.cursor = self.loading.or(self.cursor);
+        self.end_load(None);
+    }
+
+    /// Whether files have to go, and the disk has not just refused that.
+    pub(crate) fn has_to_delete(&self) -> bool {
+        !self.doomed.is_empty() && self.delete_after.is_zero()
     }
 
     /// The record that is ready to be sent.

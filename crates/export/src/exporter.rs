@@ -88,7 +88,8 @@ fn open_spool(config: &SpoolConfig, is_reload: bool) -> Result<Spool, ExportErro
     let opening = Opening::begin(&config.directory);
     let problem = match opening.wait(OPEN_WITHIN) {
         Some(Ok(store)) => return Ok(Spool::Opened(config.clone(), store)),
-        Some(Err(OpenError::InUse { holder, is_own: false })) => {
+        // At a start this process holds no lock. What says so is another one, with the same number in its PID namespace.
+        Some(Err(OpenError::InUse { holder, is_own })) if !(is_own && is_reload) => {
             return Err(ExportError::SpoolInUse { directory: config.directory.clone(), holder });
         }
         // What was given up when the agent started does not come back while it runs: the old spool stays.
@@ -187,9 +188,9 @@ impl ExporterHandle {
             state.collector = collector;
             state.compression = compression;
             state.change = Some((transport, backoff));
+            self.shared.changed.notify_one();
         }
         self.shared.join_spool(spool, queue_bytes);
-        self.shared.changed.notify_one();
         self.shared.hurry.notify_waiters();
         self.shared.work.notify_one();
     }
@@ -213,9 +214,8 @@ impl ExporterHandle {
         self.shared.disk_work.notify_all();
         loop {
             let progress = self.shared.progress.notified();
-            if !self.shared.state().ledger.is_ending_and_unsaved()
-                || timeout_at(deadline, progress).await.is_err()
-            {
+            // What was delivered is to be gone from the disk as well: it would be sent again after the next start.
+            if !self.shared.state().ledger.has_disk_work() || timeout_at(deadline, progress).await.is_err() {
                 return self.shared.state().ledger.waiting_points();
             }
         }

@@ -26,6 +26,12 @@ pub(crate) async fn send_all(shared: Arc<Shared>, mut transport: Transport, mut 
         if let Some(change) = change {
             (transport, backoff) = change;
             failures = 0;
+            // No attempt was under way that had to be cut short; the next one has all its time.
+            tokio::select! {
+                biased;
+                () = shared.changed.notified() => {}
+                () = std::future::ready(()) => {}
+            }
         }
         let began = Instant::now();
         let outcome = match shared.body(&batch).await {

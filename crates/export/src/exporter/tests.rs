@@ -567,3 +567,27 @@ async fn a_spool_that_was_left_and_comes_back_while_its_keeper_still_has_it_is_n
     drop(held);
     until(|| exporter.stats().spool.is_some_and(|spool| spool.points == 3)).await;
 }
+
+#[tokio::test]
+async fn a_spool_that_is_in_use_at_the_start_is_another_agent_s_whatever_number_that_has() {
+    let directory = tempfile::tempdir().unwrap();
+    // In containers every agent is process 1.
+    let _held = crate::spool::store::Store::open(directory.path()).unwrap();
+    let refused = Exporter::new(&with_spool(directory.path()), Arc::new(StoppedClock)).unwrap_err();
+    assert!(matches!(refused, ExportError::SpoolInUse { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn what_was_delivered_before_the_end_is_not_on_the_disk_after_it() {
+    let collector = GrpcCollector::start([], None, None).await;
+    for _ in 0..10 {
+        let directory = tempfile::tempdir().unwrap();
+        let exporter = start(&ExportConfig { spool: with_spool(directory.path()).spool, ..grpc(&collector) });
+        until(|| exporter.stats().spool.is_some()).await;
+        cycle(&exporter, &some_points(3));
+        assert_eq!(exporter.flush(LONG).await, 0);
+        let names = std::fs::read_dir(directory.path()).unwrap().map(|item| item.unwrap().file_name());
+        let records = names.filter(|name| name.to_string_lossy().contains(".otlp"));
+        assert_eq!(records.collect::<Vec<_>>(), [""; 0], "it would be sent again");
+    }
+}

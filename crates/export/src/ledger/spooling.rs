@@ -52,6 +52,12 @@ impl Ledger {
         self.is_ending && self.waiting_points() > 0
     }
 
+    /// Whether the keeper has something to do, or is doing it, before the agent may end.
+    pub(crate) fn has_disk_work(&self) -> bool {
+        let has_to_delete = self.backlog.as_ref().is_some_and(Backlog::has_to_delete);
+        self.is_ending_and_unsaved() || has_to_delete || self.disk_busy.is_some()
+    }
+
     /// What the keeper is to do next, and what is to be told.
     pub(crate) fn next_task(&mut self, now: Now) -> (Option<Task>, Vec<SpoolNotice>) {
         let Some(backlog) = &mut self.backlog else { return (None, Vec::new()) };
@@ -209,19 +215,20 @@ impl Ledger {
         }
     }
 
-    /// A record cannot be sent, and is out of the way.
-    pub(crate) fn corrupt(&mut self, name: Name) {
+    /// A record cannot be sent. Whether its file is out of the way: else it has to go.
+    pub(crate) fn corrupt(&mut self, name: Name, is_out_of_the_way: bool) {
         let Some(backlog) = &mut self.backlog else { return };
         backlog.end_load(None);
-        if backlog.forget(name).is_some() {
+        let entry = if is_out_of_the_way { backlog.forget(name) } else { backlog.remove(name) };
+        if entry.is_some() {
             self.drop_saved(&[name], CORRUPT);
         }
     }
 
-    /// A record could not be read just now.
+    /// A record could not be read just now: those behind it are tried first.
     pub(crate) fn not_loaded(&mut self) {
         if let Some(backlog) = &mut self.backlog {
-            backlog.end_load(None);
+            backlog.pass_over();
         }
     }
 
@@ -247,8 +254,8 @@ impl Ledger {
     fn drop_saved(&mut self, names: &[Name], reason: &'static str) -> u64 {
         let mut lost = 0;
         for name in names {
-            // From now on it is in memory alone. What had to make room is not stored again: others would have to, for it.
-            let stays_away = reason == FULL;
+            // From now on it is in memory alone. What had to make room, or was too old, is not stored again.
+            let stays_away = reason != CORRUPT;
             let on_its_way = self.in_flight.as_mut().filter(|batch| batch.stored() == Some(*name));
             if let Some(batch) = on_its_way {
                 batch.set_unsaved(stays_away);

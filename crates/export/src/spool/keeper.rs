@@ -285,9 +285,10 @@ impl Keeper {
     }
 
     fn set_aside(&mut self, name: Name, problem: &str) {
-        let kept: Option<PathBuf> = self.store.set_aside(name).ok().flatten();
+        let moved = self.store.set_aside(name);
         let path = self.store.path().join(name.to_string());
-        self.shared.state().ledger.corrupt(name);
+        self.shared.state().ledger.corrupt(name, moved.is_ok());
+        let kept: Option<PathBuf> = moved.ok().flatten();
         let problem = format!("{}: {problem}", path.display());
         self.told_corrupt = self.told_corrupt.saturating_add(1);
         if self.told_corrupt > MAX_TOLD {
@@ -316,11 +317,13 @@ fn has_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Whether reading again would give the same: it is no file, or the disk has lost what is in it.
+/// Whether what lies there is no file that was written here. Everything else may pass: a disk that is away for a moment
+/// fails every read.
 fn is_about_this_file(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidData
         || error.raw_os_error().is_some_and(|number| {
-            [rustix::io::Errno::IO, rustix::io::Errno::LOOP, rustix::io::Errno::NXIO]
+            // A symbolic link, and a socket or a pipe.
+            [rustix::io::Errno::LOOP, rustix::io::Errno::NXIO]
                 .iter()
                 .any(|errno| errno.raw_os_error() == number)
         })

@@ -189,16 +189,23 @@ impl Store {
                 continue;
             }
             if text.starts_with(UNFINISHED) {
-                ignore_absence(unlinkat(&self.directory, name, AtFlags::empty()))?;
+                // What cannot be deleted now is overwritten, or found by the next start.
+                if let Err(error) = ignore_absence(unlinkat(&self.directory, name, AtFlags::empty())) {
+                    tracing::debug!(target: "vms_export", "{}: {error}", self.path.join(&*text).display());
+                }
                 continue;
             }
-            let status = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            let is_file = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
-            match Name::parse(&text).filter(|_| is_file) {
-                Some(name) => {
+            let record = Name::parse(&text);
+            match (statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW), record) {
+                (Err(Errno::NOENT), _) => {}
+                (Ok(status), Some(name))
+                    if FileType::from_raw_mode(status.st_mode) == FileType::RegularFile =>
+                {
                     contents.records.push(Found { name, disk_bytes: disk_bytes(status.st_blocks) });
                 }
-                None => contents.foreign.push(text.into_owned()),
+                // It is one by its name: whoever reads it is told what is wrong with it.
+                (Err(_), Some(name)) => contents.records.push(Found { name, disk_bytes: 0 }),
+                (_, None) | (Ok(_), Some(_)) => contents.foreign.push(text.into_owned()),
             }
         }
         Ok(contents)
@@ -282,25 +289,34 @@ impl Store {
     /// # Errors
     /// When it cannot be moved; then it was deleted, as far as that was possible.
     pub(crate) fn set_aside(&self, name: Name) -> io::Result<Option<PathBuf>> {
-        let name = name.to_string();
-        match self.move_aside(&name) {
-            Ok(is_kept) => Ok(is_kept.then(|| self.path.join(SET_ASIDE).join(name))),
+        match self.move_aside(name) {
+            Ok(is_kept) => Ok(is_kept.then(|| self.path.join(SET_ASIDE).join(name.to_string()))),
             Err(error) => {
-                ignore_absence(unlinkat(&self.directory, &name, AtFlags::empty()))?;
+                ignore_absence(unlinkat(&self.directory, name.to_string(), AtFlags::empty()))?;
                 Err(error)
             }
         }
     }
 
     /// Says whether it is kept there.
-    fn move_aside(&self, name: &str) -> io::Result<bool> {
+    fn move_aside(&self, record: Name) -> io::Result<bool> {
         match mkdirat(&self.directory, SET_ASIDE, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let aside = openat(&self.directory, SET_ASIDE, flags, Mode::empty())?;
-        renameat(&self.directory, name, &aside, name)?;
+        let name = record.to_string();
+        match renameat(&self.directory, &name, &aside, &name) {
+            // Landlock lets nothing go to another directory before Linux 5.19.
+            Err(Errno::XDEV) => {
+                let bytes = self.read(record)?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                File::from(openat(&aside, &name, flags, private())?).write_all(&bytes)?;
+                unlinkat(&self.directory, &name, AtFlags::empty())?;
+            }
+            moved => moved?,
+        }
         let mut kept: Vec<(String, u64)> = Dir::read_from(&aside)?
             .filter_map(Result::ok)
             .map(|item| item.file_name().to_string_lossy().into_owned())
@@ -317,7 +333,7 @@ impl Store {
             bytes += size;
             if files > MAX_SET_ASIDE_FILES || bytes > MAX_SET_ASIDE_BYTES {
                 unlinkat(&aside, other, AtFlags::empty())?;
-                is_kept &= other != name;
+                is_kept &= *other != name;
             }
         }
         Ok(is_kept)

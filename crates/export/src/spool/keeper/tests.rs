@@ -169,6 +169,68 @@ fn two_records_that_fail_in_turn_do_not_hold_up_those_behind_them() {
 }
 
 #[test]
+fn the_agent_may_end_when_nothing_is_left_to_write_or_delete() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    let has_work = |keeper: &Keeper| keeper.shared.state().ledger.has_disk_work();
+    keeper.work(ENOUGH);
+    assert!(!has_work(&keeper));
+    keeper.enqueue(5);
+    let (task, _) = keeper.shared.state().ledger.next_task(keeper.shared.now());
+    keeper.take().unwrap();
+    keeper.accepted();
+    assert!(has_work(&keeper), "it is being written, although the collector has it");
+    keeper.perform(task.unwrap()).unwrap();
+    assert!(has_work(&keeper), "and has to be deleted");
+    keeper.work(ENOUGH);
+    assert!(!has_work(&keeper));
+    assert_eq!(keeper.store.scan().unwrap().records, []);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_just_now_is_kept_and_does_not_hold_up_those_behind_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    keeper.work(ENOUGH);
+    for points in 1..=3 {
+        keeper.enqueue(points);
+        keeper.work(ENOUGH);
+    }
+    drop(keeper);
+    let mut keeper = self::keeper(directory.path());
+    keeper.work(1);
+    let passing = io::Error::from(rustix::io::Errno::IO);
+    assert!(!is_about_this_file(&passing));
+    let (task, _) = keeper.shared.state().ledger.next_task(keeper.shared.now());
+    assert!(matches!(task, Some(Task::Load(name)) if name.points == 1), "{task:?}");
+    keeper.shared.state().ledger.not_loaded();
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        keeper.work(ENOUGH);
+        order.push(keeper.take().unwrap().points());
+        keeper.accepted();
+    }
+    assert_eq!((order, dropped(&keeper)), (vec![2, 3, 1], Vec::new()));
+}
+
+#[test]
+fn what_expires_on_its_way_gets_no_second_life_on_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    keeper.work(ENOUGH);
+    keeper.enqueue(5);
+    keeper.work(ENOUGH);
+    keeper.take().unwrap();
+    let later = crate::ledger::Now { monotonic: Duration::from_hours(25), ..keeper.shared.now() };
+    let (task, _) = keeper.shared.state().ledger.next_task(later);
+    keeper.perform(task.unwrap()).unwrap();
+    keeper.put_back();
+    keeper.work(ENOUGH);
+    assert_eq!(keeper.store.scan().unwrap().records, []);
+    assert_eq!(keeper.stats().waiting_points, 5, "it is tried as long as there is room in memory");
+}
+
+#[test]
 fn a_record_that_vanishes_before_its_turn_is_not_sent_as_well_as_counted_as_lost() {
     let directory = tempfile::tempdir().unwrap();
     let mut keeper = keeper(directory.path());
