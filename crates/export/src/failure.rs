@@ -56,7 +56,7 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-const START_OR_POINT: &str = "start the collector or set OTEL_EXPORTER_OTLP_ENDPOINT";
+const START_OR_POINT: &str = "start the collector or correct export.endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)";
 
 impl Failure {
     pub(crate) fn resolve(host: &str, error: &io::Error) -> Self {
@@ -64,7 +64,7 @@ impl Failure {
             stage: Stage::Resolve,
             error_type: "name_resolution".into(),
             message: format!("{host}: {}", innermost(error)),
-            advice: "correct the host in OTEL_EXPORTER_OTLP_ENDPOINT or the resolver's configuration",
+            advice: "correct the host in export.endpoint (OTEL_EXPORTER_OTLP_ENDPOINT) or the resolver's configuration",
         }
     }
 
@@ -136,7 +136,9 @@ impl Failure {
             error_type: "timeout".into(),
             message: format!("no end of {stage} within {limit:?}"),
             advice: match stage {
-                Stage::Exchange => "check the collector's load, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
+                Stage::Exchange => {
+                    "check the collector's load, or raise export.timeout (OTEL_EXPORTER_OTLP_TIMEOUT)"
+                }
                 Stage::Resolve => "check the resolver's configuration, and that its servers answer",
                 Stage::Connect | Stage::Tls => {
                     "check the address, routes and firewalls between here and the collector"
@@ -154,9 +156,10 @@ impl Failure {
     }
 }
 
-/// The last cause in the chain: the one that says what happened rather than what was attempted.
+/// The last cause in the chain: the one that says what happened rather than what was attempted. The peer may have worded
+/// it: HTTP/2 says goodbye with a text, and certificates hold names.
 pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
-    chain(error).last().map(ToString::to_string).unwrap_or_default()
+    chain(error).last().map(|cause| foreign_text(&cause.to_string())).unwrap_or_default()
 }
 
 /// The error, its source, the source's source, and so on.

@@ -246,7 +246,7 @@ impl Code {
 
     const fn advice(self) -> &'static str {
         match self {
-            Self::Unauthenticated => "check the credentials in OTEL_EXPORTER_OTLP_HEADERS",
+            Self::Unauthenticated => "check the credentials in export.headers (OTEL_EXPORTER_OTLP_HEADERS)",
             Self::PermissionDenied => {
                 "the credentials are not allowed to write metrics; ask the collector's operator"
             }

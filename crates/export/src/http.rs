@@ -105,7 +105,7 @@ fn advice(status: StatusCode) -> &'static str {
     match status.as_u16() {
         300..=399 => "redirects are not followed: configure the place that it leads to",
         400 => "the collector cannot read the request, perhaps not its compression; see the collector's log",
-        401 => "check the credentials in OTEL_EXPORTER_OTLP_HEADERS",
+        401 => "check the credentials in export.headers (OTEL_EXPORTER_OTLP_HEADERS)",
         403 => "the credentials are not allowed to write metrics; ask the collector's operator",
         404 | 405 => "check the path of the endpoint: collectors take metrics at /v1/metrics",
         413 => "raise the collector's request size limit",

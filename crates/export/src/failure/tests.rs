@@ -11,4 +11,7 @@ fn the_innermost_cause_is_told() {
     let inner = io::Error::other("certificate expired");
     let outer = io::Error::other(io::Error::other(inner));
     assert_eq!(innermost(&outer), "certificate expired");
+    let hostile = io::Error::other(format!("not before\n\u{1b}[2J{}", "x".repeat(10_000)));
+    assert_eq!(innermost(&hostile).lines().count(), 1, "a peer may have worded it");
+    assert_eq!(innermost(&hostile).chars().count(), 301);
 }
