@@ -11,6 +11,9 @@ use crate::failure::{Failure, Stage};
 use crate::notice::Notice;
 use crate::queue::{Batch, Queue};
 
+use self::refusals::Refusals;
+use self::remarks::{Kind, Remarks};
+
 /// The count of everything since the start. What was handed over, and what earlier runs left in the spool, is at any time
 /// the sum of what was sent, what was dropped, what waits in memory and what waits in the spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +71,6 @@ pub(crate) struct Now {
     pub(crate) monotonic: Duration,
 }
 
-/// Distinct remarks remembered. A collector that puts a time into each would fill the memory.
-const MAX_REMARKS: usize = 64;
-
 /// Queue, counts and outage, changed together.
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -95,7 +95,8 @@ pub(crate) struct Ledger {
     disk_trouble: BTreeSet<DiskWork>,
     /// What is being done there, and since when.
     disk_busy: Option<(DiskWork, Duration)>,
-    remarks: BTreeSet<String>,
+    refusals: Refusals,
+    remarks: Remarks,
 }
 
 /// An outage, with what is needed to tell its end.
@@ -129,7 +130,8 @@ impl Ledger {
             spool_scans: 0,
             disk_trouble: BTreeSet::new(),
             disk_busy: None,
-            remarks: BTreeSet::new(),
+            refusals: Refusals::default(),
+            remarks: Remarks::default(),
         }
     }
 
@@ -173,6 +175,7 @@ impl Ledger {
         let rejected = accepted.rejected.min(points);
         self.sent += points - rejected;
         self.drop_points(REJECTED, rejected);
+        self.refusals.accepted(now.monotonic);
         if let Some(episode) = self.outage.take() {
             let backlog = self.backlog.as_mut();
             notices.push(Notice::Recovered {
@@ -189,7 +192,7 @@ impl Ledger {
             notices.push(Notice::QueueEmptied { lost });
         }
         notices.extend(self.spool_emptied().map(Notice::from));
-        notices.extend(self.remark(rejected, accepted));
+        notices.extend(self.remark(rejected, accepted, now));
         notices
     }
 
@@ -223,7 +226,14 @@ impl Ledger {
     /// The batch on its way is lost.
     pub(crate) fn refused(&mut self, failure: Failure, now: Now) -> Vec<Notice> {
         let points = self.end_flight(false);
-        let told = self.lost(failure, points, now);
+        let is_news = self.refusals.is_news(&failure.error_type, now.monotonic);
+        let told = if is_news || self.outage.is_some() {
+            self.lost(failure, points, now)
+        } else {
+            self.last_error = Some(failure.to_string());
+            self.drop_points(failure.error_type, points);
+            None
+        };
         told.into_iter().chain(self.spool_emptied().map(Notice::from)).collect()
     }
 
@@ -322,18 +332,16 @@ impl Ledger {
         self.dropped.values().sum()
     }
 
-    fn remark(&mut self, rejected: u64, accepted: Accepted) -> Option<Notice> {
-        let text = accepted.oddity.as_ref().map_or(&accepted.message, |oddity| &oddity.message);
-        if text.is_empty() && rejected == 0 {
+    fn remark(&mut self, rejected: u64, accepted: Accepted, now: Now) -> Option<Notice> {
+        let (kind, text) = match &accepted.oddity {
+            Some(oddity) => (Kind::Odd, &oddity.message),
+            None if rejected > 0 => (Kind::Rejected, &accepted.message),
+            None if accepted.message.is_empty() => return None,
+            None => (Kind::Other, &accepted.message),
+        };
+        if !self.remarks.is_news(kind, text, now.monotonic) {
             return None;
         }
-        if self.remarks.contains(text) {
-            return None;
-        }
-        if self.remarks.len() >= MAX_REMARKS {
-            self.remarks.clear();
-        }
-        self.remarks.insert(text.clone());
         Some(match accepted.oddity {
             Some(failure) => Notice::Odd { failure },
             None if rejected > 0 => Notice::Rejected { points: rejected, message: accepted.message },
@@ -342,6 +350,8 @@ impl Ledger {
     }
 }
 
+mod refusals;
+mod remarks;
 mod spooling;
 #[cfg(test)]
 mod tests;

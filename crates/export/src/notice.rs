@@ -72,7 +72,8 @@ impl fmt::Display for Notice {
             }
             Self::Failing { failure, lost, .. } => write!(
                 formatter,
-                "request refused: {failure}; {}; its {lost} points are lost, measuring goes on",
+                "request refused: {failure}; {}; its {lost} points are lost, measuring goes on; others refused like it are \
+                 counted, and not told while some get through",
                 failure.advice
             ),
             Self::Recovered { lasted, lost, waiting, spooled, replaying } => {
@@ -92,14 +93,15 @@ impl fmt::Display for Notice {
             Self::QueueFull { limit } => write!(
                 formatter,
                 "the queue is full ({limit} bytes): the oldest points are being dropped; bring the collector back, \
-                 or allow the queue more bytes"
+                 or raise export.queueBytes"
             ),
             Self::QueueEmptied { lost } => {
                 write!(formatter, "the queue, which was full, is empty again: {lost} points were dropped")
             }
             Self::Rejected { points, message } => write!(
                 formatter,
-                "{points} points rejected: {message}; they are lost, and the same message is not repeated here"
+                "{points} points rejected: {message}; they are lost, and the same message is not repeated here; \
+                 see the collector's log for which, and correct what it objects to"
             ),
             Self::Remark { message } => {
                 write!(formatter, "remark: {message}; the same message is not repeated here")

@@ -80,19 +80,37 @@ fn points_that_cannot_be_put_into_their_form_are_counted_as_lost_and_told() {
 }
 
 #[test]
-fn remarks_are_told_once_each_and_remembered_within_a_bound() {
+fn a_remark_that_comes_again_is_not_told_again() {
     let mut ledger = Ledger::new(100);
-    let mut told = 0;
-    for number in 0..1000 {
-        for _ in 0..2 {
-            ledger.enqueue(batch(1, 1));
-            ledger.take(false).unwrap();
-            let accepted = Accepted { message: format!("remark {number}"), ..Accepted::default() };
-            told += ledger.accepted(accepted, NOW).len();
-        }
+    let mut answer = |rejected, message: &str| {
+        ledger.enqueue(batch(1, 2));
+        ledger.take(false).unwrap();
+        ledger.accepted(Accepted { rejected, message: message.into(), ..Accepted::default() }, NOW)
+    };
+    assert_eq!(answer(1, ""), [Notice::Rejected { points: 1, message: String::new() }], "a loss is told");
+    assert_eq!(answer(0, ""), []);
+    assert_eq!(answer(0, "slow down"), [Notice::Remark { message: "slow down".into() }]);
+    assert_eq!(answer(0, "slow down"), []);
+}
+
+#[test]
+fn a_collector_that_takes_every_other_request_does_not_flood_the_log() {
+    let mut ledger = Ledger::new(100);
+    let mut told = Vec::new();
+    for second in 0..1000 {
+        ledger.enqueue(batch(1, 1));
+        ledger.take(false).unwrap();
+        let now = Now { monotonic: Duration::from_secs(second), ..NOW };
+        told.extend(match second % 2 {
+            0 => ledger.refused(failure("400"), now),
+            _ => ledger.accepted(Accepted::default(), now),
+        });
     }
-    assert_eq!(told, 1000);
-    assert!(ledger.remarks.len() <= MAX_REMARKS);
+    assert!(
+        matches!(&told[..], [Notice::Failing { lost: 1, .. }, Notice::Recovered { lost: 1, .. }]),
+        "{told:?}"
+    );
+    assert_eq!(ledger.stats(Duration::ZERO).dropped_points, [("400".into(), 500)].into());
 }
 
 #[test]
@@ -100,7 +118,11 @@ fn a_notice_says_what_to_do() {
     let waiting = Notice::Failing { failure: failure("503"), lost: 0, waiting: 9, place: None };
     assert_eq!(waiting.to_string(), "exchange failed: told; do this; 9 points wait, measuring goes on");
     let lost = Notice::Failing { failure: failure("401"), lost: 3, waiting: 9, place: None };
-    assert_eq!(lost.to_string(), "request refused: told; do this; its 3 points are lost, measuring goes on");
+    assert_eq!(
+        lost.to_string(),
+        "request refused: told; do this; its 3 points are lost, measuring goes on; others refused like it are counted, and \
+         not told while some get through"
+    );
 }
 
 proptest! {
