@@ -85,7 +85,7 @@ impl Prepared {
 }
 
 fn open_spool(config: &SpoolConfig, is_reload: bool) -> Result<Spool, ExportError> {
-    let opening = Opening::begin(&config.directory);
+    let opening = Opening::begin(&config.directory, is_reload);
     let problem = match opening.wait(OPEN_WITHIN) {
         Some(Ok(store)) => return Ok(Spool::Opened(config.clone(), store)),
         // At a start this process holds no lock. What says so is another one, with the same number in its PID namespace.

@@ -71,7 +71,7 @@ fn wait_for_directory(shared: &Shared, mut opening: Opening, generation: u64) ->
                 tracing::debug!(target: "vms_export", "spool: {error}");
                 drop(shared.disk_work.wait_timeout_while(shared.state(), pause, is_wanted));
                 pause = longest.min(pause * 2);
-                opening = Opening::begin(&shared.state().spool.as_ref()?.directory);
+                opening = Opening::begin(&shared.state().spool.as_ref()?.directory, true);
             }
         }
         if !is_wanted(&mut shared.state()) {

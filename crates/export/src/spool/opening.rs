@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use super::store::{OpenError, Store};
 
-/// How often a directory is tried again that this process has not let go of yet.
-const OWN_AGAIN: Duration = Duration::from_millis(10);
+/// After what time a directory is tried again that is in use.
+const AGAIN: Duration = Duration::from_millis(10);
 
-/// How often that is tried.
+/// How often it is tried: [`examine_directory`](super::store::examine_directory) holds the lock for a moment.
+const TRIES: u32 = 3;
+
+/// How often at a reload: the thread that kept it may still be about to leave it.
 const OWN_TRIES: u32 = 40;
 
 /// A directory that is being opened, in a thread of its own. Where nobody waits for it any more, it is closed again.
@@ -18,12 +21,12 @@ const OWN_TRIES: u32 = 40;
 pub(crate) struct Opening(Receiver<Result<Store, OpenError>>);
 
 impl Opening {
-    /// Begins to open it.
-    pub(crate) fn begin(path: &Path) -> Self {
+    /// Begins to open it, at the start or at a reload.
+    pub(crate) fn begin(path: &Path, is_reload: bool) -> Self {
         let (sender, receiver) = mpsc::channel();
         let (own_sender, path) = (sender.clone(), path.to_owned());
         // A send that fails gives the store back, and with it the lock.
-        let opening = move || drop(own_sender.send(open(&path)));
+        let opening = move || drop(own_sender.send(open(&path, is_reload)));
         let thread = std::thread::Builder::new().name("vms-spool-open".to_owned());
         if let Err(error) = thread.spawn(opening) {
             drop(sender.send(Err(error.into())));
@@ -43,16 +46,15 @@ impl Opening {
     }
 }
 
-/// After a reload the thread that kept a directory may still be about to leave it.
-fn open(path: &Path) -> Result<Store, OpenError> {
-    let mut tries = 1;
+fn open(path: &Path, is_reload: bool) -> Result<Store, OpenError> {
+    let mut tried = 0;
     loop {
-        match Store::open(path) {
-            Err(OpenError::InUse { is_own: true, .. }) if tries < OWN_TRIES => {
-                tries += 1;
-                std::thread::sleep(OWN_AGAIN);
-            }
-            opened => return opened,
+        let opened = Store::open(path);
+        let Err(OpenError::InUse { is_own, .. }) = opened else { return opened };
+        tried += 1;
+        if tried == if is_own && is_reload { OWN_TRIES } else { TRIES } {
+            return opened;
         }
+        std::thread::sleep(AGAIN);
     }
 }

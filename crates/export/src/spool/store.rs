@@ -123,7 +123,16 @@ pub fn examine_directory(path: &Path) -> SpoolCondition {
 /// # Errors
 /// When it is not there and cannot be made.
 pub fn make_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    let missing: Vec<&Path> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for made in missing {
+        // What is synchronized in a directory outlasts a power loss only with the name of the directory.
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if let Err(error) = File::open(parent).and_then(|parent| Ok(fsync(&parent)?)) {
+            tracing::debug!(target: "vms_export", "{}: {error}", parent.display());
+        }
+    }
+    Ok(())
 }
 
 impl Store {
@@ -149,16 +158,9 @@ impl Store {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut note = File::from(openat(&directory, LOCK, flags, Mode::empty()).map_err(io::Error::from)?);
         // Only for people: a full disk must not keep the agent from reading what is there.
-        let told = ftruncate(&note, 0).map_err(io::Error::from).and_then(|()| {
-            note.write_all(
-                format!(
-                    "{}
-",
-                    own_number()
-                )
-                .as_bytes(),
-            )
-        });
+        let told = ftruncate(&note, 0)
+            .map_err(io::Error::from)
+            .and_then(|()| note.write_all(format!("{}\n", own_number()).as_bytes()));
         if let Err(error) = told {
             tracing::debug!(target: "vms_export", "{}: {error}", path.join(LOCK).display());
         }
@@ -359,6 +361,7 @@ fn open_directory(path: &Path, make: bool) -> io::Result<Option<(PathBuf, OwnedF
         Err(Errno::NOENT) if !make => return Ok(None),
         Err(Errno::NOENT) => {
             mkdirat(&directory, OWN, Mode::RWXU)?;
+            fsync(&directory)?;
             openat(&directory, OWN, flags | OFlags::NOFOLLOW, Mode::empty())?
         }
         opened => opened?,
