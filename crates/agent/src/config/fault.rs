@@ -181,7 +181,8 @@ impl fmt::Display for Fault {
             write!(formatter, "\n    allowed: {allowed}")?;
         }
         if let Some(meant) = &self.meant {
-            write!(formatter, "\n    did you mean `{meant}`?")?;
+            // It may be made of what was written, or the name of a variable of somebody else's.
+            write!(formatter, "\n    did you mean `{}`?", meant.escape_debug())?;
         }
         Ok(())
     }
