@@ -19,6 +19,7 @@ mod host;
 mod journal;
 mod measuring;
 mod pipeline;
+mod reload;
 mod resource;
 mod run;
 mod sandbox;

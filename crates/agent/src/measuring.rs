@@ -17,11 +17,10 @@ use vms_export::ExporterHandle;
 
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::environment::Environment;
 use crate::heartbeat::Heartbeat;
 use crate::host::{self, HostMonitor};
 use crate::journal::Journal;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Prepared};
 use crate::sandbox::{Lack, Sandbox};
 use crate::self_metrics::{self, SelfMetrics};
 use crate::service_manager::ServiceManager;
@@ -41,7 +40,8 @@ enum Command {
 
 struct Reload {
     config: Config,
-    environment: Environment,
+    /// Another way out, if there is to be one.
+    prepared: Option<Prepared>,
     answer: oneshot::Sender<anyhow::Result<Option<ExporterHandle>>>,
 }
 
@@ -80,7 +80,6 @@ pub(crate) struct Worker {
     clock: SystemClock,
     phase: Duration,
     schedule: Schedule,
-    resource: Vec<(String, String)>,
     /// Absent where it has no place: that was told at the start.
     heartbeat: Option<Heartbeat>,
     manager: ServiceManager,
@@ -175,10 +174,10 @@ impl Control {
     pub(crate) async fn reload(
         &self,
         config: Config,
-        environment: Environment,
+        prepared: Option<Prepared>,
     ) -> anyhow::Result<Option<ExporterHandle>> {
         let (answer, answered) = oneshot::channel();
-        self.tell(Command::Reload(Box::new(Reload { config, environment, answer })));
+        self.tell(Command::Reload(Box::new(Reload { config, prepared, answer })));
         answered.await.context("the measuring thread has ended")?
     }
 
@@ -201,12 +200,12 @@ impl Worker {
     pub(crate) fn new(
         config: Config,
         pipeline: Pipeline,
-        resource: Vec<(String, String)>,
+        resource: &[(String, String)],
         clock: SystemClock,
         heartbeat: Option<Heartbeat>,
         manager: ServiceManager,
     ) -> anyhow::Result<Self> {
-        let phase = host::phase(&resource);
+        let phase = host::phase(resource);
         Ok(Self {
             monitor: host::monitor(&config, clock)?,
             schedule: Schedule::new(clock.monotonic(), phase, intervals(&config)),
@@ -216,7 +215,6 @@ impl Worker {
             pipeline,
             clock,
             phase,
-            resource,
             heartbeat,
             manager,
             cycles: 0,
@@ -233,8 +231,8 @@ impl Worker {
             self.show_life();
             match told.recv_timeout(self.rest()) {
                 Ok(Command::Reload(reload)) => {
-                    let Reload { config, environment, answer } = *reload;
-                    let applied = self.apply(config, &environment);
+                    let Reload { config, prepared, answer } = *reload;
+                    let applied = self.apply(config, prepared);
                     self.metrics.count_reload(applied.is_ok());
                     // Nobody listens when the agent is being stopped.
                     answer.send(applied.map(|()| self.pipeline.exporter())).ok();
@@ -303,32 +301,20 @@ impl Worker {
     }
 
     /// Puts a new configuration in force. What fails leaves the old one whole.
-    fn apply(&mut self, new: Config, environment: &Environment) -> anyhow::Result<()> {
-        let old = &self.config;
-        let pipeline = if (&old.exporter, &old.resource) == (&new.exporter, &new.resource) {
-            None
-        } else {
-            let resource = host::read_resource(&new, environment, Some(&self.resource));
-            let (present, clock) = (self.pipeline.exporter(), self.clock);
-            let (config, its_resource) = (new.clone(), resource.clone());
-            let prepared =
-                on_runtime(move || Pipeline::prepare(present.as_ref(), &config, its_resource, clock))??;
-            Some((prepared, resource))
-        };
-        if old.proc_root == new.proc_root {
+    fn apply(&mut self, new: Config, prepared: Option<Prepared>) -> anyhow::Result<()> {
+        if self.config.proc_root == new.proc_root {
             self.monitor.replace_probes(new.probes.clone())?;
         } else {
             let processes = host::processes(&new)?;
             self.monitor.replace_probes(new.probes.clone())?;
             self.monitor.replace_processes(processes);
         }
-        if let Some((prepared, resource)) = pipeline {
+        if let Some(prepared) = prepared {
             let mut pipeline = std::mem::take(&mut self.pipeline);
             self.pipeline = on_runtime(move || {
                 pipeline.replace_with(prepared);
                 pipeline
             })?;
-            self.resource = resource;
         }
         self.monitor.set_terms(new.terms);
         self.schedule = self.schedule.remade(self.clock.monotonic(), self.phase, intervals(&new));

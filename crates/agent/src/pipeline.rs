@@ -68,8 +68,8 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Makes another way out ready beside the present exporter, which goes on as it is. Has to be called on a thread of the
-    /// runtime: what is opened and started has the rights of the thread.
+    /// Makes another way out ready beside the present exporter, which goes on as it is. Has to be called on a thread
+    /// of the runtime or one that such a one started: what is opened and started has the rights of the thread.
     ///
     /// # Errors
     /// As [`Self::start`].

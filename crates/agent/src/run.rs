@@ -1,31 +1,29 @@
 //! `vms-agent run`: starts the measuring thread, hears signals, reloads, and stops cleanly.
 //!
 //! The loop below only waits. Measuring and encoding happen on a thread of their own; sending is a task behind a bounded
-//! queue; and the configuration is read on a thread that ends with it. So neither a slow kernel nor a slow collector
+//! queue; and files are read and looked at on threads that end with it. So neither a slow kernel nor a slow collector
 //! nor a slow file system delays the others.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
-use vms_export::ExporterHandle;
 
 use crate::clock::SystemClock;
-use crate::config::{Config, Loaded};
+use crate::config::Config;
 use crate::environment::Environment;
 use crate::heartbeat::Heartbeat;
-use crate::measuring::{Control, Reserved, Worker};
+use crate::measuring::{Reserved, Worker};
 use crate::pipeline::{self, Pipeline};
+use crate::reload::{InForce, Load, Reloaded, Reloader, Reloading};
 use crate::sandbox;
 use crate::service_manager::ServiceManager;
 use crate::telemetry::Telemetry;
-use crate::watch::Watch;
+use crate::watch::{Watch, Watching};
 
 /// How long a stop may take: the cycle under way, then what still waits to be sent.
 const STOP_CYCLE: Duration = Duration::from_secs(2);
@@ -33,9 +31,6 @@ const STOP_FLUSH: Duration = Duration::from_secs(5);
 
 /// And how long the agent's own traces and logs may take after that.
 pub(crate) const STOP_TELEMETRY: Duration = Duration::from_secs(2);
-
-/// Loads the configuration.
-pub(crate) type Load = Arc<dyn Fn() -> anyhow::Result<Loaded> + Send + Sync>;
 
 /// What is to be run, and how to load it anew.
 pub(crate) struct Setup {
@@ -62,7 +57,7 @@ pub(crate) struct Setup {
 /// # Errors
 /// When the agent cannot start: the message says what is missing.
 pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<()> {
-    let Setup { mut config, mut watch, resource, load, environment, clock, heartbeat, thread } = setup;
+    let Setup { mut config, watch, resource, load, environment, clock, heartbeat, thread } = setup;
     // Made once: a signal that arrives between two futures made anew would be lost.
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
@@ -72,34 +67,34 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
 
     let pipeline = Pipeline::start(&config, resource.clone(), clock)?;
     // Beside the worker, so that what waits is delivered even if a cycle does not end.
-    let mut exporter = pipeline.exporter();
+    let mut in_force = InForce::new(&config, resource.clone(), pipeline.exporter());
     let heartbeat = tell_heartbeat(heartbeat);
     let worker = {
         let config = config.clone();
-        move || Worker::new(config, pipeline, resource, clock, heartbeat, ServiceManager::find())
+        move || Worker::new(config, pipeline, &resource, clock, heartbeat, ServiceManager::find())
     };
     let (mut measuring, first_look_in) = thread.begin(worker).await?;
     tell_start(&config, first_look_in);
     ServiceManager::ready(config.probes.len());
 
+    let watching = Watching::new(watch);
+    let reloader =
+        Reloader { load, watching: watching.clone(), measuring: measuring.control(), environment, clock };
     let mut reload_wanted = false;
-    let mut reloading: Option<JoinHandle<anyhow::Result<Reloaded>>> = None;
+    let mut reloading: Option<Reloading> = None;
+    let mut moved: Option<JoinHandle<bool>> = None;
     loop {
         if reload_wanted && reloading.is_none() {
             reload_wanted = false;
-            // What is replaced from now on is read again afterwards.
-            watch.look();
             ServiceManager::reloading();
-            reloading =
-                Some(tokio::spawn(reload(Arc::clone(&load), measuring.control(), environment.clone())));
+            reloading = Some(Reloading::begin(reloader.clone(), in_force.clone()));
         }
         tokio::select! {
-            reloaded = finished(&mut reloading) => {
+            reloaded = finished(reloading.as_mut().map(Reloading::task)) => {
                 reloading = None;
                 match reloaded.context("the reload ended unexpectedly").flatten() {
-                    Ok(Reloaded { loaded, exporter: now }) => {
-                        exporter = now;
-                        watch.follow(loaded.files());
+                    Ok(Reloaded { loaded, in_force: now }) => {
+                        in_force = now;
                         for warning in &loaded.warnings {
                             warn!("{warning}");
                         }
@@ -118,12 +113,17 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
                 ServiceManager::ready(config.probes.len());
             }
             () = measuring.ended() => anyhow::bail!("the measuring thread ended unexpectedly"),
-            _ = look_at_files.tick() => {
-                if watch.has_moved() {
+            has_moved = finished(moved.as_mut()) => {
+                moved = None;
+                if has_moved.unwrap_or(false) {
                     info!("a link to the configuration leads elsewhere now: it is read again");
                     reload_wanted = true;
                 }
             }
+            _ = look_at_files.tick() => match &mut reloading {
+                Some(reloading) => reloading.tell_overdue(),
+                None => moved = moved.or_else(|| watching.ask()),
+            },
             _ = hangup.recv() => reload_wanted = true,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -135,45 +135,12 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
     if !measuring.stop(STOP_CYCLE).await {
         warn!("the cycle under way did not end in time; its points are lost");
     }
-    pipeline::flush(exporter, STOP_FLUSH).await;
+    pipeline::flush(in_force.exporter, STOP_FLUSH).await;
     Ok(())
 }
 
-/// A configuration that has come into force.
-struct Reloaded {
-    loaded: Loaded,
-    /// The exporter that may have something to deliver from then on.
-    exporter: Option<ExporterHandle>,
-}
-
-/// Reads the configuration anew and has it put in force between two cycles.
-async fn reload(load: Load, measuring: Control, environment: Environment) -> anyhow::Result<Reloaded> {
-    let loaded = match load_on_own_thread(load).await {
-        Ok(loaded) => loaded,
-        Err(refused) => {
-            measuring.count_refused_reload();
-            return Err(refused);
-        }
-    };
-    let exporter = measuring.reload(loaded.config.clone(), environment).await?;
-    Ok(Reloaded { loaded, exporter })
-}
-
-/// Loads the configuration on a thread that ends with it: a file system may be slow.
-async fn load_on_own_thread(load: Load) -> anyhow::Result<Loaded> {
-    let (sender, loaded) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("vms-config".to_owned())
-        .spawn(move || {
-            // Nobody listens when the agent is being stopped.
-            sender.send(load()).ok();
-        })
-        .context("no thread can be started to read it")?;
-    loaded.await.context("the thread that reads it ended unexpectedly")?
-}
-
-/// The outcome of a reload that is under way; without one there never is an outcome.
-async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+/// The outcome of what is under way; without it there never is one.
+async fn finished<T>(task: Option<&mut JoinHandle<T>>) -> Result<T, JoinError> {
     match task {
         Some(task) => task.await,
         None => std::future::pending().await,

@@ -6,11 +6,49 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::task::{self, JoinHandle};
+
 /// Files, and where each really is.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Watch(BTreeMap<PathBuf, Option<PathBuf>>);
+
+/// A watch that is asked on threads that may wait for a file system.
+#[derive(Debug, Clone)]
+pub(crate) struct Watching(Arc<Mutex<Watch>>);
+
+impl Watching {
+    pub(crate) fn new(watch: Watch) -> Self {
+        Self(Arc::new(Mutex::new(watch)))
+    }
+
+    /// Begins to ask whether a file has come to be elsewhere, unless there is none, or an answer is still waited for.
+    pub(crate) fn ask(&self) -> Option<JoinHandle<bool>> {
+        let is_wanted = self.0.try_lock().is_ok_and(|watch| !watch.0.is_empty());
+        is_wanted.then(|| {
+            let this = self.clone();
+            task::spawn_blocking(move || this.lock().has_moved())
+        })
+    }
+
+    /// Takes the present places for what files are compared with, and returns them. Waits for the file systems.
+    pub(crate) fn look(&self) -> Watch {
+        let mut watch = self.lock();
+        watch.has_moved();
+        watch.clone()
+    }
+
+    /// Watches other files from now on.
+    pub(crate) fn replace(&self, watch: Watch) {
+        *self.lock() = watch;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watch> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Watch {
     /// How often to look. The kubelet takes up to a minute before it replaces the files.
@@ -21,19 +59,14 @@ impl Watch {
         Self(files.into_iter().map(|file| (file.to_owned(), place_of(file))).collect())
     }
 
-    /// Watches these files from now on. Those that were watched before are compared with what was seen of them last: they may
+    /// Watches these files instead. Those that were watched before are compared with what was seen of them last: they may
     /// have been replaced since they were read.
-    pub(crate) fn follow<'a>(&mut self, files: impl IntoIterator<Item = &'a Path>) {
-        let next = Self::new(files);
-        let before = std::mem::replace(self, next);
-        for (file, place) in before.0 {
-            self.0.entry(file).and_modify(|known| *known = place);
+    pub(crate) fn follow<'a>(self, files: impl IntoIterator<Item = &'a Path>) -> Self {
+        let mut next = Self::new(files);
+        for (file, place) in self.0 {
+            next.0.entry(file).and_modify(|known| *known = place);
         }
-    }
-
-    /// Takes the present places for what files are compared with.
-    pub(crate) fn look(&mut self) {
-        self.has_moved();
+        next
     }
 
     /// Whether a file has come to be elsewhere since this was asked last. One that is away for the moment has not.

@@ -28,7 +28,7 @@ use crate::transport::{Body, Transport};
 const STORE_AT_END: Duration = Duration::from_secs(1);
 
 /// How long the start and a reload wait for the directory of the spool; on a disk that takes longer it is used when it has
-/// answered. A reload is done between two cycles, which are not to wait for it.
+/// answered.
 const OPEN_WITHIN: Duration = Duration::from_millis(500);
 
 /// A sender that is configured and not started.

@@ -32,16 +32,16 @@ fn what_is_replaced_while_it_is_being_read_is_told_afterwards() {
     let root = tempfile::tempdir().unwrap();
     mount(root.path(), "first");
     let file = root.path().join("config.yaml");
-    let mut watch = Watch::new([file.as_path()]);
+    let watching = Watching::new(Watch::new([file.as_path()]));
     mount(root.path(), "second");
     // A reload begins, for whatever reason, and reads the second.
-    watch.look();
+    let seen = watching.look();
     mount(root.path(), "third");
-    watch.follow([file.as_path()]);
-    assert!(watch.has_moved());
-    watch.look();
-    watch.follow([file.as_path()]);
-    assert!(!watch.has_moved());
+    watching.replace(seen.follow([file.as_path()]));
+    assert!(watching.lock().has_moved());
+    let seen = watching.look();
+    watching.replace(seen.follow([file.as_path()]));
+    assert!(!watching.lock().has_moved());
 }
 
 #[test]

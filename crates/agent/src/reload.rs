@@ -1,0 +1,168 @@
+//! Reading the configuration anew, and making ready what it asks for, on a thread that ends with it: a file system may be
+//! slow, or never answer, and neither the measuring nor the loop that hears signals is to wait for it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing::warn;
+use vms_export::ExporterHandle;
+
+use crate::clock::SystemClock;
+use crate::config::{Config, Exporter, Loaded, ResourceConfig};
+use crate::environment::Environment;
+use crate::host;
+use crate::measuring::Control;
+use crate::pipeline::{Pipeline, Prepared};
+use crate::watch::{Watch, Watching};
+
+/// After what time it is told that a reload does not get on.
+const OVERDUE: Duration = Duration::from_secs(10);
+
+/// Loads the configuration.
+pub(crate) type Load = Arc<dyn Fn() -> anyhow::Result<Loaded> + Send + Sync>;
+
+/// What decides whether there is to be another way out, and what that goes on from.
+#[derive(Debug, Clone)]
+pub(crate) struct InForce {
+    exporter_settings: Exporter,
+    resource_settings: ResourceConfig,
+    resource: Vec<(String, String)>,
+    /// The exporter that may have something to deliver.
+    pub(crate) exporter: Option<ExporterHandle>,
+}
+
+/// A configuration that has come into force.
+#[derive(Debug)]
+pub(crate) struct Reloaded {
+    pub(crate) loaded: Loaded,
+    pub(crate) in_force: InForce,
+}
+
+/// How to load a configuration, and by whom it is put in force.
+#[derive(Clone)]
+pub(crate) struct Reloader {
+    pub(crate) load: Load,
+    pub(crate) watching: Watching,
+    pub(crate) measuring: Control,
+    pub(crate) environment: Environment,
+    pub(crate) clock: SystemClock,
+}
+
+/// A reload under way.
+#[derive(Debug)]
+pub(crate) struct Reloading {
+    task: JoinHandle<anyhow::Result<Reloaded>>,
+    began: Instant,
+    was_told: bool,
+}
+
+/// What is asked for, read and made ready.
+struct Wanted {
+    loaded: Loaded,
+    /// Another way out, and the resource of what goes there; absent where both stay as they are.
+    change: Option<(Prepared, Vec<(String, String)>)>,
+    /// Of its files, from before they were read.
+    watch: Watch,
+}
+
+impl InForce {
+    pub(crate) fn new(
+        config: &Config,
+        resource: Vec<(String, String)>,
+        exporter: Option<ExporterHandle>,
+    ) -> Self {
+        Self {
+            exporter_settings: config.exporter.clone(),
+            resource_settings: config.resource.clone(),
+            resource,
+            exporter,
+        }
+    }
+
+    fn prepare(
+        &self,
+        new: &Config,
+        environment: &Environment,
+        clock: SystemClock,
+    ) -> anyhow::Result<Option<(Prepared, Vec<(String, String)>)>> {
+        if (&self.exporter_settings, &self.resource_settings) == (&new.exporter, &new.resource) {
+            return Ok(None);
+        }
+        let resource = host::read_resource(new, environment, Some(&self.resource));
+        let prepared = Pipeline::prepare(self.exporter.as_ref(), new, resource.clone(), clock)?;
+        Ok(Some((prepared, resource)))
+    }
+}
+
+impl Reloading {
+    /// Begins one. Has to be called within the runtime, on one of its threads: what is opened has the rights of the thread.
+    pub(crate) fn begin(reloader: Reloader, in_force: InForce) -> Self {
+        Self { task: tokio::spawn(reloader.reload(in_force)), began: Instant::now(), was_told: false }
+    }
+
+    /// What is to be waited for.
+    pub(crate) fn task(&mut self) -> &mut JoinHandle<anyhow::Result<Reloaded>> {
+        &mut self.task
+    }
+
+    /// Tells once where it does not get on.
+    pub(crate) fn tell_overdue(&mut self) {
+        if !self.was_told && self.began.elapsed() >= OVERDUE {
+            self.was_told = true;
+            warn!(
+                "the configuration, its secrets or certificates are still being read after {} s, and the old ones stay in \
+                 force: check the file systems that they are on",
+                OVERDUE.as_secs()
+            );
+        }
+    }
+}
+
+impl Reloader {
+    /// Reads the configuration anew and has it put in force between two cycles.
+    async fn reload(self, in_force: InForce) -> anyhow::Result<Reloaded> {
+        let (measuring, watching) = (self.measuring.clone(), self.watching.clone());
+        let before = in_force.clone();
+        let Wanted { loaded, change, watch } = match on_own_thread(move || self.read(&before)).await {
+            Ok(wanted) => wanted,
+            Err(refused) => {
+                measuring.count_refused_reload();
+                return Err(refused);
+            }
+        };
+        let (prepared, resource) = change.unzip();
+        let exporter = measuring.reload(loaded.config.clone(), prepared).await?;
+        watching.replace(watch);
+        let in_force = InForce::new(&loaded.config, resource.unwrap_or(in_force.resource), exporter);
+        Ok(Reloaded { loaded, in_force })
+    }
+
+    fn read(&self, in_force: &InForce) -> anyhow::Result<Wanted> {
+        // What is replaced from now on is read again afterwards.
+        let seen = self.watching.look();
+        let loaded = (self.load)()?;
+        let change = in_force.prepare(&loaded.config, &self.environment, self.clock)?;
+        let watch = seen.follow(loaded.files());
+        Ok(Wanted { loaded, change, watch })
+    }
+}
+
+async fn on_own_thread<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let (sender, done) = oneshot::channel();
+    let runtime = Handle::current();
+    std::thread::Builder::new()
+        .name("vms-config".to_owned())
+        .spawn(move || {
+            let _entered = runtime.enter();
+            // Nobody listens when the agent is being stopped.
+            sender.send(work()).ok();
+        })
+        .context("no thread can be started to read it")?;
+    done.await.context("the thread that reads it ended unexpectedly")?
+}
