@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -111,6 +111,10 @@ pub struct Owner {
     /// Its executable, where known.
     pub executable: Option<String>,
 }
+
+/// The log of an agent that nobody reads.
+#[derive(Debug)]
+pub struct Unread(ChildStderr);
 
 /// A running agent; killed when dropped.
 pub struct Agent {
@@ -245,15 +249,29 @@ impl<'a> AgentCommand<'a> {
     #[must_use]
     #[track_caller]
     pub fn start_as(&self, arguments: &[&str]) -> Agent {
+        let (mut agent, log) = self.spawn(arguments);
+        log.read(&mut agent);
+        agent
+    }
+
+    /// `vms-agent run`, whose log goes into the smallest pipe there is, and is not read for the time being.
+    #[must_use]
+    #[track_caller]
+    pub fn start_unread(&self) -> (Agent, Unread) {
+        let (agent, log) = self.spawn(&["run"]);
+        rustix::pipe::fcntl_setpipe_size(&log.0, 4096).expect("a pipe can have that size");
+        (agent, log)
+    }
+
+    #[track_caller]
+    fn spawn(&self, arguments: &[&str]) -> (Agent, Unread) {
         let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.host.spawn(&mut command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (log, output) = (Arc::default(), Arc::default());
-        let readers = vec![
-            collect_lines(child.stderr.take().expect("stderr is piped"), &log),
-            collect_lines(child.stdout.take().expect("stdout is piped"), &output),
-        ];
-        Agent { child, log, output, readers }
+        let readers = vec![collect_lines(child.stdout.take().expect("stdout is piped"), &output)];
+        let unread = Unread(child.stderr.take().expect("stderr is piped"));
+        (Agent { child, log, output, readers }, unread)
     }
 
     /// Where its spool is, also when it is started again.
@@ -369,6 +387,20 @@ impl Row {
         let mut pids: Vec<u32> = self.owners.iter().map(|owner| owner.pid).collect();
         pids.sort_unstable();
         pids
+    }
+}
+
+impl Unread {
+    /// How many bytes wait to be read.
+    #[must_use]
+    #[track_caller]
+    pub fn bytes(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.0).expect("a pipe tells")
+    }
+
+    /// Reads it from now on.
+    pub fn read(self, agent: &mut Agent) {
+        agent.readers.push(collect_lines(self.0, &agent.log));
     }
 }
 

@@ -12,9 +12,13 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rustix::process::Signal;
 use serde_json::json;
-use vms_agent_tests::deadline::{eventually, now};
+use vms_agent_tests::deadline::{eventually, now, unix_nanoseconds};
 use vms_agent_tests::skip::Need;
-use vms_agent_tests::{Agent, AgentCommand, Namespace, Scene, config, needs, probe};
+use vms_agent_tests::watched::{FORWARD, UP, assert_no_gap, times};
+use vms_agent_tests::{
+    Agent, AgentCommand, Collector, Hung, Metronome, Namespace, Points, Protocol, Scene, Watched, config,
+    needs, probe,
+};
 
 /// An agent that measures each 200 ms and sends nothing.
 fn quiet_agent<'a>(scene: &'a Scene, host: &'a Namespace) -> AgentCommand<'a> {
@@ -230,4 +234,84 @@ fn a_config_map_that_is_swapped_is_reloaded_without_a_signal() {
     swap(&secrets, "2", &[("token", "second")]);
     eventually("a reload for the secret", || (reloads() == before + 1).then_some(()));
     agent.stop();
+}
+
+/// The libraries that carry requests are quiet unless they are named.
+const EVERYTHING: &str = "trace,h2=trace,hyper_util=trace";
+
+#[test]
+fn nobody_waits_for_who_reads_the_log_and_what_is_lost_of_it_is_told() {
+    needs!(Need::Agent);
+    let (watched, metronome) = (Watched::new(), Metronome::start());
+    let collector = Collector::start(&watched.host, Protocol::Grpc);
+    let (mut agent, log) = watched.agent().variable("VMS_LOG__LEVEL", EVERYTHING).start_unread();
+    // The pipe first, then the lines that wait behind it.
+    eventually("a full pipe", || (log.bytes() > 2048).then_some(()));
+    let full = unix_nanoseconds();
+    let later = full + 5_000_000_000;
+    let point = collector.wait_for_points(UP, FORWARD, 20, later).pop().unwrap();
+    assert!(point.time > later);
+    assert_no_gap(times(&collector).range(full..), &metronome);
+    log.read(&mut agent);
+    agent.wait_for_log(&["WARN", "lines of this log are lost", "log.level"]);
+    agent.stop();
+}
+
+#[test]
+fn an_agent_ends_in_time_also_when_nobody_reads_its_log() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let _collector = Collector::start(&watched.host, Protocol::Grpc);
+    let (mut agent, log) = watched.agent().variable("VMS_LOG__LEVEL", EVERYTHING).start_unread();
+    eventually("a full pipe", || (log.bytes() > 2048).then_some(()));
+    // What is lost is the log alone.
+    let began = now();
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.wait().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    drop(log);
+}
+
+#[test]
+fn files_that_never_answer_hold_up_a_reload_and_nothing_else() {
+    needs!(Need::Agent);
+    let (watched, metronome) = (Watched::new(), Metronome::start());
+    let collector = Collector::start(&watched.host, Protocol::Grpc);
+    let directory = watched.scene.own_directory("files", 0);
+    let hung = watched.scene.own_directory("hung", 0);
+    let _hung = Hung::on(&hung);
+    let lead = |name: &str, to: &Path| {
+        symlink(to, directory.join("new")).unwrap();
+        fs::rename(directory.join("new"), directory.join(name)).unwrap();
+    };
+    let document = |tls: bool| {
+        let mut document = config(&[watched.probe("link")]);
+        if tls {
+            let ca = directory.join("ca.pem");
+            document["export"] = json!({"endpoint": "https://127.0.0.1:4317", "tls": {"caFile": ca}});
+        }
+        document.to_string()
+    };
+    for way in ["certificate", "configuration"] {
+        fs::write(directory.join("plain.json"), document(false)).unwrap();
+        fs::write(directory.join("tls.json"), document(true)).unwrap();
+        lead("config.json", Path::new("plain.json"));
+        let mut agent = watched.command().config_file(directory.join("config.json")).start();
+        agent.wait_for_log(&["link is up"]);
+        let began = unix_nanoseconds();
+        if way == "certificate" {
+            lead("ca.pem", &hung.join("ca.pem"));
+            lead("config.json", Path::new("tls.json"));
+        } else {
+            lead("config.json", &hung.join("config.json"));
+            agent.signal(Signal::HUP);
+        }
+        agent.wait_for_log(&["WARN", "still being read after 10 s", "check the file systems"]);
+        let told = unix_nanoseconds();
+        collector.wait_for_points(UP, FORWARD, 5, told);
+        assert_no_gap(times(&collector).range(began..), &metronome);
+        assert_eq!(agent.log_with(&["still being read"]).len(), 1, "told once");
+        let took = agent.stop();
+        assert!(took < Duration::from_secs(3), "{way}: stopped after {took:?}");
+    }
 }

@@ -62,8 +62,8 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be awaited")?;
-    let mut look_at_files = tokio::time::interval(Watch::EVERY);
-    look_at_files.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look_around = tokio::time::interval(Watch::EVERY);
+    look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     let pipeline = Pipeline::start(&config, resource.clone(), clock)?;
     // Beside the worker, so that what waits is delivered even if a cycle does not end.
@@ -120,10 +120,13 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
                     reload_wanted = true;
                 }
             }
-            _ = look_at_files.tick() => match &mut reloading {
-                Some(reloading) => reloading.tell_overdue(),
-                None => moved = moved.or_else(|| watching.ask()),
-            },
+            _ = look_around.tick() => {
+                telemetry.tell_lost_lines();
+                match &mut reloading {
+                    Some(reloading) => reloading.tell_overdue(),
+                    None => moved = moved.or_else(|| watching.ask()),
+                }
+            }
             _ = hangup.recv() => reload_wanted = true,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

@@ -21,9 +21,11 @@ use vms_export::ExportConfig;
 use crate::config::{Config, LogFormat};
 
 use self::escape::EscapedFields;
+use self::lines::{Lines, RawStderr, UntilWritten};
 use self::outage::Reported;
 
 mod escape;
+mod lines;
 mod otlp;
 mod outage;
 
@@ -134,6 +136,8 @@ type FilterHandle = reload::Handle<EnvFilter, Registry>;
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     filters: Vec<FilterHandle>,
+    /// Absent where a test reads the lines.
+    lines: Option<UntilWritten>,
     traces: Option<SdkTracerProvider>,
     logs: Option<SdkLoggerProvider>,
 }
@@ -172,7 +176,10 @@ pub(crate) fn init(settings: &Settings) -> anyhow::Result<Telemetry> {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let (subscriber, telemetry) = build(settings, as_text, BoxMakeWriter::new(std::io::stderr))?;
+    let lines = Lines::start(RawStderr).context("no thread can be started to write the log")?;
+    let way = lines.clone();
+    let (subscriber, mut telemetry) = build(settings, as_text, BoxMakeWriter::new(move || way.clone()))?;
+    telemetry.lines = Some(UntilWritten(lines));
     tracing::subscriber::set_global_default(subscriber).context("logging is set up already")?;
     Ok(telemetry)
 }
@@ -188,6 +195,13 @@ impl Telemetry {
             handle.reload(level.filter()?).context("the log level cannot be changed any more")?;
         }
         Ok(())
+    }
+
+    /// Tells of lines that were lost on the way to stderr, if some were.
+    pub(crate) fn tell_lost_lines(&self) {
+        if let Some(lines) = &self.lines {
+            lines.0.tell_lost();
+        }
     }
 
     /// Sends what is still waiting, for no longer than `limit`, and stops. What is logged later reaches
@@ -229,7 +243,7 @@ fn build(
     as_text: bool,
     writer: BoxMakeWriter,
 ) -> anyhow::Result<(impl tracing::Subscriber + Send + Sync + use<>, Telemetry)> {
-    let mut telemetry = Telemetry { filters: Vec::new(), traces: None, logs: None };
+    let mut telemetry = Telemetry { filters: Vec::new(), lines: None, traces: None, logs: None };
     let mut layers: Vec<BoxLayer> = Vec::new();
 
     let (filter, handle) = reload::Layer::new(settings.level.filter()?);
