@@ -301,8 +301,8 @@ pub(super) struct Spool {
     #[schemars(range(min = 1_048_576, max = 1_099_511_627_776_u64))]
     pub(super) max_bytes: u64,
 
-    /// How long measurements may wait, from 1m to 8760h. Older ones are dropped and counted. Set it to what the back end
-    /// still takes.
+    /// How long measurements may wait, from 1m to 8760h. Older ones are dropped and counted, but those of an earlier run not
+    /// in the first hour: at boot a clock may be wrong. Set it to what the back end still takes.
     #[schemars(extend("x-minimum" = "1m", "x-maximum" = "8760h"))]
     pub(super) max_age: Text<DurationText>,
 

@@ -99,9 +99,9 @@ impl fmt::Display for SpoolNotice {
                 directory.display()
             ),
             Self::Corrupt { problem, points, kept } => {
-                write!(formatter, "{problem}: its {points} points are lost")?;
+                write!(formatter, "{problem}: its {points} points are lost; check the disk")?;
                 match kept {
-                    Some(kept) => write!(formatter, "; it is kept as {}", kept.display()),
+                    Some(kept) => write!(formatter, ", and where that is sound report {}", kept.display()),
                     None => Ok(()),
                 }
             }
