@@ -248,7 +248,7 @@ fn what_is_damaged_is_set_aside_also_where_it_cannot_be_renamed_to() {
     fs::write(&records(&spool)[0], "damaged").unwrap();
     collector.resume(&watched.host);
     let mut agent = command.start();
-    agent.wait_for_log(&["WARN", "it is kept as", "set-aside"]);
+    agent.wait_for_log(&["WARN", "check the disk", "set-aside"]);
     eventually("the spool to be empty", || records(&spool).is_empty().then_some(()));
     agent.stop();
     let kept: Vec<_> =
