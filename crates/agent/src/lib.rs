@@ -58,13 +58,12 @@ const FAILED: u8 = 1;
 #[must_use]
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        // Not by the log, which may be what panicked. A closed stderr must not hide that the agent ends.
-        writeln!(
-            std::io::stderr(),
+        // Not by the log, which may be what panicked.
+        let words = format!(
             "vms-agent: {panic}\nvms-agent: this is a bug: the agent ends here, and whoever started it has to start it again \
-             (Restart= of systemd, restartPolicy of Kubernetes do); please report these lines"
-        )
-        .ok();
+             (Restart= of systemd, restartPolicy of Kubernetes do); please report these lines\n"
+        );
+        telemetry::write_last_words(io::stderr(), &words);
     }));
     let cli = Cli::parse();
     let environment = Environment::read();

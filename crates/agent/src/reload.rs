@@ -2,12 +2,13 @@
 //! slow, or never answer, and neither the measuring nor the loop that hears signals is to wait for it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::warn;
 use vms_export::ExporterHandle;
 
@@ -63,10 +64,16 @@ pub(crate) struct Reloading {
 /// What is asked for, read and made ready.
 struct Wanted {
     loaded: Loaded,
-    /// Another way out, and the resource of what goes there; absent where both stay as they are.
-    change: Option<(Prepared, Vec<(String, String)>)>,
+    /// Absent where the way out and the resource stay as they are.
+    change: Option<Change>,
     /// Of its files, from before they were read.
     watch: Watch,
+}
+
+/// Another way out, and the resource of what goes there.
+struct Change {
+    prepared: Prepared,
+    resource: Vec<(String, String)>,
 }
 
 impl InForce {
@@ -88,13 +95,13 @@ impl InForce {
         new: &Config,
         environment: &Environment,
         clock: SystemClock,
-    ) -> anyhow::Result<Option<(Prepared, Vec<(String, String)>)>> {
+    ) -> anyhow::Result<Option<Change>> {
         if (&self.exporter_settings, &self.resource_settings) == (&new.exporter, &new.resource) {
             return Ok(None);
         }
         let resource = host::read_resource(new, environment, Some(&self.resource));
         let prepared = Pipeline::prepare(self.exporter.as_ref(), new, resource.clone(), clock)?;
-        Ok(Some((prepared, resource)))
+        Ok(Some(Change { prepared, resource }))
     }
 }
 
@@ -134,7 +141,7 @@ impl Reloader {
                 return Err(refused);
             }
         };
-        let (prepared, resource) = change.unzip();
+        let (prepared, resource) = change.map(|change| (change.prepared, change.resource)).unzip();
         let exporter = measuring.reload(loaded.config.clone(), prepared).await?;
         watching.replace(watch);
         let in_force = InForce::new(&loaded.config, resource.unwrap_or(in_force.resource), exporter);

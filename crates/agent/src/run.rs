@@ -90,9 +90,9 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
             reloading = Some(Reloading::begin(reloader.clone(), in_force.clone()));
         }
         tokio::select! {
-            reloaded = finished(reloading.as_mut().map(Reloading::task)) => {
+            outcome = finished(reloading.as_mut().map(Reloading::task)) => {
                 reloading = None;
-                match reloaded.context("the reload ended unexpectedly").flatten() {
+                match outcome.context("the reload ended unexpectedly").flatten() {
                     Ok(Reloaded { loaded, in_force: now }) => {
                         in_force = now;
                         for warning in &loaded.warnings {

@@ -24,6 +24,8 @@ use self::escape::EscapedFields;
 use self::lines::{Lines, RawStderr, UntilWritten};
 use self::outage::Reported;
 
+pub(crate) use self::lines::write_last_words;
+
 mod escape;
 mod lines;
 mod otlp;

@@ -226,7 +226,7 @@ impl Ledger {
     /// The batch on its way is lost.
     pub(crate) fn refused(&mut self, failure: Failure, now: Now) -> Vec<Notice> {
         let points = self.end_flight(false);
-        let is_news = self.refusals.is_news(&failure.error_type, now.monotonic);
+        let is_news = self.refusals.is_news(failure.error_type.clone(), now.monotonic);
         let told = if is_news || self.outage.is_some() {
             self.lost(failure, points, now)
         } else {

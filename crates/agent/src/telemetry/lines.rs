@@ -2,11 +2,14 @@
 //! or have stopped reading, and neither measuring nor sending is to wait for that.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Lines that wait; those behind them are lost, and counted. Some 300 KiB.
 const MOST: usize = 1_024;
@@ -14,11 +17,11 @@ const MOST: usize = 1_024;
 /// The name of the thread, as `top -H` and debuggers show it.
 const THREAD_NAME: &str = "vms-log";
 
-/// How long the end waits for whoever reads them.
+/// How long the end waits for room, and then for the last line to be written.
 const LAST: Duration = Duration::from_millis(500);
 
-/// How often the end looks whether there is room again.
-const AGAIN: Duration = Duration::from_millis(10);
+/// How often it looks whether there is room.
+const TRIES: u32 = 50;
 
 /// The way of lines to whoever writes them. Clones are the same way.
 #[derive(Debug, Clone)]
@@ -34,7 +37,7 @@ pub(super) struct UntilWritten(pub(super) Lines);
 
 impl Drop for UntilWritten {
     fn drop(&mut self) {
-        self.0.finish(LAST);
+        self.0.finish();
     }
 }
 
@@ -71,21 +74,22 @@ impl Lines {
         }
     }
 
-    /// Waits until all lines so far have been written, but no longer than that.
-    fn finish(&self, within: Duration) {
-        let deadline = Instant::now() + within;
+    /// Waits until all lines so far have been written, but not for ever.
+    fn finish(&self) {
         let (ended, end) = sync_channel(1);
         let mut item = Item::End(ended);
-        loop {
+        for _ in 0..TRIES {
             match self.sender.try_send(item) {
-                Ok(()) => break,
-                Err(TrySendError::Full(back)) if Instant::now() < deadline => item = back,
-                Err(_) => return,
+                Ok(()) => {
+                    // Nobody is left to be told when it takes too long.
+                    end.recv_timeout(LAST).ok();
+                    return;
+                }
+                Err(TrySendError::Full(back)) => item = back,
+                Err(TrySendError::Disconnected(_)) => return,
             }
-            thread::sleep(AGAIN);
+            thread::sleep(LAST / TRIES);
         }
-        // Nobody is left to be told when it takes too long.
-        end.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok();
     }
 }
 
@@ -129,6 +133,16 @@ impl Write for RawStderr {
     }
 }
 
+/// The last words of an agent that is about to abort, unless nobody takes them: it has to end all the same.
+pub(crate) fn write_last_words(to: impl AsFd, words: &str) {
+    const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+    let mut wanted = [PollFd::new(&to, PollFlags::OUT)];
+    // A pipe that is ready has room for 4 KiB. That it is closed must not hide that the agent ends.
+    if poll(&mut wanted, Some(&PATIENCE)).is_ok_and(|ready| ready > 0) {
+        rustix::io::write(&to, words.as_bytes()).ok();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::PipeReader;
@@ -148,7 +162,7 @@ mod tests {
         for line in &expected {
             writeln!(lines, "{line}").unwrap();
         }
-        lines.finish(Duration::from_secs(10));
+        lines.finish();
         drop(lines);
         assert_eq!(io::read_to_string(reader).unwrap().lines().collect::<Vec<_>>(), expected);
     }
@@ -160,14 +174,24 @@ mod tests {
         for _ in 0..5_000 {
             lines.write_all(&line).unwrap();
         }
-        let began = Instant::now();
-        lines.finish(Duration::from_millis(50));
-        assert!(began.elapsed() < Duration::from_secs(5), "the end does not wait either");
+        // Or the test never ends.
+        lines.finish();
         let lost = lines.lost.load(Ordering::Relaxed);
         assert!(lost > 0);
         drop(lines);
         let arrived = io::read_to_string(reader).unwrap().len() / line.len();
         assert_eq!(u64::try_from(arrived).unwrap() + lost, 5_000);
+    }
+
+    #[test]
+    fn the_last_words_wait_for_nobody() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        write_last_words(&writer, "first\n");
+        rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+        writer.write_all(&[b'x'; 4_090]).unwrap();
+        write_last_words(&writer, "nobody reads this\n");
+        drop(writer);
+        assert_eq!(io::read_to_string(reader).unwrap(), format!("first\n{}", "x".repeat(4_090)));
     }
 
     #[test]
@@ -177,7 +201,7 @@ mod tests {
         for _ in 0..10 {
             lines.write_all(b"line\n").unwrap();
         }
-        lines.finish(Duration::from_secs(10));
+        lines.finish();
         assert_eq!(lines.lost.load(Ordering::Relaxed), 0);
     }
 }

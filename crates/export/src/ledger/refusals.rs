@@ -21,9 +21,9 @@ impl Refusals {
     }
 
     /// A request was refused: whether that is to be told.
-    pub(super) fn is_news(&mut self, error_type: &Cow<'static, str>, monotonic: Duration) -> bool {
+    pub(super) fn is_news(&mut self, error_type: Cow<'static, str>, monotonic: Duration) -> bool {
         let is_recent = |at: Duration| monotonic.saturating_sub(at) < CALM;
-        let before = self.last.insert(error_type.clone(), monotonic);
+        let before = self.last.insert(error_type, monotonic);
         !(before.is_some_and(is_recent) && self.accepted.is_some_and(is_recent))
     }
 }
@@ -41,13 +41,13 @@ mod tests {
         for minute in 0..1000 {
             refusals.accepted(MINUTE * minute);
             for kind in ["400", "413"] {
-                if refusals.is_news(&kind.into(), MINUTE * minute) {
+                if refusals.is_news(kind.into(), MINUTE * minute) {
                     told.push((minute, kind));
                 }
             }
         }
         assert_eq!(told, [(0, "400"), (0, "413")]);
-        assert!(refusals.is_news(&"400".into(), MINUTE * 1010), "ten minutes later");
+        assert!(refusals.is_news("400".into(), MINUTE * 1010), "ten minutes later");
     }
 
     #[test]
@@ -55,7 +55,7 @@ mod tests {
         let mut refusals = Refusals::default();
         refusals.accepted(Duration::ZERO);
         let told: Vec<u32> =
-            (0..=10).filter(|minute| refusals.is_news(&"400".into(), MINUTE * *minute)).collect();
+            (0..=10).filter(|minute| refusals.is_news("400".into(), MINUTE * *minute)).collect();
         assert_eq!(told, [0, 10]);
     }
 }
