@@ -229,7 +229,7 @@ impl ExporterHandle {
                 let hopeless = state.next_attempt.is_some_and(|at| at >= deadline);
                 let has_failed = state.flush.as_ref().is_some_and(|flush| flush.has_failed);
                 let is_safe = has_failed && state.ledger.is_safe_in_outage();
-                if state.ledger.is_drained() || hopeless || is_safe {
+                if state.ledger.is_drained() || state.ledger.waits_for_news() || hopeless || is_safe {
                     return;
                 }
             }

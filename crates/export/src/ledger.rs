@@ -11,7 +11,7 @@ use crate::failure::{Failure, Stage};
 use crate::notice::Notice;
 use crate::queue::{Batch, Queue};
 
-use self::refusals::Refusals;
+use self::refusals::{Refusals, Run};
 use self::remarks::{Kind, Remarks};
 
 /// The count of everything since the start. What was handed over, and what earlier runs left in the spool, is at any time
@@ -154,6 +154,7 @@ impl Ledger {
     /// Hands out the batch to send next: of those in memory, and else the one that was read from the spool, if that may be.
     /// Its fate has to be told before the next is handed out.
     pub(crate) fn take(&mut self, may_replay: bool) -> Option<Batch> {
+        let may_replay = may_replay && !self.is_refusing();
         let backlog = self.backlog.as_mut().filter(|_| may_replay);
         let batch = self.queue.pop().or_else(|| backlog?.take_loaded())?;
         if batch.was_attempted() {
@@ -163,9 +164,17 @@ impl Ledger {
         Some(batch)
     }
 
+    /// Whether the collector refuses: what the spool holds is not to be lost to it as well. The next request that was measured
+    /// meanwhile tells whether it still does.
+    fn is_refusing(&self) -> bool {
+        self.refusals.run().is_some()
+    }
+
     /// Whether a record of the spool waits to be handed out, and nothing else does.
     pub(crate) fn waits_to_replay(&self) -> bool {
-        self.queue.is_empty() && self.backlog.as_ref().is_some_and(|backlog| backlog.loaded().is_some())
+        !self.is_refusing()
+            && self.queue.is_empty()
+            && self.backlog.as_ref().is_some_and(|backlog| backlog.loaded().is_some())
     }
 
     /// The batch on its way arrived.
@@ -175,7 +184,8 @@ impl Ledger {
         let rejected = accepted.rejected.min(points);
         self.sent += points - rejected;
         self.drop_points(REJECTED, rejected);
-        self.refusals.accepted(now.monotonic);
+        let refused = self.refusals.accepted(now);
+        notices.extend(refused.map(|(requests, points)| Notice::Refused { requests, points }));
         if let Some(episode) = self.outage.take() {
             let backlog = self.backlog.as_mut();
             notices.push(Notice::Recovered {
@@ -226,7 +236,8 @@ impl Ledger {
     /// The batch on its way is lost.
     pub(crate) fn refused(&mut self, failure: Failure, now: Now) -> Vec<Notice> {
         let points = self.end_flight(false);
-        let is_news = self.refusals.is_news(failure.error_type.clone(), now.monotonic);
+        let before = self.dropped_in_all();
+        let is_news = self.refusals.refused(failure.error_type.clone(), points, before, now);
         let told = if is_news || self.outage.is_some() {
             self.lost(failure, points, now)
         } else {
@@ -258,6 +269,11 @@ impl Ledger {
     pub(crate) fn is_drained(&self) -> bool {
         let is_empty = |backlog: &Backlog| backlog.is_read() && backlog.index().requests() == 0;
         self.is_idle() && self.backlog.as_ref().is_none_or(is_empty)
+    }
+
+    /// Whether nothing is sent until something new is measured.
+    pub(crate) fn waits_for_news(&self) -> bool {
+        self.is_refusing() && self.is_idle()
     }
 
     /// Whether there is no hope for the collector at present, and all that waits is in the spool.
@@ -302,10 +318,13 @@ impl Ledger {
 
     fn failed(&mut self, failure: Failure, lost: u64, now: Now) -> Option<Notice> {
         self.last_error = Some(failure.to_string());
-        let lost_before = self.dropped_in_all();
+        // It may have begun with refusals that were not told.
+        let run = self.refusals.run();
+        let Run { began, lost_before } =
+            run.unwrap_or_else(|| Run { began: now, lost_before: self.dropped_in_all() });
         let episode = self.outage.get_or_insert_with(|| Episode {
-            outage: Outage { since: now.wall, failure: failure.clone() },
-            began: now.monotonic,
+            outage: Outage { since: began.wall, failure: failure.clone() },
+            began: began.monotonic,
             lost_before,
             told: BTreeSet::new(),
         });

@@ -18,6 +18,8 @@ pub(crate) enum Notice {
     QueueFull { limit: usize },
     /// Nothing waits in memory any more.
     QueueEmptied { lost: u64 },
+    /// Requests were refused that were not told one by one, as others like them had been.
+    Refused { requests: u64, points: u64 },
     /// The collector did not take all points.
     Rejected { points: u64, message: String },
     /// The collector took all points, with a remark.
@@ -72,8 +74,8 @@ impl fmt::Display for Notice {
             }
             Self::Failing { failure, lost, .. } => write!(
                 formatter,
-                "request refused: {failure}; {}; its {lost} points are lost, measuring goes on; others refused like it are \
-                 counted, and not told while some get through",
+                "request refused: {failure}; {}; its {lost} points are lost, measuring goes on; others like it are \
+                 told together while some get through",
                 failure.advice
             ),
             Self::Recovered { lasted, lost, waiting, spooled, replaying } => {
@@ -98,6 +100,10 @@ impl fmt::Display for Notice {
             Self::QueueEmptied { lost } => {
                 write!(formatter, "the queue, which was full, is empty again: {lost} points were dropped")
             }
+            Self::Refused { requests, points } => write!(
+                formatter,
+                "{requests} more requests were refused like those that were told before: their {points} points are lost"
+            ),
             Self::Rejected { points, message } => write!(
                 formatter,
                 "{points} points rejected: {message}; they are lost, and the same message is not repeated here; \

@@ -591,3 +591,28 @@ async fn what_was_delivered_before_the_end_is_not_on_the_disk_after_it() {
         assert_eq!(records.collect::<Vec<_>>(), [""; 0], "it would be sent again");
     }
 }
+
+#[tokio::test]
+async fn a_stop_leaves_the_spool_to_a_collector_that_takes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let former = start(&with_spool(directory.path()));
+    for points in 1..=9 {
+        cycle(&former, &some_points(points));
+    }
+    until(|| former.stats().spool.is_some_and(|spool| spool.requests == 9)).await;
+    drop(former);
+    let refusal = Reply::status("401 Unauthorized", "", b"");
+    let collector = HttpCollector::start(vec![refusal; 50]).await;
+    let config = ExportConfig { spool: with_spool(directory.path()).spool, ..http(&collector) };
+    // The former one's keeper may not have left the directory yet.
+    let exporter = loop {
+        if let Ok(exporter) = Exporter::new(&config, Arc::new(StoppedClock)) {
+            break exporter.start(&Handle::current());
+        }
+    };
+    until(|| exporter.stats().spool.is_some_and(|spool| spool.requests >= 8)).await;
+    cycle(&exporter, &some_points(10));
+    until(|| !dropped(&exporter.stats()).is_empty()).await;
+    assert_eq!(ends_soon(exporter.flush(Duration::from_mins(1))).await, 0);
+    assert!(exporter.stats().spool.unwrap().requests >= 8, "{:?}", exporter.stats());
+}

@@ -106,8 +106,18 @@ fn a_collector_that_takes_every_other_request_does_not_flood_the_log() {
             _ => ledger.accepted(Accepted::default(), now),
         });
     }
+    // And once more after ten minutes, with what was refused meanwhile.
     assert!(
-        matches!(&told[..], [Notice::Failing { lost: 1, .. }, Notice::Recovered { lost: 1, .. }]),
+        matches!(
+            &told[..],
+            [
+                Notice::Failing { lost: 1, .. },
+                Notice::Recovered { lost: 1, .. },
+                Notice::Failing { lost: 1, .. },
+                Notice::Recovered { lost: 1, .. },
+                Notice::Refused { requests: 300, points: 300 },
+            ]
+        ),
         "{told:?}"
     );
     assert_eq!(ledger.stats(Duration::ZERO).dropped_points, [("400".into(), 500)].into());
@@ -120,8 +130,8 @@ fn a_notice_says_what_to_do() {
     let lost = Notice::Failing { failure: failure("401"), lost: 3, waiting: 9, place: None };
     assert_eq!(
         lost.to_string(),
-        "request refused: told; do this; its 3 points are lost, measuring goes on; others refused like it are counted, and \
-         not told while some get through"
+        "request refused: told; do this; its 3 points are lost, measuring goes on; others like it are told \
+         together while some get through"
     );
 }
 

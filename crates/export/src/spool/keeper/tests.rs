@@ -517,6 +517,9 @@ proptest! {
         if on_its_way.is_some() {
             keeper.put_back();
         }
+        // After a refusal the spool waits until one that was measured later is taken.
+        keeper.enqueue(next);
+        next += 1;
         for _ in 0..500 {
             keeper.work(ENOUGH);
             if let Some(batch) = keeper.take() {
@@ -535,4 +538,41 @@ proptest! {
         let reasons: Vec<_> = stats.dropped_points.keys().map(AsRef::as_ref).collect();
         prop_assert!(reasons.iter().all(|reason| ["400", "corrupt"].contains(reason)), "{reasons:?}");
     }
+}
+
+#[test]
+fn a_collector_that_refuses_gets_nothing_of_the_spool_before_it_takes_what_is_new() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    for points in 1..=5 {
+        keeper.enqueue(points);
+    }
+    keeper.take().unwrap();
+    keeper.put_back();
+    keeper.work(ENOUGH);
+    while let Some(batch) = keeper.take() {
+        if batch.is_replayed() {
+            break;
+        }
+        keeper.accepted();
+        keeper.work(ENOUGH);
+    }
+    let refuse = |keeper: &mut Keeper| {
+        keeper.shared.state().ledger.refused(failure("401"), keeper.shared.now());
+        keeper.work(ENOUGH);
+    };
+    refuse(&mut keeper);
+    let spooled = keeper.stats().spool.unwrap().requests;
+    for points in 10..20 {
+        assert!(keeper.take().is_none(), "the next is not risked");
+        keeper.enqueue(points);
+        assert_eq!(keeper.take().map(|batch| batch.points()), Some(points));
+        refuse(&mut keeper);
+    }
+    assert_eq!(keeper.stats().spool.unwrap().requests, spooled);
+    keeper.enqueue(20);
+    keeper.take().unwrap();
+    keeper.accepted();
+    keeper.work(ENOUGH);
+    assert!(keeper.take().is_some_and(|batch| batch.is_replayed()));
 }
