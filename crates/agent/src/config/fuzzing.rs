@@ -54,12 +54,17 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// Whether both mean the same, secrets apart: what is printed masks them. A text that looks like a URL with a user or a
-    /// query is masked in part, and is another one when it is read again.
+    /// Whether a text other than a header is masked in part when it is printed, as it looks like a URL with a user or a query:
+    /// it is another one when it is read again.
+    #[must_use]
+    pub fn is_masked_in_part(&self) -> bool {
+        ["****@", "?****", "#****"].iter().any(|mask| self.effective.contains(mask))
+    }
+
+    /// Whether both mean the same, headers apart: what is printed masks them.
     #[must_use]
     pub fn means_the_same(&self, other: &Self) -> bool {
-        let is_masked_in_part = ["****@", "?****", "#****"].iter().any(|mask| self.effective.contains(mask));
-        is_masked_in_part || without_secrets(&self.config) == without_secrets(&other.config)
+        without_secrets(&self.config) == without_secrets(&other.config)
     }
 
     /// What the rest of the agent takes for granted, and does not hold here.
