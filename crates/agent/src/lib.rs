@@ -18,6 +18,7 @@ mod heartbeat;
 mod host;
 mod journal;
 mod measuring;
+mod patience;
 mod pipeline;
 mod reload;
 mod resource;
@@ -31,10 +32,11 @@ mod terminal;
 mod validate;
 mod watch;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -54,10 +56,14 @@ const CONFIGURATION_ERROR: u8 = 2;
 const COULD_NOT_MEASURE: u8 = 3;
 const FAILED: u8 = 1;
 
+/// How long the start waits for the disk of the spool: without it the memory serves.
+const DISK_ANSWERS: Duration = Duration::from_millis(500);
+
 /// Does what the command line says, and tells the exit status.
 #[must_use]
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
+        telemetry::finish_lines();
         // Not by the log, which may be what panicked.
         let words = format!(
             "vms-agent: {panic}\nvms-agent: this is a bug: the agent ends here, and whoever started it has to start it again \
@@ -119,11 +125,12 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
     })
 }
 
-/// The spool's directory, made while that may still be done; where it cannot be, the exporter tells.
+/// The spool's directory, made while that may still be done; where it cannot be, or its disk does not answer, the exporter
+/// tells.
 fn spool_directory(config: &config::Config) -> Option<PathBuf> {
     let config::Exporter::Otlp(export) = &config.exporter else { return None };
     let directory = export.spool.as_ref()?.directory.clone();
-    vms_export::make_directory(&directory).ok().map(|()| directory)
+    patience::within(DISK_ANSWERS, move || vms_export::make_directory(&directory).ok().map(|()| directory))?
 }
 
 fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> anyhow::Result<u8> {
@@ -227,7 +234,8 @@ fn complain(error: &anyhow::Error) -> ExitCode {
     let configuration =
         error.is::<ConfigErrors>() || error.is::<UnusableConfig>() || error.is::<check::UnknownName>();
     let text = if error.is::<ConfigErrors>() { error.to_string() } else { format!("vms-agent: {error:#}") };
-    if writeln!(anstream::stderr(), "{text}").is_err() {
+    // Also where nobody reads it the agent has to end, to be started again.
+    if !telemetry::write_last_words(io::stderr(), &format!("{text}\n")) {
         return ExitCode::from(FAILED);
     }
     ExitCode::from(if configuration { CONFIGURATION_ERROR } else { FAILED })

@@ -2,6 +2,7 @@
 //! slow, or never answer, and neither the measuring nor the loop that hears signals is to wait for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -58,6 +59,8 @@ pub(crate) struct Reloader {
 pub(crate) struct Reloading {
     task: JoinHandle<anyhow::Result<Reloaded>>,
     began: Instant,
+    /// Whether all has been read, and the measuring thread is to come round.
+    is_read: Arc<AtomicBool>,
     was_told: bool,
 }
 
@@ -108,7 +111,19 @@ impl InForce {
 impl Reloading {
     /// Begins one. Has to be called within the runtime, on one of its threads: what is opened has the rights of the thread.
     pub(crate) fn begin(reloader: Reloader, in_force: InForce) -> Self {
-        Self { task: tokio::spawn(reloader.reload(in_force)), began: Instant::now(), was_told: false }
+        let is_read = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(reloader.reload(in_force, Arc::clone(&is_read)));
+        Self { task, began: Instant::now(), is_read, was_told: false }
+    }
+
+    /// Whether it does not get on, and not for the measuring thread's sake.
+    pub(crate) fn hangs(&self) -> bool {
+        self.began.elapsed() >= OVERDUE && !self.is_read.load(Ordering::Relaxed)
+    }
+
+    /// Leaves it to itself: what it has made ready when it gets on after all is thrown away.
+    pub(crate) fn abandon(self) {
+        self.task.abort();
     }
 
     /// What is to be waited for.
@@ -118,12 +133,20 @@ impl Reloading {
 
     /// Tells once where it does not get on.
     pub(crate) fn tell_overdue(&mut self) {
-        if !self.was_told && self.began.elapsed() >= OVERDUE {
-            self.was_told = true;
+        if self.was_told || self.began.elapsed() < OVERDUE {
+            return;
+        }
+        self.was_told = true;
+        let seconds = OVERDUE.as_secs();
+        if self.hangs() {
             warn!(
-                "the configuration, its secrets or certificates are still being read after {} s, and the old ones stay in \
-                 force: check the file systems that they are on",
-                OVERDUE.as_secs()
+                "the configuration, its secrets or certificates are still being read after {seconds} s, and the old ones stay \
+                 in force: check the file systems that they are on, then reload again"
+            );
+        } else {
+            warn!(
+                "the new configuration has waited {seconds} s for the cycle under way to end: see whether probes have answers \
+                 (`vms-agent health`)"
             );
         }
     }
@@ -131,7 +154,7 @@ impl Reloading {
 
 impl Reloader {
     /// Reads the configuration anew and has it put in force between two cycles.
-    async fn reload(self, in_force: InForce) -> anyhow::Result<Reloaded> {
+    async fn reload(self, in_force: InForce, is_read: Arc<AtomicBool>) -> anyhow::Result<Reloaded> {
         let (measuring, watching) = (self.measuring.clone(), self.watching.clone());
         let before = in_force.clone();
         let Wanted { loaded, change, watch } = match on_own_thread(move || self.read(&before)).await {
@@ -141,6 +164,7 @@ impl Reloader {
                 return Err(refused);
             }
         };
+        is_read.store(true, Ordering::Relaxed);
         let (prepared, resource) = change.map(|change| (change.prepared, change.resource)).unzip();
         let exporter = measuring.reload(loaded.config.clone(), prepared).await?;
         watching.replace(watch);
@@ -150,7 +174,7 @@ impl Reloader {
 
     fn read(&self, in_force: &InForce) -> anyhow::Result<Wanted> {
         // What is replaced from now on is read again afterwards.
-        let seen = self.watching.look();
+        let (seen, _) = self.watching.look();
         let loaded = (self.load)()?;
         let change = in_force.prepare(&loaded.config, &self.environment, self.clock)?;
         let watch = seen.follow(loaded.files());

@@ -29,6 +29,12 @@ use crate::watch::{Watch, Watching};
 const STOP_CYCLE: Duration = Duration::from_secs(2);
 const STOP_FLUSH: Duration = Duration::from_secs(5);
 
+/// And how long it waits for a reload that the measuring thread has answered.
+const STOP_RELOAD: Duration = Duration::from_millis(100);
+
+/// So many reloads that hang are left behind for others.
+const MOST_ABANDONED: u32 = 3;
+
 /// And how long the agent's own traces and logs may take after that.
 pub(crate) const STOP_TELEMETRY: Duration = Duration::from_secs(2);
 
@@ -82,8 +88,15 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
         Reloader { load, watching: watching.clone(), measuring: measuring.control(), environment, clock };
     let mut reload_wanted = false;
     let mut reloading: Option<Reloading> = None;
+    let mut abandoned = 0;
     let mut moved: Option<JoinHandle<bool>> = None;
     loop {
+        // One that hangs must not keep the next from being read, within a bound: each leaves a thread behind.
+        if reload_wanted && abandoned < MOST_ABANDONED && reloading.as_ref().is_some_and(Reloading::hangs) {
+            abandoned += 1;
+            moved = None;
+            reloading.take().map(Reloading::abandon);
+        }
         if reload_wanted && reloading.is_none() {
             reload_wanted = false;
             ServiceManager::reloading();
@@ -137,6 +150,12 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
     ServiceManager::stopping();
     if !measuring.stop(STOP_CYCLE).await {
         warn!("the cycle under way did not end in time; its points are lost");
+    }
+    // One that came into force just now may have made the exporter that has something to deliver.
+    if let Some(reloading) = &mut reloading
+        && let Ok(Ok(Ok(reloaded))) = tokio::time::timeout(STOP_RELOAD, reloading.task()).await
+    {
+        in_force = reloaded.in_force;
     }
     pipeline::flush(in_force.exporter, STOP_FLUSH).await;
     Ok(())

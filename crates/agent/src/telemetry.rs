@@ -21,10 +21,10 @@ use vms_export::ExportConfig;
 use crate::config::{Config, LogFormat};
 
 use self::escape::EscapedFields;
-use self::lines::{Lines, RawStderr, UntilWritten};
+use self::lines::{Lines, UntilWritten};
 use self::outage::Reported;
 
-pub(crate) use self::lines::write_last_words;
+pub(crate) use self::lines::{finish_lines, write_last_words};
 
 mod escape;
 mod lines;
@@ -178,7 +178,7 @@ pub(crate) fn init(settings: &Settings) -> anyhow::Result<Telemetry> {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let lines = Lines::start(RawStderr).context("no thread can be started to write the log")?;
+    let lines = Lines::to_stderr().context("no thread can be started to write the log")?;
     let way = lines.clone();
     let (subscriber, mut telemetry) = build(settings, as_text, BoxMakeWriter::new(move || way.clone()))?;
     telemetry.lines = Some(UntilWritten(lines));

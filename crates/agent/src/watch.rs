@@ -15,37 +15,55 @@ use tokio::task::{self, JoinHandle};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Watch(BTreeMap<PathBuf, Option<PathBuf>>);
 
-/// A watch that is asked on threads that may wait for a file system.
+/// A watch that is asked on threads that may wait for a file system. The lock is not held meanwhile.
 #[derive(Debug, Clone)]
-pub(crate) struct Watching(Arc<Mutex<Watch>>);
+pub(crate) struct Watching(Arc<Mutex<Current>>);
+
+#[derive(Debug, Default)]
+struct Current {
+    watch: Watch,
+    /// How often other files were to be watched.
+    generation: u64,
+}
 
 impl Watching {
     pub(crate) fn new(watch: Watch) -> Self {
-        Self(Arc::new(Mutex::new(watch)))
+        Self(Arc::new(Mutex::new(Current { watch, generation: 0 })))
     }
 
-    /// Begins to ask whether a file has come to be elsewhere, unless there is none, or an answer is still waited for.
+    /// Begins to ask whether a file has come to be elsewhere, unless there is none.
     pub(crate) fn ask(&self) -> Option<JoinHandle<bool>> {
-        let is_wanted = self.0.try_lock().is_ok_and(|watch| !watch.0.is_empty());
+        let is_wanted = !self.lock().watch.0.is_empty();
         is_wanted.then(|| {
             let this = self.clone();
-            task::spawn_blocking(move || this.lock().has_moved())
+            task::spawn_blocking(move || this.look().1)
         })
     }
 
-    /// Takes the present places for what files are compared with, and returns them. Waits for the file systems.
-    pub(crate) fn look(&self) -> Watch {
-        let mut watch = self.lock();
-        watch.has_moved();
-        watch.clone()
+    /// Takes the present places for what files are compared with, and returns them, and whether a file has come to be
+    /// elsewhere. Waits for the file systems.
+    pub(crate) fn look(&self) -> (Watch, bool) {
+        let (mut watch, generation) = {
+            let current = self.lock();
+            (current.watch.clone(), current.generation)
+        };
+        let has_moved = watch.has_moved();
+        let mut current = self.lock();
+        let is_current = current.generation == generation;
+        if is_current {
+            current.watch.clone_from(&watch);
+        }
+        (watch, has_moved && is_current)
     }
 
     /// Watches other files from now on.
     pub(crate) fn replace(&self, watch: Watch) {
-        *self.lock() = watch;
+        let mut current = self.lock();
+        current.watch = watch;
+        current.generation += 1;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Watch> {
+    fn lock(&self) -> MutexGuard<'_, Current> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,10 +6,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vms_core::address::{ServiceIp, Zone};
 use vms_core::probe::ConnectionProbe;
 use vms_core::process::{Known, Pid};
+use vms_export::SpoolCondition;
 use vms_process::HiddenProcesses;
 
 use super::facts::{
@@ -17,7 +19,11 @@ use super::facts::{
     ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
 };
 use crate::config::SandboxMode;
+use crate::patience;
 use crate::sandbox;
+
+/// How long the disk of the spool may take.
+const DISK_ANSWERS: Duration = Duration::from_secs(3);
 
 /// Where to look.
 pub(crate) struct Sources<'a> {
@@ -65,9 +71,7 @@ pub(crate) fn read_facts(
         kernel_release: read_text(&sources.own_proc.join("sys/kernel/osrelease")).trim().to_owned(),
         sockets: sockets(),
         collector,
-        spool: sources
-            .spool
-            .map(|directory| (directory.to_owned(), vms_export::examine_directory(directory))),
+        spool: sources.spool.map(|directory| (directory.to_owned(), examine_spool(directory))),
         probes: sources.probes.iter().map(|probe| read_probe(sources, &setting, probe)).collect(),
         sandbox: SandboxFacts {
             mode: sources.sandbox,
@@ -136,6 +140,14 @@ fn read_processes(proc_root: &Path) -> BTreeMap<u32, Status> {
             Some((pid, parse_status(&String::from_utf8_lossy(&text))))
         })
         .collect()
+}
+
+/// A disk that does not answer is what is to be told.
+fn examine_spool(directory: &Path) -> SpoolCondition {
+    let directory = directory.to_owned();
+    patience::within(DISK_ANSWERS, move || vms_export::examine_directory(&directory)).unwrap_or_else(|| {
+        SpoolCondition::Unusable(format!("the disk has not answered for {} s", DISK_ANSWERS.as_secs()))
+    })
 }
 
 fn read_process_facts(

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::index::Name;
 use super::notice::SpoolNotice;
 use super::opening::Opening;
-use super::record::{Record, decode_record, encode_record, unix_milliseconds};
-use super::store::Store;
+use super::record::{Record, RecordError, decode_record, encode_record, unix_milliseconds};
+use super::store::{OpenError, Store};
 use crate::backlog::Task;
 use crate::compress::Compressor;
 use crate::config::Compression;
@@ -63,12 +63,19 @@ pub(crate) fn start(shared: Arc<Shared>, source: Source, generation: u64) -> io:
 fn wait_for_directory(shared: &Shared, mut opening: Opening, generation: u64) -> Option<Store> {
     let is_wanted = |state: &mut State| state.spool_generation == generation;
     let (mut pause, longest) = OPEN_AGAIN;
+    let mut is_use_told = false;
     loop {
         match opening.wait(STILL_WANTED) {
             None => {}
             Some(Ok(store)) => return shared.begin_spool(generation).then_some(store),
             Some(Err(error)) => {
                 tracing::debug!(target: "vms_export", "spool: {error}");
+                if let OpenError::InUse { holder, is_own: false } = error
+                    && !std::mem::replace(&mut is_use_told, true)
+                {
+                    let directory = shared.state().spool.as_ref()?.directory.clone();
+                    shared.tell([SpoolNotice::InUse { directory, holder }]);
+                }
                 drop(shared.disk_work.wait_timeout_while(shared.state(), pause, is_wanted));
                 pause = longest.min(pause * 2);
                 opening = Opening::begin(&shared.state().spool.as_ref()?.directory, true);
@@ -79,6 +86,9 @@ fn wait_for_directory(shared: &Shared, mut opening: Opening, generation: u64) ->
         }
     }
 }
+
+const DAMAGED: &str = "check the disk, and where that is sound report this with the file";
+const NEWER: &str = "the newer version sends what is kept when it is put back into the spool";
 
 struct Keeper {
     shared: Arc<Shared>,
@@ -248,7 +258,7 @@ impl Keeper {
         let bytes = match self.store.read(name) {
             Ok(bytes) => bytes,
             Err(error) if is_about_this_file(&error) => {
-                self.set_aside(name, &error.to_string());
+                self.set_aside(name, &error.to_string(), DAMAGED);
                 return Ok(());
             }
             Err(error) => {
@@ -264,17 +274,24 @@ impl Keeper {
         };
         match self.decode(name, &bytes) {
             Ok(batch) => self.shared.state().ledger.loaded(batch),
-            Err(problem) => self.set_aside(name, &problem),
+            Err((problem, advice)) => self.set_aside(name, &problem, advice),
         }
         Ok(())
     }
 
-    fn decode(&self, name: Name, bytes: &[u8]) -> Result<Batch, String> {
-        let record = decode_record(bytes).map_err(|error| error.to_string())?;
+    /// The request, or why it cannot be sent and what to do.
+    fn decode(&self, name: Name, bytes: &[u8]) -> Result<Batch, (String, &'static str)> {
+        let record = decode_record(bytes).map_err(|error| {
+            let advice = match error {
+                RecordError::Newer(_) => NEWER,
+                RecordError::Damaged(_) => DAMAGED,
+            };
+            (error.to_string(), advice)
+        })?;
         if (record.points, unix_milliseconds(record.enqueued)) != (name.points, name.unix_ms) {
-            return Err("record is damaged: it is not the one that its name says".to_owned());
+            return Err(("record is damaged: it is not the one that its name says".to_owned(), DAMAGED));
         }
-        let unreadable = |error: io::Error| format!("record is damaged: {error}");
+        let unreadable = |error: io::Error| (format!("record is damaged: {error}"), DAMAGED);
         let mut body = Body::compressed(record.compression, &record.body).map_err(unreadable)?;
         let wanted = self.shared.compression();
         if body.compression() != wanted {
@@ -284,7 +301,7 @@ impl Keeper {
         Ok(Batch::from_record(body, name, enqueued))
     }
 
-    fn set_aside(&mut self, name: Name, problem: &str) {
+    fn set_aside(&mut self, name: Name, problem: &str, advice: &'static str) {
         let moved = self.store.set_aside(name);
         let path = self.store.path().join(name.to_string());
         self.shared.state().ledger.corrupt(name, moved.is_ok());
@@ -295,7 +312,7 @@ impl Keeper {
             tracing::debug!(target: "vms_export", "{problem}");
             return;
         }
-        self.shared.tell([SpoolNotice::Corrupt { problem, points: name.points, kept }]);
+        self.shared.tell([SpoolNotice::Corrupt { problem, points: name.points, kept, advice }]);
     }
 
     /// Somebody deleted the directory: what was in it is gone, and a new one serves from now on, where the agent may still

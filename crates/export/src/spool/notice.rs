@@ -15,6 +15,8 @@ pub(crate) enum SpoolNotice {
     Foreign { path: PathBuf, count: usize },
     /// There is no spool: the directory cannot be used.
     Unusable { directory: PathBuf, problem: String, limit: usize },
+    /// A disk that was slow at the start has answered: another agent uses the directory.
+    InUse { directory: PathBuf, holder: String },
     /// What another spool holds is left there.
     Left { directory: PathBuf, requests: u64 },
     /// The disk fails in something.
@@ -24,7 +26,7 @@ pub(crate) enum SpoolNotice {
     /// The first records had to make room on a disk that has none.
     DiskFull { directory: PathBuf },
     /// A record cannot be sent.
-    Corrupt { problem: String, points: u64, kept: Option<PathBuf> },
+    Corrupt { problem: String, points: u64, kept: Option<PathBuf>, advice: &'static str },
     /// Records that were there are not any more.
     Vanished { requests: usize, points: u64 },
     /// The first records had to make room.
@@ -74,6 +76,12 @@ impl fmt::Display for SpoolNotice {
                  or set export.spool.directory, or export.spool.mode to off",
                 directory.display()
             ),
+            Self::InUse { directory, holder } => write!(
+                formatter,
+                "the spool {} is used by process {holder}: memory serves, and does not outlast the agent; give each agent a \
+                 directory of its own by export.spool.directory, or stop the other",
+                directory.display()
+            ),
             Self::Left { directory, requests } => write!(
                 formatter,
                 "{requests} requests are left in the spool {}: they are sent when an agent starts with that directory",
@@ -98,12 +106,12 @@ impl fmt::Display for SpoolNotice {
                  free space on that file system, or bring the collector back",
                 directory.display()
             ),
-            Self::Corrupt { problem, points, kept } => {
-                write!(formatter, "{problem}: its {points} points are lost; check the disk")?;
-                match kept {
-                    Some(kept) => write!(formatter, ", and where that is sound report {}", kept.display()),
-                    None => Ok(()),
+            Self::Corrupt { problem, points, kept, advice } => {
+                write!(formatter, "{problem}: its {points} points are not sent; ")?;
+                if let Some(kept) = kept {
+                    write!(formatter, "it is kept as {}; ", kept.display())?;
                 }
+                formatter.write_str(advice)
             }
             Self::Vanished { requests, points } => write!(
                 formatter,
