@@ -929,6 +929,18 @@ fn aliases_do_not_multiply_without_bound() {
 }
 
 #[test]
+fn anchors_and_aliases_take_16_mib_written_out_and_no_more() {
+    // Each is 64 KiB and some bytes for itself, so 256 are too many.
+    let of = |count: usize| {
+        let list = format!("a: &a {}\nb: [{}]\n", "x".repeat(64 << 10), "*a, ".repeat(count - 1));
+        Host::with("config.yaml", &list).report(&Environment::default())
+    };
+    let told = "written out, the anchors and aliases would be too large";
+    assert!(of(256).contains(told));
+    assert!(!of(250).contains(told));
+}
+
+#[test]
 fn aliases_of_a_long_key_do_not_multiply_without_bound() {
     let bomb = format!("? &a {}\n: 1\nb: [{}]\n", "k".repeat(1_000), "*a, ".repeat(20_000));
     let report = Host::with("config.yaml", &bomb).report(&Environment::default());
