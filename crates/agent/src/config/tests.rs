@@ -400,6 +400,15 @@ fn control_characters_of_a_configuration_do_not_reach_the_terminal() {
         Host::with("config.yaml", "\"a\\e[31m\": 1\nlog: {level: \"\\e]0;x\\a\", format: \"\\u202e\"}\n");
     let report = host.report(&Environment::default());
     assert!(!report.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{report:?}");
+    // Nor do those of names: of a file, with a line and without one, and of a variable.
+    for (text, place) in
+        [("no: 1\n", "a\\u{1b}[2J\\n\\u{202e}b.yaml:1: no:"), ("[]", "a\\u{1b}[2J\\n\\u{202e}b.yaml: ")]
+    {
+        let report = Host::with("a\u{1b}[2J\n\u{202e}b.yaml", text).report(&Environment::default());
+        assert!(report.contains(place), "{report:?}");
+    }
+    let report = errors_of([("VMS_\u{1b}[2J\n\u{202e}", "x")]);
+    assert!(report.contains("VMS_\\u{1b}[2J\\n\\u{202e}: no such variable"), "{report:?}");
 }
 
 #[test]
@@ -968,12 +977,6 @@ fn a_log_level_that_its_reader_cannot_bear_is_refused() {
         assert!(report.contains(problem), "{report}");
     }
     assert!(load_with_probe([("VMS_LOG__LEVEL", "info,[vms.cycle]=trace")]).is_ok());
-}
-
-#[test]
-fn the_name_of_a_variable_writes_to_no_terminal() {
-    let report = errors_of([("VMS_\u{1b}[2J\n", "x")]);
-    assert!(report.contains("VMS_\\u{1b}[2J\\n: no such variable"), "{report}");
 }
 
 #[test]
