@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
 use std::thread;
 
@@ -41,6 +42,12 @@ fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_program
     fs::write(&file, "text").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let service = listener.local_addr().unwrap();
+    // What other threads have opened is within reach of each.
+    let of_another = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let manager = directory.path().join("notify");
+    let heard = UnixDatagram::bind(&manager).unwrap();
+    let local = directory.path().join("local");
+    let _local = UnixListener::bind(&local).unwrap();
     start_a_program().unwrap();
     on_a_thread(|| {
         rustix::thread::set_no_new_privs(true).unwrap();
@@ -52,6 +59,11 @@ fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_program
         assert_eq!(kind(fs::remove_file(&file)), DENIED);
         assert_eq!(kind(TcpStream::connect(service)), DENIED);
         assert_eq!(kind(UdpSocket::bind("127.0.0.1:0")), DENIED);
+        assert_eq!(kind(of_another.connect(service)), DENIED);
+        assert_eq!(kind(UnixStream::connect(&local)), DENIED);
+        assert_eq!(kind(UnixDatagram::unbound().unwrap().connect(&manager)), DENIED);
+        // The service manager is told without a connection.
+        UnixDatagram::unbound().unwrap().send_to(b"WATCHDOG=1", &manager).unwrap();
         assert_eq!(kind(start_a_program()), DENIED);
         // Sockets are what it asks for.
         vms_sock_diag::SockDiag::open(std::path::Path::new("/proc")).unwrap();
@@ -59,6 +71,7 @@ fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_program
         assert_eq!(on_a_thread(|| kind(TcpStream::connect(service))), DENIED);
     });
     assert_eq!(fs::read_to_string(&file).unwrap(), "text");
+    assert_eq!(heard.recv(&mut [0; 64]).unwrap(), 10);
 }
 
 #[test]
