@@ -8,6 +8,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
 use std::thread;
 
+use tokio::net::TcpSocket;
+
 use super::*;
 
 /// Runs a function on a thread that may be restricted.
@@ -102,6 +104,8 @@ fn the_runtime_writes_in_its_directories_alone_and_reads_what_it_was_given() {
 
         drop(TcpStream::connect(service).unwrap());
         assert_eq!(kind(TcpListener::bind("127.0.0.1:0")), DENIED, "nobody can call the agent");
+        // The kernel binds a socket that listens to a port of its choice, and Landlock does not see it.
+        assert_eq!(kind(TcpSocket::new_v4().unwrap().listen(1)), DENIED);
         assert_eq!(kind(UdpSocket::bind("127.0.0.1:0")), DENIED);
         assert_eq!(kind(start_a_program()), DENIED);
     });
