@@ -5,9 +5,11 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
+use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
 use super::*;
@@ -37,6 +39,15 @@ fn start_a_program() -> std::io::Result<()> {
     program("/bin/true").status().map(drop)
 }
 
+/// A directory in which a local socket can have an address of as many bytes as one of netlink has, and the path of one: 2 bytes
+/// for the family, 9 of the path, and its end.
+fn with_a_short_path() -> (TempDir, PathBuf) {
+    let directory = tempfile::Builder::new().prefix("").rand_bytes(2).tempdir_in("/tmp").unwrap();
+    let path = directory.path().join("s");
+    assert_eq!(path.as_os_str().len(), 9);
+    (directory, path)
+}
+
 #[test]
 fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_programs() {
     let directory = tempfile::tempdir().unwrap();
@@ -50,6 +61,7 @@ fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_program
     let heard = UnixDatagram::bind(&manager).unwrap();
     let local = directory.path().join("local");
     let _local = UnixListener::bind(&local).unwrap();
+    let (_short, short_path) = with_a_short_path();
     start_a_program().unwrap();
     on_a_thread(|| {
         rustix::thread::set_no_new_privs(true).unwrap();
@@ -61,6 +73,7 @@ fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_program
         assert_eq!(kind(fs::remove_file(&file)), DENIED);
         assert_eq!(kind(TcpStream::connect(service)), DENIED);
         assert_eq!(kind(UdpSocket::bind("127.0.0.1:0")), DENIED);
+        assert_eq!(kind(UnixDatagram::bind(&short_path)), DENIED);
         assert_eq!(kind(of_another.connect(service)), DENIED);
         assert_eq!(kind(UnixStream::connect(&local)), DENIED);
         assert_eq!(kind(UnixDatagram::unbound().unwrap().connect(&manager)), DENIED);
@@ -84,7 +97,9 @@ fn the_runtime_writes_in_its_directories_alone_and_reads_what_it_was_given() {
         fs::create_dir(place).unwrap();
         fs::write(place.join("file"), "text").unwrap();
     }
-    let places = Places { read: vec![own.clone()], write: vec![spool.clone()], ..Places::default() };
+    let (short, short_path) = with_a_short_path();
+    let write = vec![spool.clone(), short.path().to_owned()];
+    let places = Places { read: vec![own.clone()], write, ..Places::default() };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let service = listener.local_addr().unwrap();
     on_a_thread(|| {
@@ -106,6 +121,7 @@ fn the_runtime_writes_in_its_directories_alone_and_reads_what_it_was_given() {
         assert_eq!(kind(TcpListener::bind("127.0.0.1:0")), DENIED, "nobody can call the agent");
         // The kernel binds a socket that listens to a port of its choice, and Landlock does not see it.
         assert_eq!(kind(TcpSocket::new_v4().unwrap().listen(1)), DENIED);
+        assert_eq!(kind(UnixDatagram::bind(&short_path)), DENIED);
         assert_eq!(kind(UdpSocket::bind("127.0.0.1:0")), DENIED);
         assert_eq!(kind(start_a_program()), DENIED);
     });
