@@ -12,6 +12,8 @@ PSUTIL_VERSION := 7.2.2
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # Named outright, although it is the host's: flags for the target then leave procedural macros alone.
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
+# The crate getrandom would look for the C library's function by name at run time, which a static binary does not find.
+STATIC_FLAGS := -C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"
 
 FAST_AGENT := $(TARGET_DIR)/fast/vms-agent
 CARGO_DENY := $(TARGET_DIR)/tools/bin/cargo-deny
@@ -62,7 +64,7 @@ fuzz: toolchain ## Feeds each decoder for FUZZ_SECONDS (60) with what may be har
 
 package: toolchain ## Makes a static binary, an archive of it and, with podman, buildah or docker, an image
 	@deploy/need.sh update-ca-certificates:ca-certificates
-	RUSTFLAGS='-C target-feature=+crt-static' \
+	RUSTFLAGS='$(STATIC_FLAGS)' \
 		$(CARGO) build --locked --release --target $(STATIC_TARGET) --package vms-agent
 	@deploy/package.sh $(TARGET_DIR)/$(STATIC_TARGET)/release/vms-agent $(VERSION) $(STATIC_TARGET) $(TARGET_DIR)/package
 

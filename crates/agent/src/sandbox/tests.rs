@@ -152,14 +152,17 @@ fn the_runtime_cannot_look_into_processes_while_the_thread_beside_it_can() {
 }
 
 #[test]
-fn a_thread_in_the_sandbox_still_starts_threads_and_resolves_names() {
-    let places = Places { read: ["/etc", "/lib", "/usr/lib"].map(Into::into).to_vec(), ..Places::default() };
+fn a_thread_in_the_sandbox_still_starts_threads_resolves_names_and_has_random_numbers() {
+    let places = Places { read: places::SYSTEM.map(Into::into).to_vec(), ..Places::default() };
     on_a_thread(|| {
         rustix::thread::set_no_new_privs(true).unwrap();
         assert_eq!(AUTO.enter_runtime(&places), []);
         let resolved =
             on_a_thread(|| std::net::ToSocketAddrs::to_socket_addrs(&("localhost", 1)).unwrap().next());
         assert!(resolved.is_some());
+        for device in ["/dev/random", "/dev/urandom"] {
+            drop(File::open(device).unwrap());
+        }
     });
 }
 
