@@ -22,7 +22,7 @@ PSUTIL := .venv/psutil-$(PSUTIL_VERSION)
 SOAK_MINUTES ?= 30
 BENCH_TOOLS := netstat:net-tools lsof:lsof prometheus-node-exporter:prometheus-node-exporter collectd:collectd-core
 
-.PHONY: help run test check bench fuzz soak package clean
+.PHONY: help run test check bench hostile fuzz soak package clean
 .PHONY: toolchain
 
 help: ## Lists these targets
@@ -51,6 +51,12 @@ bench: toolchain ## Prints what the agent costs beside other tools, and writes d
 	@$(MAKE) --no-print-directory $(PSUTIL) || true
 	$(CARGO) build --locked --release --package vms-agent --package vms-bench
 	@$(TARGET_DIR)/release/vms-bench --agent $(TARGET_DIR)/release/vms-agent --python .venv/bin/python $(BENCH_FLAGS)
+
+hostile: toolchain ## Sets 100,000 connections, 800,000 files and 20,000 processes upon an agent, and prints what it took; as root
+	@deploy/need.sh ip:iproute2
+	$(CARGO) build --locked --profile fast --package vms-agent --bin vms-agent
+	VMS_AGENT_BIN='$(abspath $(FAST_AGENT))' VMS_HOSTILE_FULL=1 VMS_TESTS_FAIL_ON_SKIP=1 \
+		$(CARGO) test --locked --package vms-agent-tests --test hostile -- --nocapture
 
 soak: toolchain ## Watches an agent for SOAK_MINUTES among churn, faults, reloads and kills, and writes docs/soak.md
 	@deploy/need.sh ip:iproute2 unshare:util-linux
