@@ -12,6 +12,8 @@ PSUTIL_VERSION := 7.2.2
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # Named outright, although it is the host's: flags for the target then leave procedural macros alone.
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
+# The crate getrandom would look for the C library's function by name at run time, which a static binary does not find.
+STATIC_FLAGS := -C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"
 
 FAST_AGENT := $(TARGET_DIR)/fast/vms-agent
 CARGO_DENY := $(TARGET_DIR)/tools/bin/cargo-deny
@@ -20,7 +22,7 @@ PSUTIL := .venv/psutil-$(PSUTIL_VERSION)
 SOAK_MINUTES ?= 30
 BENCH_TOOLS := netstat:net-tools lsof:lsof prometheus-node-exporter:prometheus-node-exporter collectd:collectd-core
 
-.PHONY: help run test check bench fuzz soak package clean
+.PHONY: help run test check bench hostile fuzz soak package clean
 .PHONY: toolchain
 
 help: ## Lists these targets
@@ -50,6 +52,12 @@ bench: toolchain ## Prints what the agent costs beside other tools, and writes d
 	$(CARGO) build --locked --release --package vms-agent --package vms-bench
 	@$(TARGET_DIR)/release/vms-bench --agent $(TARGET_DIR)/release/vms-agent --python .venv/bin/python $(BENCH_FLAGS)
 
+hostile: toolchain ## Sets 100,000 connections, 800,000 files and 20,000 processes upon an agent, and prints what it took; as root
+	@deploy/need.sh ip:iproute2
+	$(CARGO) build --locked --profile fast --package vms-agent --bin vms-agent
+	VMS_AGENT_BIN='$(abspath $(FAST_AGENT))' VMS_HOSTILE_FULL=1 VMS_TESTS_FAIL_ON_SKIP=1 \
+		$(CARGO) test --locked --package vms-agent-tests --test hostile -- --nocapture
+
 soak: toolchain ## Watches an agent for SOAK_MINUTES among churn, faults, reloads and kills, and writes docs/soak.md
 	@deploy/need.sh ip:iproute2 unshare:util-linux
 	$(CARGO) build --locked --profile fast --package vms-agent --bin vms-agent
@@ -62,7 +70,7 @@ fuzz: toolchain ## Feeds each decoder for FUZZ_SECONDS (60) with what may be har
 
 package: toolchain ## Makes a static binary, an archive of it and, with podman, buildah or docker, an image
 	@deploy/need.sh update-ca-certificates:ca-certificates
-	RUSTFLAGS='-C target-feature=+crt-static' \
+	RUSTFLAGS='$(STATIC_FLAGS)' \
 		$(CARGO) build --locked --release --target $(STATIC_TARGET) --package vms-agent
 	@deploy/package.sh $(TARGET_DIR)/$(STATIC_TARGET)/release/vms-agent $(VERSION) $(STATIC_TARGET) $(TARGET_DIR)/package
 

@@ -26,9 +26,17 @@ tar --create --directory "$directory" --sort name --owner 0 --group 0 --numeric-
 cat /usr/share/ca-certificates/mozilla/*.crt >"$directory/image/ca-certificates.crt"
 install -m 755 "$binary" "$directory/image/vms-agent"
 install -m 644 LICENSE "$directory/image/LICENSE"
+# The spool's directory, in an archive because builders keep owner and mode of what is in one: the image's user's, and open to
+# whichever other user the container is run as. The agent makes a directory of its own in it.
+mkdir -p "$directory/state/var/lib/vms-agent"
+state=(--file "$directory/image/state.tar" --directory "$directory/state" --no-recursion --numeric-owner --mtime "@$time")
+tar --create "${state[@]}" --owner 0 --group 0 --mode 755 var var/lib
+tar --append "${state[@]}" --owner 65532 --group 65532 --mode 1777 var/lib/vms-agent
+rm -r "$directory/state"
 for builder in podman buildah docker; do
     if command -v "$builder" >/dev/null; then
-        "$builder" build --file deploy/Containerfile --tag "vms-agent:$version" "$directory/image"
+        # Images in the OCI format have no HEALTHCHECK; docker builds its own format anyway.
+        BUILDAH_FORMAT=docker "$builder" build --file deploy/Containerfile --tag "vms-agent:$version" "$directory/image"
         exit
     fi
 done

@@ -1,4 +1,4 @@
-//! The clock of the host is set while the agent runs.
+//! The clock of the host is set while the agent runs. A library does it that only an agent loads which is linked dynamically.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::fs;

@@ -2,6 +2,12 @@
 //!
 //! Without one (no `NOTIFY_SOCKET`) all of it does nothing.
 
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -51,9 +57,32 @@ impl ServiceManager {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what the service manager put into the environment is read here and by sd_notify alone"
+)]
 fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send(&socket, state) {
         // A manager that misses the watchdog's food tells that itself, by ending the agent.
         tracing::debug!(%error, "the service manager cannot be told");
     }
 }
+
+/// Sends one datagram, to a path or, behind an `@`, an abstract name (`unix(7)`).
+///
+/// Not by `sd_notify::notify`, which connects its socket first: the measuring thread may not connect any.
+fn send(socket: &OsStr, state: &[NotifyState<'_>]) -> io::Result<()> {
+    let mut message = String::new();
+    for line in state {
+        writeln!(message, "{line}").map_err(io::Error::other)?;
+    }
+    let address = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(socket)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address).map(drop)
+}
+
+#[cfg(test)]
+mod tests;

@@ -51,6 +51,8 @@ const DIAG_REQUEST_BYTES: usize = 56;
 const SOCKET_ID_BYTES: usize = 48;
 /// `nlmsghdr` and `inet_diag_req_v2`: all of a request that has no attribute.
 const LOOKUP_BYTES: u32 = 72;
+/// `nlmsghdr` alone: all of a message that says nothing.
+const NOOP_BYTES: u32 = 16;
 /// `MAX_ERRNO` (`include/linux/err.h`).
 const MAX_ERRNO: u32 = 4095;
 
@@ -108,7 +110,7 @@ impl DumpRequest<'_> {
         let message_bytes = HEADER_BYTES + DIAG_REQUEST_BYTES + attribute_bytes;
         let message_length = u32::try_from(message_bytes).map_err(too_long)?;
 
-        encode_header(out, message_length, FLAG_REQUEST | FLAG_DUMP, self.sequence);
+        encode_header(out, message_length, SOCK_DIAG_BY_FAMILY, FLAG_REQUEST | FLAG_DUMP, self.sequence);
         // struct inet_diag_req_v2: no extensions, and a dump looks for no one socket.
         out.extend([self.family.number(), PROTOCOL_TCP, 0, 0]);
         out.extend(self.states.bits().to_ne_bytes());
@@ -144,7 +146,7 @@ impl LookupRequest<'_> {
             (IpAddr::V4(_), IpAddr::V4(_)) => Family::Inet,
             _ => Family::Inet6,
         };
-        encode_header(out, LOOKUP_BYTES, FLAG_REQUEST, self.sequence);
+        encode_header(out, LOOKUP_BYTES, SOCK_DIAG_BY_FAMILY, FLAG_REQUEST, self.sequence);
         // struct inet_diag_req_v2; no kernel looks at the states here.
         out.extend([family.number(), PROTOCOL_TCP, EXTENSION_INFO, 0]);
         out.extend(u32::MAX.to_ne_bytes());
@@ -160,10 +162,17 @@ impl LookupRequest<'_> {
     }
 }
 
+/// A message that the kernel passes over and does not answer.
+pub(crate) fn encode_noop() -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_BYTES);
+    encode_header(&mut out, NOOP_BYTES, NOOP, 0, 0);
+    out
+}
+
 /// `struct nlmsghdr`. A port id of 0 stands for the socket that sends.
-fn encode_header(out: &mut Vec<u8>, message_bytes: u32, flags: u16, sequence: u32) {
+fn encode_header(out: &mut Vec<u8>, message_bytes: u32, kind: u16, flags: u16, sequence: u32) {
     out.extend(message_bytes.to_ne_bytes());
-    out.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
     out.extend(flags.to_ne_bytes());
     out.extend(sequence.to_ne_bytes());
     out.extend(0_u32.to_ne_bytes());

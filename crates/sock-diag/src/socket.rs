@@ -8,14 +8,16 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, netdevice, recvfrom,
-    sendto, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, getsockname, netdevice, recvfrom, sendto,
+    socket_with,
 };
+
+use crate::codec::encode_noop;
 
 /// The kernel fills a reply while it is being read, so that even the longest walk answers in far less than this.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The address of the kernel, and the address 0 that asks for any free one.
+/// The address of the kernel.
 const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
 
 /// A conversation with the kernel that can be begun afresh.
@@ -51,7 +53,9 @@ impl NetlinkSocket {
     pub(crate) fn open() -> Result<(Self, u32), Errno> {
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(SOCK_DIAG))?;
         set_socket_timeout(&fd, Timeout::Recv, Some(RECEIVE_TIMEOUT))?;
-        bind(&fd, &KERNEL)?;
+        // Whoever sends without a port id is given a free one (netlink_autobind). Not bind(2): the sandbox, which cannot
+        // tell these sockets from others, lets the measuring thread bind none.
+        sendto(&fd, &encode_noop(), SendFlags::empty(), &KERNEL)?;
         let port_id = SocketAddrNetlink::try_from(getsockname(&fd)?)?.pid();
         Ok((Self { fd }, port_id))
     }

@@ -187,9 +187,16 @@ fn check_configuration(host: &Host, data: &[u8]) {
     }
 }
 
+/// What orders text or ends its lines without being a control character, and the mark of a byte order.
+const DIRECTIONS_AND_LINES: &[char] = &[
+    '\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{202a}', '\u{202b}', '\u{202c}',
+    '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}', '\u{feff}',
+];
+
 /// A name as it is printed.
 fn clean(name: &str) -> String {
-    let clean = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let is_harmless = |c: char| !c.is_control() && !DIRECTIONS_AND_LINES.contains(&c);
+    let clean = |c: char| if is_harmless(c) { c.to_string() } else { c.escape_default().to_string() };
     name.chars().map(clean).collect()
 }
 

@@ -1,10 +1,11 @@
 //! What is wrong with a configuration: where, with which key, and what would be right.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::tree::MASK;
+use crate::terminal::escape;
 
 /// Where a value was written. Ordered as sources are: later ones win.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,11 +35,9 @@ impl fmt::Display for Place {
     }
 }
 
-/// Writes a name without what would write to the terminal of whoever reads it.
+/// Writes a name without what would write to the terminal of whoever reads it, or reorder what he reads.
 fn write_clean(formatter: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
-    name.chars().try_for_each(|c| {
-        if c.is_control() { write!(formatter, "{}", c.escape_default()) } else { formatter.write_char(c) }
-    })
+    formatter.write_str(&escape(name))
 }
 
 /// One step into the tree of settings. It is cheap to clone: every value has a path.

@@ -402,6 +402,15 @@ fn control_characters_of_a_configuration_do_not_reach_the_terminal() {
     );
     let report = host.report(&Environment::default());
     assert!(!report.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{report:?}");
+    // Nor do those of names: of a file, with a line and without one, and of a variable.
+    for (text, place) in
+        [("no: 1\n", "a\\u{1b}[2J\\n\\u{202e}b.yaml:1: no:"), ("[]", "a\\u{1b}[2J\\n\\u{202e}b.yaml: ")]
+    {
+        let report = Host::with("a\u{1b}[2J\n\u{202e}b.yaml", text).report(&Environment::default());
+        assert!(report.contains(place), "{report:?}");
+    }
+    let report = errors_of([("VMS_\u{1b}[2J\n\u{202e}", "x")]);
+    assert!(report.contains("VMS_\\u{1b}[2J\\n\\u{202e}: no such variable"), "{report:?}");
 }
 
 #[test]
@@ -931,6 +940,18 @@ fn aliases_do_not_multiply_without_bound() {
 }
 
 #[test]
+fn anchors_and_aliases_take_16_mib_written_out_and_no_more() {
+    // Each is 64 KiB and some bytes for itself, so 256 are too many.
+    let of = |count: usize| {
+        let list = format!("a: &a {}\nb: [{}]\n", "x".repeat(64 << 10), "*a, ".repeat(count - 1));
+        Host::with("config.yaml", &list).report(&Environment::default())
+    };
+    let told = "written out, the anchors and aliases would be too large";
+    assert!(of(256).contains(told));
+    assert!(!of(250).contains(told));
+}
+
+#[test]
 fn aliases_of_a_long_key_do_not_multiply_without_bound() {
     let bomb = format!("? &a {}\n: 1\nb: [{}]\n", "k".repeat(1_000), "*a, ".repeat(20_000));
     let report = Host::with("config.yaml", &bomb).report(&Environment::default());
@@ -958,12 +979,6 @@ fn a_log_level_that_its_reader_cannot_bear_is_refused() {
         assert!(report.contains(problem), "{report}");
     }
     assert!(load_with_probe([("VMS_LOG__LEVEL", "info,[vms.cycle]=trace")]).is_ok());
-}
-
-#[test]
-fn the_name_of_a_variable_writes_to_no_terminal() {
-    let report = errors_of([("VMS_\u{1b}[2J\n", "x")]);
-    assert!(report.contains("VMS_\\u{1b}[2J\\n: no such variable"), "{report}");
 }
 
 #[test]

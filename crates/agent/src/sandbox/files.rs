@@ -45,12 +45,13 @@ fn try_restrict(places: &Places) -> Result<RulesetStatus, RulesetError> {
         .scope(Scope::Signal)?
         .create()?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    // Devices and pipes are not among what is stored or kept alive.
+    // Devices, pipes and sockets are not among what is stored or kept alive.
     let write = AccessFs::from_all(NEWEST)
         & !(AccessFs::Execute
             | AccessFs::MakeChar
             | AccessFs::MakeBlock
             | AccessFs::MakeFifo
+            | AccessFs::MakeSock
             | AccessFs::IoctlDev);
     for place in &places.read {
         rules = add(rules, place, read)?;

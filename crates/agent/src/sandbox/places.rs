@@ -21,7 +21,7 @@ pub(crate) struct Places {
 ///
 /// All of `/etc`: what describes the network there is replaced, by renaming, whenever the network changes, and a rule
 /// for a file dies with the file.
-const SYSTEM: [&str; 12] = [
+pub(super) const SYSTEM: [&str; 14] = [
     "/etc",
     // Modules of the name service, and where distributions keep certificates and the defaults of /etc.
     "/lib",
@@ -36,6 +36,9 @@ const SYSTEM: [&str; 12] = [
     // Limits of the CPU, and network interfaces.
     "/sys",
     "/dev/null",
+    // Random numbers, for what does not find getrandom(2): a statically linked program looks its C library's up in vain.
+    "/dev/random",
+    "/dev/urandom",
 ];
 
 /// Directories that hold more than one program's files: a configured file in one of these is let be read by itself.

@@ -4,8 +4,13 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
+
+use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 use super::*;
 
@@ -34,6 +39,15 @@ fn start_a_program() -> std::io::Result<()> {
     program("/bin/true").status().map(drop)
 }
 
+/// A directory in which a local socket can have an address of as many bytes as one of netlink has, and the path of one: 2 bytes
+/// for the family, 9 of the path, and its end.
+fn with_a_short_path() -> (TempDir, PathBuf) {
+    let directory = tempfile::Builder::new().prefix("").rand_bytes(2).tempdir_in("/tmp").unwrap();
+    let path = directory.path().join("s");
+    assert_eq!(path.as_os_str().len(), 9);
+    (directory, path)
+}
+
 #[test]
 fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_programs() {
     let directory = tempfile::tempdir().unwrap();
@@ -41,6 +55,13 @@ fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_program
     fs::write(&file, "text").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let service = listener.local_addr().unwrap();
+    // What other threads have opened is within reach of each.
+    let of_another = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let manager = directory.path().join("notify");
+    let heard = UnixDatagram::bind(&manager).unwrap();
+    let local = directory.path().join("local");
+    let _local = UnixListener::bind(&local).unwrap();
+    let (_short, short_path) = with_a_short_path();
     start_a_program().unwrap();
     on_a_thread(|| {
         rustix::thread::set_no_new_privs(true).unwrap();
@@ -52,6 +73,12 @@ fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_program
         assert_eq!(kind(fs::remove_file(&file)), DENIED);
         assert_eq!(kind(TcpStream::connect(service)), DENIED);
         assert_eq!(kind(UdpSocket::bind("127.0.0.1:0")), DENIED);
+        assert_eq!(kind(UnixDatagram::bind(&short_path)), DENIED);
+        assert_eq!(kind(of_another.connect(service)), DENIED);
+        assert_eq!(kind(UnixStream::connect(&local)), DENIED);
+        assert_eq!(kind(UnixDatagram::unbound().unwrap().connect(&manager)), DENIED);
+        // The service manager is told without a connection.
+        UnixDatagram::unbound().unwrap().send_to(b"WATCHDOG=1", &manager).unwrap();
         assert_eq!(kind(start_a_program()), DENIED);
         // Sockets are what it asks for.
         vms_sock_diag::SockDiag::open(std::path::Path::new("/proc")).unwrap();
@@ -59,6 +86,7 @@ fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_program
         assert_eq!(on_a_thread(|| kind(TcpStream::connect(service))), DENIED);
     });
     assert_eq!(fs::read_to_string(&file).unwrap(), "text");
+    assert_eq!(heard.recv(&mut [0; 64]).unwrap(), 10);
 }
 
 #[test]
@@ -69,7 +97,9 @@ fn the_runtime_writes_in_its_directories_alone_and_reads_what_it_was_given() {
         fs::create_dir(place).unwrap();
         fs::write(place.join("file"), "text").unwrap();
     }
-    let places = Places { read: vec![own.clone()], write: vec![spool.clone()], ..Places::default() };
+    let (short, short_path) = with_a_short_path();
+    let write = vec![spool.clone(), short.path().to_owned()];
+    let places = Places { read: vec![own.clone()], write, ..Places::default() };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let service = listener.local_addr().unwrap();
     on_a_thread(|| {
@@ -89,6 +119,9 @@ fn the_runtime_writes_in_its_directories_alone_and_reads_what_it_was_given() {
 
         drop(TcpStream::connect(service).unwrap());
         assert_eq!(kind(TcpListener::bind("127.0.0.1:0")), DENIED, "nobody can call the agent");
+        // The kernel binds a socket that listens to a port of its choice, and Landlock does not see it.
+        assert_eq!(kind(TcpSocket::new_v4().unwrap().listen(1)), DENIED);
+        assert_eq!(kind(UnixDatagram::bind(&short_path)), DENIED);
         assert_eq!(kind(UdpSocket::bind("127.0.0.1:0")), DENIED);
         assert_eq!(kind(start_a_program()), DENIED);
     });
@@ -119,14 +152,17 @@ fn the_runtime_cannot_look_into_processes_while_the_thread_beside_it_can() {
 }
 
 #[test]
-fn a_thread_in_the_sandbox_still_starts_threads_and_resolves_names() {
-    let places = Places { read: ["/etc", "/lib", "/usr/lib"].map(Into::into).to_vec(), ..Places::default() };
+fn a_thread_in_the_sandbox_still_starts_threads_resolves_names_and_has_random_numbers() {
+    let places = Places { read: places::SYSTEM.map(Into::into).to_vec(), ..Places::default() };
     on_a_thread(|| {
         rustix::thread::set_no_new_privs(true).unwrap();
         assert_eq!(AUTO.enter_runtime(&places), []);
         let resolved =
             on_a_thread(|| std::net::ToSocketAddrs::to_socket_addrs(&("localhost", 1)).unwrap().next());
         assert!(resolved.is_some());
+        for device in ["/dev/random", "/dev/urandom"] {
+            drop(File::open(device).unwrap());
+        }
     });
 }
 

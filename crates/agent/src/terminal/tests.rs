@@ -58,6 +58,14 @@ fn headers_come_again_only_when_a_column_has_grown() {
 fn a_hostile_name_reaches_no_terminal_as_it_is() {
     let hostile = "x\u{1b}[2J\r\n\u{9b}31m\u{7f}\u{202e}gnp\u{2028}";
     assert_eq!(escape(hostile), r"x\u{1b}[2J\r\n\u{9b}31m\u{7f}\u{202e}gnp\u{2028}");
+    // The explicit directional characters (Unicode UAX #9, section 2), the separators of lines and paragraphs, and the mark of
+    // a byte order.
+    for character in [
+        '\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{202a}', '\u{202b}', '\u{202c}',
+        '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}', '\u{feff}',
+    ] {
+        assert_eq!(escape(&character.to_string()), character.escape_unicode().to_string());
+    }
 
     let mut out = Vec::new();
     Table::new(["NAME"]).row([hostile.into()]).write_to(&mut out).unwrap();

@@ -138,6 +138,13 @@ fn a_displayed_name_cannot_forge_a_line_or_hide_its_direction() {
     assert_eq!(display_name(b"a\nlevel=error\x1b[2J"), "a\\nlevel=error\\u{1b}[2J");
     assert_eq!(display_name("a\u{202e}b\u{2028}c\u{85}".as_bytes()), "a\\u{202e}b\\u{2028}c\\u{85}");
     assert_eq!(display_name(b"a\xffb"), "a\u{fffd}b");
+    // The explicit directional characters (Unicode UAX #9, section 2), and the separators of lines and paragraphs.
+    for character in [
+        '\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{202a}', '\u{202b}', '\u{202c}',
+        '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
+    ] {
+        assert_eq!(display_name(character.to_string().as_bytes()), character.escape_unicode().to_string());
+    }
 }
 
 proptest! {

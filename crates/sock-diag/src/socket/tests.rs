@@ -11,6 +11,14 @@ fn receiving_does_not_wait_forever() {
 }
 
 #[test]
+fn a_socket_has_a_port_id_from_the_beginning_and_nothing_to_receive() {
+    let (mut socket, port_id) = NetlinkSocket::open().unwrap();
+    assert_ne!(port_id, KERNEL.pid());
+    set_socket_timeout(&socket.fd, Timeout::Recv, Some(Duration::from_millis(1))).unwrap();
+    assert_eq!(socket.receive(&mut [0; 64]), Err(Errno::AGAIN));
+}
+
+#[test]
 fn a_datagram_that_is_cut_off_tells_its_whole_length() {
     let (mut socket, _) = NetlinkSocket::open().unwrap();
     let states = TcpStates::of(&[TcpState::Established]);

@@ -145,10 +145,10 @@ pub(super) fn measuring(process: Process) -> Result<Rules, BackendError> {
     if let Some(open) = legacy::OPEN {
         rules.insert(open, vec![all([masked(1, writing, 0)])?]);
     }
-    // And the service manager's watchdog is fed by datagrams to a local socket.
+    // And the service manager's watchdog is fed by datagrams to a local socket. Each names its receiver, so that nothing
+    // has to be connected: a filter cannot see where to, and the sockets of the other threads are within reach.
     let feeding = all([is(0, UNIX), masked(1, SOCKET_KIND, DATAGRAM)])?;
     rules.insert(libc::SYS_socket, vec![all([is(0, NETLINK), is(2, NETLINK_SOCK_DIAG)])?, feeding]);
-    rules.insert(libc::SYS_connect, Vec::new());
     rules.insert(libc::SYS_mmap, vec![all([masked(2, EXECUTABLE, 0)])?]);
     rules.insert(libc::SYS_mprotect, vec![all([masked(2, EXECUTABLE, 0)])?]);
     Ok(rules)
@@ -169,6 +169,9 @@ pub(super) fn runtime(process: Process) -> Result<Rules, BackendError> {
     // By which the C library finds out which kinds of addresses are worth asking for.
     sockets.push(all([is(0, NETLINK), is(2, NETLINK_ROUTE)])?);
     rules.insert(libc::SYS_socket, sockets);
+    // The C library binds the latter. An address of that length binds no socket of IPv4 or IPv6, to no port, but a local one
+    // to a name of nine or ten bytes: Landlock lets no socket be made in any directory.
+    rules.insert(libc::SYS_bind, vec![all([is(2, NETLINK_ADDRESS_BYTES)])?]);
     rules.insert(libc::SYS_socketpair, vec![all([is(0, UNIX)])?]);
     // Modules of the name service are loaded; nothing is ever made executable that can be written.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
@@ -185,8 +188,6 @@ fn shared(process: Process) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_clone, vec![all([masked(0, THREAD | NEW_NAMESPACES, THREAD)])?]);
     rules.insert(libc::SYS_prctl, one_of(0, &PROCESS_OPTIONS)?);
     rules.insert(libc::SYS_prlimit64, vec![all([is(0, 0)])?]);
-    // An address as short as this is netlink's own: nothing can be bound to a port.
-    rules.insert(libc::SYS_bind, vec![all([is(2, NETLINK_ADDRESS_BYTES)])?]);
     // abort(3).
     rules.insert(libc::SYS_tgkill, vec![all([is(0, process.pid)])?]);
     rules.insert(libc::SYS_fcntl, one_of(1, &DESCRIPTOR_COMMANDS)?);
@@ -201,7 +202,8 @@ const INET6: u64 = 10;
 const NETLINK: u64 = 16;
 const NETLINK_ROUTE: u64 = 0;
 const NETLINK_SOCK_DIAG: u64 = 4;
-/// `sizeof(struct sockaddr_nl)`; those of IPv4 and IPv6 have 16 and 28 bytes.
+/// `sizeof(struct sockaddr_nl)` (`include/uapi/linux/netlink.h`): a family and padding of 2 bytes each, a port id and a mask of
+/// groups of 4 bytes each. The kernel takes no address of IPv4 of less than 16 bytes, and none of IPv6 of less than 24.
 const NETLINK_ADDRESS_BYTES: u64 = 12;
 
 /// `SOCK_STREAM`, `SOCK_DGRAM`, and the mask without `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
