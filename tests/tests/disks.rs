@@ -12,7 +12,7 @@ use vms_agent_tests::disk::Disk;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::spool::records;
 use vms_agent_tests::watched::{FORWARD, UP, Watched, assert_no_gap, times};
-use vms_agent_tests::{Agent, Collector, Metronome, Points, Protocol, needs, program};
+use vms_agent_tests::{Agent, Collector, Hung, Metronome, Points, Protocol, needs, program};
 
 static METRONOME: LazyLock<Metronome> = LazyLock::new(Metronome::start);
 
@@ -178,6 +178,26 @@ fn a_disk_that_stops_answering_delays_neither_measuring_nor_sending() {
     drop(frozen);
     eventually("the spool to be empty", || records(&spool).is_empty().then_some(()));
     agent.stop();
+    assert_all_arrived(&collector);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_at_the_start_holds_up_nothing_and_is_told() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let spool = watched.scene.own_directory("hung", 0);
+    let _hung = Hung::on(&spool);
+    let collector = Collector::start(&watched.host, Protocol::Grpc);
+    let command =
+        watched.spooling("always").variable("VMS_EXPORT__SPOOL__DIRECTORY", spool.to_str().unwrap());
+    let mut agent = command.start();
+    agent.wait_for_log(&["WARN", "cannot be used", "the disk has not answered", "memory serve"]);
+    collector.wait_for_points(UP, FORWARD, 5, unix_nanoseconds());
+    let examined = command.output(&["doctor"]);
+    let text = String::from_utf8_lossy(&examined.stdout);
+    assert!(text.contains("the disk has not answered"), "{text}");
+    let took = agent.stop();
+    assert!(took < Duration::from_secs(3), "stopped after {took:?}");
     assert_all_arrived(&collector);
 }
 
