@@ -35,6 +35,7 @@ mod served;
 pub mod skip;
 pub mod spool;
 pub mod tls;
+pub mod trace;
 pub mod usage;
 pub mod watched;
 
@@ -52,5 +53,6 @@ pub use peer::{Peer, Program, Stream};
 pub use responder::{Answer, Responder};
 pub use rotel::Rotel;
 pub use scene::Scene;
+pub use trace::{Call, Trace};
 pub use usage::Usage;
 pub use watched::Watched;

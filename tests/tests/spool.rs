@@ -9,9 +9,85 @@ use rustix::process::Signal;
 use serde_json::json;
 use vms_agent_tests::deadline::{eventually, now, unix_nanoseconds};
 use vms_agent_tests::skip::Need;
-use vms_agent_tests::spool::records;
+use vms_agent_tests::spool::{follow_records, read_record, records};
 use vms_agent_tests::watched::{FORWARD, UP, Watched, times};
-use vms_agent_tests::{Collector, Points, Protocol, needs};
+use vms_agent_tests::{Call, Collector, Fault, Faulty, Points, Protocol, Stored, Trace, needs};
+
+#[test]
+fn what_is_told_as_spooled_is_on_the_disk_and_stays_until_it_was_taken() {
+    const CALLS: &str = "openat,write,fsync,fdatasync,/^rename,/^unlink";
+    /// For how long the disk keeps whoever synchronizes a name waiting at first: longer than a cycle, so that one that
+    /// told of it meanwhile would be found out.
+    const SLOW: Duration = Duration::from_millis(250);
+    const BACKLOG: usize = 10;
+
+    needs!(Need::Agent, Need::Tool("strace"));
+    let watched = Watched::new();
+    let stored = Stored::default();
+    let collector = Faulty::start(&watched.host, Protocol::Grpc, Protocol::Grpc.address(), stored.keeper());
+    collector.set(Fault::Down);
+    let trace = Trace::new(watched.scene.path().join("trace"), CALLS).delaying("fsync", BACKLOG, SLOW);
+    let command = watched
+        .spooling("always")
+        .traced_by(&trace)
+        .variable("OTEL_EXPORTER_OTLP_TIMEOUT", "500")
+        .variable("VMS_EXPORT__BACKOFF__INITIAL", "50ms")
+        .variable("VMS_EXPORT__BACKOFF__MAX", "200ms")
+        .variable("VMS_EXPORT__SPOOL__REPLAY_PAUSE", "10ms");
+    let spool = command.state_directory();
+    let mut agent = command.start();
+    eventually("a backlog", || (records(&spool).len() > BACKLOG).then_some(()));
+    // It gets some of them, and never says so.
+    collector.set(Fault::HangBeforeHead);
+    eventually("requests in vain", || (collector.arrivals().len() >= 3).then_some(()));
+    collector.set(Fault::Slow(Duration::from_millis(30)));
+    eventually("the spool to be empty", || records(&spool).is_empty().then_some(()));
+    stored.wait_for_points(UP, FORWARD, 3, unix_nanoseconds());
+    collector.set(Fault::Down);
+    let down = unix_nanoseconds();
+    let before = records(&spool);
+    let is_new = |record: &PathBuf| !before.contains(record);
+    eventually("the last outage", || records(&spool).iter().any(is_new).then_some(()));
+    agent.stop();
+    let left: BTreeSet<PathBuf> = records(&spool).into_iter().collect();
+
+    let of_records = |call: &&Call| {
+        let is_of_records = |text: &Vec<u8>| text.ends_with(b".otlp");
+        call.name != "write" && call.texts.iter().any(is_of_records)
+    };
+    let threads = trace.threads();
+    let keepers: Vec<_> = threads.iter().filter(|calls| calls.iter().any(|call| of_records(&call))).collect();
+    assert_eq!(keepers.len(), 1, "one thread touches them: {:#?}", threads.iter().flatten().find(of_records));
+    let lives = follow_records(keepers[0], &spool);
+
+    for (path, life) in &lives {
+        let path = path.display();
+        assert!(life.durable.is_some(), "{path}: its name is on the disk before the agent ends");
+        let spooled = read_record(&life.bytes);
+        let arrived = stored.arrivals().into_iter().find(|arrival| arrival.points == spooled.points);
+        match (life.deleted, arrived) {
+            (Some(deleted), Some(arrived)) => {
+                let early = arrived.unix.saturating_sub(deleted);
+                assert_eq!(early, 0, "{path}: deleted nanoseconds before it was taken");
+            }
+            (Some(_), None) => panic!("{path}: deleted, and never taken"),
+            (None, _) => {}
+        }
+        // What it says of the spool was so when it was handed over.
+        let told = spooled.points.iter().find(|point| point.is("vms.agent.spool.requests", &[])).unwrap();
+        let by = (spooled.unix_ms + 1) * 1_000_000;
+        let durable = lives.values().filter(|life| life.durable.is_some_and(|durable| durable <= by)).count();
+        let told = usize::try_from(told.value.as_int()).unwrap();
+        assert!(told <= durable, "{path}: {told} are told as spooled, {durable} are on the disk");
+    }
+    let deleted = lives.values().filter(|life| life.deleted.is_some()).count();
+    assert!(deleted >= 10, "{deleted} were deleted");
+    let undeleted: BTreeSet<PathBuf> =
+        lives.iter().filter(|(_, life)| life.deleted.is_none()).map(|(path, _)| path.clone()).collect();
+    assert_eq!(undeleted, left, "what is left, and nothing else");
+    let last = lives.values().filter_map(|life| life.durable).max();
+    assert!(last > Some(down), "some were written in the last outage");
+}
 
 #[test]
 fn what_was_spooled_arrives_however_often_the_agent_is_killed() {

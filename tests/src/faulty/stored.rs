@@ -50,7 +50,7 @@ impl Points for Stored {
 }
 
 /// The points of a request, without their resource.
-pub(super) fn flat(request: &ExportMetricsServiceRequest) -> Vec<Point> {
+pub(crate) fn flat(request: &ExportMetricsServiceRequest) -> Vec<Point> {
     let mut points = Vec::new();
     for resource in &request.resource_metrics {
         for metric in resource.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
