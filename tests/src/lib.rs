@@ -48,7 +48,7 @@ pub use link::{Link, config, probe, probe_with};
 pub use metronome::Metronome;
 pub use namespace::{Namespace, SocketState};
 pub use otlp::{Number, Point, Points};
-pub use outage::{Inject, Outage};
+pub use outage::{Inject, Outage, SpoolMode};
 pub use peer::{Peer, Program, Stream};
 pub use responder::{Answer, Responder};
 pub use rotel::Rotel;

@@ -1,8 +1,10 @@
 //! One row of the fault matrix: an agent, a collector that fails for a while, and what must hold afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use crate::namespace::Namespace;
 use crate::otlp::{Point, Points};
 use crate::program;
 use crate::scene::Scene;
+use crate::spool::records;
 use crate::usage::Usage;
 
 /// How often the agents of the matrix look.
@@ -58,6 +61,29 @@ pub struct Outage {
     pub once: bool,
     /// Whether they speak TLS.
     pub secure: bool,
+    /// When the agent writes to its spool.
+    pub spool: SpoolMode,
+}
+
+/// When requests are written to the spool: the values of `export.spool.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpoolMode {
+    /// Never.
+    Off,
+    /// When the collector does not take them: the default.
+    OnFailure,
+    /// Each.
+    Always,
+}
+
+impl SpoolMode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::OnFailure => "onFailure",
+            Self::Always => "always",
+        }
+    }
 }
 
 /// What happens to the collector, or on the way to it.
@@ -80,7 +106,8 @@ impl Outage {
     #[must_use]
     pub const fn of(protocol: Protocol, name: &'static str, fault: Fault, told: &'static str) -> Self {
         let inject = Inject::Fault(fault);
-        Self { name, protocol, inject, told, lost: false, silence: None, once: true, secure: false }
+        let spool = SpoolMode::OnFailure;
+        Self { name, protocol, inject, told, lost: false, silence: None, once: true, secure: false, spool }
     }
 
     /// Runs rows, some at a time, and panics with the names of those that fail.
@@ -110,7 +137,7 @@ impl Outage {
         catch_unwind(AssertUnwindSafe(|| self.run(metronome))).map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
-            format!("{:?} {}: {}", self.protocol, self.name, text.unwrap_or_default())
+            format!("{self}: {}", text.unwrap_or_default())
         })
     }
 
@@ -131,7 +158,7 @@ impl Outage {
         }
         let ca = authority.map(|authority| scene.write("ca.pem", &authority.pem()));
         let mut command = AgentCommand::new(&scene, &host)
-            .config(&config(&[probe("link", &scene.name("svc"), link.service())]))
+            .config(&config(&[probe("link", &scene.name("svc"), link.service())], self.spool))
             .variable("OTEL_EXPORTER_OTLP_PROTOCOL", self.protocol.name())
             .variable("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20secret");
         let endpoint = self.protocol.endpoint();
@@ -141,6 +168,7 @@ impl Outage {
                 .variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.replace("http:", "https:"))
                 .variable("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.to_string_lossy()),
         };
+        let spool = command.state_directory();
         let mut agent = command.start();
 
         if self.inject == Inject::DownAtStart {
@@ -157,6 +185,7 @@ impl Outage {
             thread::sleep(Duration::from_millis(20));
         }
         let arrivals = faulty.arrivals();
+        self.assert_spooled(&spool);
         self.end(&faulty, &host);
         let ended = unix_nanoseconds();
 
@@ -172,6 +201,8 @@ impl Outage {
         });
         let took = agent.stop();
         assert!(took < Duration::from_secs(3), "stopped after {took:?}");
+        let left = records(&spool);
+        assert!(left.is_empty(), "what arrived is left on the disk: {left:?}");
 
         // An answer that a busy machine delays beyond the agent's patience is a fault of its own.
         let middle = u64::midpoint(started, unix_nanoseconds());
@@ -214,6 +245,15 @@ impl Outage {
     fn told_outage(&self) -> bool {
         !self.told.is_empty()
             && !matches!(self.inject, Inject::Fault(Fault::Partial(_) | Fault::GarbageBody | Fault::Endless))
+    }
+
+    /// What waits during an outage is on the disk, unless it is to wait in memory alone.
+    fn assert_spooled(&self, spool: &Path) {
+        if self.spool == SpoolMode::Off {
+            assert_eq!(records(spool), Vec::<PathBuf>::new(), "nothing is spooled");
+        } else if self.told_outage() && !self.lost {
+            eventually("a request in the spool", || (!records(spool).is_empty()).then_some(()));
+        }
     }
 
     /// What is lost is counted, and nothing else.
@@ -311,12 +351,22 @@ impl Outage {
     }
 }
 
-fn config(probes: &[Value]) -> Value {
+impl fmt::Display for Outage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?} {}, spool {}", self.protocol, self.name, self.spool.name())
+    }
+}
+
+fn config(probes: &[Value], spool: SpoolMode) -> Value {
     json!({
         "interval": "1s",
         "cpuBudget": "100%",
         "probes": probes,
-        "export": { "timeout": "1s", "backoff": { "initial": "50ms", "max": "200ms" } },
+        "export": {
+            "timeout": "1s",
+            "backoff": { "initial": "50ms", "max": "200ms" },
+            "spool": { "mode": spool.name() },
+        },
     })
 }
 
