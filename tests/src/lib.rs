@@ -22,6 +22,7 @@ pub mod environment;
 pub mod faulty;
 pub mod hung;
 pub mod link;
+pub mod lives;
 pub mod metronome;
 pub mod namespace;
 pub mod otlp;

@@ -64,6 +64,15 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|extension| extension == EXTENSION)).collect()
 }
 
+/// How many points a record holds, by its name.
+#[must_use]
+#[track_caller]
+pub fn points_in(record: &Path) -> u64 {
+    let stem = record.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let points = stem.rsplit('-').next().and_then(|points| points.parse().ok());
+    points.unwrap_or_else(|| panic!("the name of a record: {stem}"))
+}
+
 /// Reads a record, which has to be whole.
 #[must_use]
 #[track_caller]

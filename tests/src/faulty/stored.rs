@@ -41,6 +41,12 @@ impl Stored {
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.0.lock().expect("nobody panics").clone()
     }
+
+    /// The request that arrived last.
+    #[must_use]
+    pub fn last(&self) -> Option<Arrival> {
+        self.0.lock().expect("nobody panics").last().cloned()
+    }
 }
 
 impl Points for Stored {
