@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +17,7 @@ use crate::deadline::{eventually, now};
 use crate::namespace::Namespace;
 use crate::program;
 use crate::scene::Scene;
+use crate::trace::Trace;
 use crate::usage::Usage;
 
 /// With which rights the agent runs.
@@ -52,7 +53,8 @@ pub struct AgentCommand<'a> {
     hidepid: Option<u8>,
     mounts: Vec<(PathBuf, &'static str)>,
     environment: Vec<(String, String)>,
-    trace: Option<PathBuf>,
+    /// What strace is told, where it watches.
+    trace: Vec<String>,
     /// Agents of one scene have a spool each; one that is started again finds its own.
     serial: u32,
 }
@@ -136,7 +138,7 @@ impl<'a> AgentCommand<'a> {
             hidepid: None,
             mounts: Vec::new(),
             environment: Vec::new(),
-            trace: None,
+            trace: Vec::new(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         }
     }
@@ -180,8 +182,15 @@ impl<'a> AgentCommand<'a> {
 
     /// With every system call written to a file, by strace.
     #[must_use]
-    pub fn traced(mut self, file: PathBuf) -> Self {
-        self.trace = Some(file);
+    pub fn traced(mut self, file: &Path) -> Self {
+        self.trace = vec!["-f".to_owned(), "-o".to_owned(), file.display().to_string()];
+        self
+    }
+
+    /// With some system calls written down for a test to read.
+    #[must_use]
+    pub fn traced_by(mut self, trace: &Trace) -> Self {
+        self.trace = trace.arguments().to_vec();
         self
     }
 
@@ -321,10 +330,10 @@ impl<'a> AgentCommand<'a> {
                 words.push("--".to_owned());
             }
         }
-        if let Some(file) = &self.trace {
+        if !self.trace.is_empty() {
             // -D: the agent stays the process that was started.
-            words.extend(["strace", "-D", "-f", "-o"].map(str::to_owned));
-            words.push(file.display().to_string());
+            words.extend(["strace", "-D"].map(str::to_owned));
+            words.extend(self.trace.iter().cloned());
         }
         words.push(self.scene.agent_program().display().to_string());
         let mut command = program::command(&words[0]);

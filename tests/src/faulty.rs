@@ -28,7 +28,7 @@ mod grpc;
 mod http;
 mod stored;
 
-use stored::flat;
+pub(crate) use stored::flat;
 pub use stored::{Arrival, Stored};
 
 /// What the collector does wrong.

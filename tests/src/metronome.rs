@@ -44,3 +44,13 @@ impl Metronome {
         stalls.iter().filter(|(end, _)| end.abs_diff(around) <= within).map(|(_, length)| *length).sum()
     }
 }
+
+/// For how long so far, on this machine, something that could run waited for a processor (`/proc/pressure/cpu`, since Linux
+/// 4.20); `None` where the kernel does not tell. Who sleeps most of the time, as a [`Metronome`] does, hardly waits itself.
+#[must_use]
+pub fn waited_for_processors() -> Option<Duration> {
+    let pressure = std::fs::read_to_string("/proc/pressure/cpu").ok()?;
+    let some = pressure.lines().find_map(|line| line.strip_prefix("some "))?;
+    let total = some.split(' ').find_map(|field| field.strip_prefix("total="))?;
+    Some(Duration::from_micros(total.parse().ok()?))
+}

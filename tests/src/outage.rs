@@ -1,9 +1,11 @@
 //! One row of the fault matrix: an agent, a collector that fails for a while, and what must hold afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -16,11 +18,12 @@ use crate::deadline::{eventually, now, unix_nanoseconds};
 use crate::environment;
 use crate::faulty::{Fault, Faulty, Stored};
 use crate::link::{Link, probe};
-use crate::metronome::Metronome;
+use crate::metronome::{Metronome, waited_for_processors};
 use crate::namespace::Namespace;
 use crate::otlp::{Point, Points};
 use crate::program;
 use crate::scene::Scene;
+use crate::spool::records;
 use crate::usage::Usage;
 
 /// How often the agents of the matrix look.
@@ -28,16 +31,26 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// For how long a fault lasts; `VMS_FAULT_SECONDS` makes it longer.
 const LASTS: Duration = Duration::from_secs(4);
 /// Rows that run at a time.
-const AT_ONCE: usize = 10;
+const AT_ONCE: u32 = 10;
+/// How far apart they begin: what starts them all at once keeps the machine busy.
+const APART: Duration = Duration::from_millis(500);
 /// Where redirects lead.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4999);
-/// A machine that stood still for that long during a row is too busy to tell late from never.
-const BUSY: Duration = Duration::from_millis(200);
+/// A machine that stood still for that long during a row, or for that part of a long one, is too busy to tell late from
+/// never.
+const BUSY: (Duration, u32) = (Duration::from_millis(200), 40);
+/// How often a row that failed among others is tried by itself, until that proves something.
+const ATTEMPTS: usize = 3;
+/// Where others waited for a processor for more than that part of the time, the agent may have had to, too.
+const CONTENDED: u32 = 4;
 /// What may come and go in an agent: buffers of a request, threads and sockets between two of them.
 const SLACK: Usage = Usage { resident_kib: 4096, threads: 2, descriptors: 2 };
 
 const UP: &str = "vms.connection_mon.up";
 const LINK: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
+
+/// Held by those that run many rows at a time, and alone by whoever runs one by itself.
+static CROWD: RwLock<()> = RwLock::new(());
 
 /// A row.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +71,29 @@ pub struct Outage {
     pub once: bool,
     /// Whether they speak TLS.
     pub secure: bool,
+    /// When the agent writes to its spool.
+    pub spool: SpoolMode,
+}
+
+/// When requests are written to the spool: the values of `export.spool.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpoolMode {
+    /// Never.
+    Off,
+    /// When the collector does not take them: the default.
+    OnFailure,
+    /// Each.
+    Always,
+}
+
+impl SpoolMode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::OnFailure => "onFailure",
+            Self::Always => "always",
+        }
+    }
 }
 
 /// What happens to the collector, or on the way to it.
@@ -75,43 +111,69 @@ pub enum Inject {
     Narrow(u32),
 }
 
+/// How a run of a row ended.
+struct Attempt {
+    /// Why it failed, if it did.
+    outcome: Result<(), String>,
+    /// For how long the machine stood still meanwhile.
+    stalled: Duration,
+    /// Whether that was too long to assert everything: to have passed proves nothing.
+    is_busy: bool,
+    /// Whether others took the processors' time: to have failed proves nothing.
+    is_contended: bool,
+}
+
 impl Outage {
     /// A collector that fails, after which everything arrives, and once.
     #[must_use]
     pub const fn of(protocol: Protocol, name: &'static str, fault: Fault, told: &'static str) -> Self {
         let inject = Inject::Fault(fault);
-        Self { name, protocol, inject, told, lost: false, silence: None, once: true, secure: false }
+        let spool = SpoolMode::OnFailure;
+        Self { name, protocol, inject, told, lost: false, silence: None, once: true, secure: false, spool }
     }
 
     /// Runs rows, some at a time, and panics with the names of those that fail.
     #[track_caller]
     pub fn run_all(rows: &[Self], metronome: &Metronome) {
         let (waiting, doubted) = (Mutex::new(rows.iter()), Mutex::new(Vec::new()));
+        let crowd = CROWD.read().expect("nobody panics");
         thread::scope(|scope| {
-            for _ in 0..AT_ONCE {
-                scope.spawn(|| {
+            for number in 0..AT_ONCE {
+                let (waiting, doubted) = (&waiting, &doubted);
+                scope.spawn(move || {
+                    thread::sleep(APART * number);
                     loop {
                         let Some(row) = waiting.lock().expect("nobody panics").next() else { return };
-                        if row.attempt(metronome).is_err() {
+                        if row.attempt(metronome).outcome.is_err() {
                             doubted.lock().expect("nobody panics").push(row);
                         }
                     }
                 });
             }
         });
+        drop(crowd);
         // So many at once keep one another from running in time: what counts is a row by itself.
         let doubted = doubted.into_inner().expect("nobody panics");
-        let failed: Vec<String> = doubted.iter().filter_map(|row| row.attempt(metronome).err()).collect();
+        let alone = |row: &Self| {
+            let _alone = CROWD.write().expect("nobody panics");
+            settle(|| row.attempt(metronome)).map_err(|told| format!("{row}: {told}"))
+        };
+        let failed: Vec<String> = doubted.into_iter().filter_map(|row| alone(row).err()).collect();
         assert!(failed.is_empty(), "{} of {} rows:\n{}", failed.len(), rows.len(), failed.join("\n"));
     }
 
-    /// Runs the row, and tells why it failed.
-    fn attempt(&self, metronome: &Metronome) -> Result<(), String> {
-        catch_unwind(AssertUnwindSafe(|| self.run(metronome))).map_err(|panic| {
+    /// Runs the row.
+    fn attempt(&self, metronome: &Metronome) -> Attempt {
+        let (started, began, waited) = (unix_nanoseconds(), now(), waited_for_processors());
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.run(metronome))).map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
-            format!("{:?} {}: {}", self.protocol, self.name, text.unwrap_or_default())
-        })
+            text.unwrap_or_default()
+        });
+        let (stalled, is_busy) = stalled_since(started, metronome);
+        let waited = waited.zip(waited_for_processors()).map(|(before, after)| after.saturating_sub(before));
+        let is_contended = waited.is_some_and(|waited| waited > began.elapsed() / CONTENDED);
+        Attempt { outcome, stalled, is_busy, is_contended }
     }
 
     fn run(&self, metronome: &Metronome) {
@@ -131,7 +193,7 @@ impl Outage {
         }
         let ca = authority.map(|authority| scene.write("ca.pem", &authority.pem()));
         let mut command = AgentCommand::new(&scene, &host)
-            .config(&config(&[probe("link", &scene.name("svc"), link.service())]))
+            .config(&config(&[probe("link", &scene.name("svc"), link.service())], self.spool))
             .variable("OTEL_EXPORTER_OTLP_PROTOCOL", self.protocol.name())
             .variable("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20secret");
         let endpoint = self.protocol.endpoint();
@@ -141,6 +203,7 @@ impl Outage {
                 .variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.replace("http:", "https:"))
                 .variable("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.to_string_lossy()),
         };
+        let spool = command.state_directory();
         let mut agent = command.start();
 
         if self.inject == Inject::DownAtStart {
@@ -157,6 +220,7 @@ impl Outage {
             thread::sleep(Duration::from_millis(20));
         }
         let arrivals = faulty.arrivals();
+        self.assert_spooled(&spool);
         self.end(&faulty, &host);
         let ended = unix_nanoseconds();
 
@@ -172,10 +236,11 @@ impl Outage {
         });
         let took = agent.stop();
         assert!(took < Duration::from_secs(3), "stopped after {took:?}");
+        let left = records(&spool);
+        assert!(left.is_empty(), "what arrived is left on the disk: {left:?}");
 
         // An answer that a busy machine delays beyond the agent's patience is a fault of its own.
-        let middle = u64::midpoint(started, unix_nanoseconds());
-        let busy = metronome.stalled(middle, Duration::from_nanos(middle - started)) > BUSY;
+        let (_, busy) = stalled_since(started, metronome);
         self.assert_cadence(&stored, metronome, busy);
         self.assert_complete(&stored);
         self.assert_told(&agent, busy);
@@ -214,6 +279,15 @@ impl Outage {
     fn told_outage(&self) -> bool {
         !self.told.is_empty()
             && !matches!(self.inject, Inject::Fault(Fault::Partial(_) | Fault::GarbageBody | Fault::Endless))
+    }
+
+    /// What waits during an outage is on the disk, unless it is to wait in memory alone.
+    fn assert_spooled(&self, spool: &Path) {
+        if self.spool == SpoolMode::Off {
+            assert_eq!(records(spool), Vec::<PathBuf>::new(), "nothing is spooled");
+        } else if self.told_outage() && !self.lost {
+            eventually("a request in the spool", || (!records(spool).is_empty()).then_some(()));
+        }
     }
 
     /// What is lost is counted, and nothing else.
@@ -311,12 +385,47 @@ impl Outage {
     }
 }
 
-fn config(probes: &[Value]) -> Value {
+/// Attempts until one of them proves something. Tells why that failed, or why none did.
+fn settle(mut attempt: impl FnMut() -> Attempt) -> Result<(), String> {
+    let mut told = vec![format!("the machine was too busy {ATTEMPTS} times for that to prove anything:")];
+    for _ in 0..ATTEMPTS {
+        let Attempt { outcome, stalled, is_busy, is_contended } = attempt();
+        // Whoever keeps the agent from running can make it fail, but not pass.
+        if !is_busy && (outcome.is_ok() || !is_contended) {
+            return outcome;
+        }
+        let outcome = outcome.err().unwrap_or_else(|| "passed, but not all could be asserted".to_owned());
+        let others = if is_contended { ", and others used the processors" } else { "" };
+        told.push(format!("it stood still for {stalled:?}{others}: {outcome}"));
+    }
+    Err(told.join("\n  "))
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?} {}, spool {}", self.protocol, self.name, self.spool.name())
+    }
+}
+
+/// For how long the machine stood still since a moment, in nanoseconds since 1970, and whether that was too long.
+fn stalled_since(started: u64, metronome: &Metronome) -> (Duration, bool) {
+    let middle = u64::midpoint(started, unix_nanoseconds());
+    let half = Duration::from_nanos(middle - started);
+    let stalled = metronome.stalled(middle, half);
+    let (most, part) = BUSY;
+    (stalled, stalled > most.max(half * 2 / part))
+}
+
+fn config(probes: &[Value], spool: SpoolMode) -> Value {
     json!({
         "interval": "1s",
         "cpuBudget": "100%",
         "probes": probes,
-        "export": { "timeout": "1s", "backoff": { "initial": "50ms", "max": "200ms" } },
+        "export": {
+            "timeout": "1s",
+            "backoff": { "initial": "50ms", "max": "200ms" },
+            "spool": { "mode": spool.name() },
+        },
     })
 }
 
@@ -328,3 +437,6 @@ fn lasts() -> Duration {
 fn count(point: &Point) -> u64 {
     u64::try_from(point.value.as_int()).expect("a count")
 }
+
+#[cfg(test)]
+mod tests;

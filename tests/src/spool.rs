@@ -13,14 +13,28 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use prost::Message;
 use vms_export::config::Compression;
-use vms_export::spool::{Record, encode_record};
+use vms_export::spool::{Record, decode_record, encode_record};
 
 use crate::deadline::unix_nanoseconds;
-use crate::otlp::Points;
+use crate::faulty::flat;
+use crate::otlp::{Point, Points};
 use crate::watched::UP;
+
+mod life;
+
+pub use life::{RecordLife, follow_records};
 
 /// The attributes of what an earlier run left.
 pub const EARLIER: &[(&str, &str)] = &[("name", "earlier")];
+
+/// A request in the spool, as it was handed over.
+#[derive(Debug)]
+pub struct Spooled {
+    /// When, in milliseconds since 1970: what it tells was known by then.
+    pub unix_ms: u64,
+    /// What it tells, without the resource.
+    pub points: Vec<Point>,
+}
 
 /// The end of a record's name.
 const EXTENSION: &str = "otlp";
@@ -48,6 +62,31 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     let Ok(items) = fs::read_dir(directory) else { return Vec::new() };
     let paths = items.filter_map(|item| Some(item.ok()?.path()));
     paths.filter(|path| path.extension().is_some_and(|extension| extension == EXTENSION)).collect()
+}
+
+/// How many points a record holds, by its name.
+#[must_use]
+#[track_caller]
+pub fn points_in(record: &Path) -> u64 {
+    let stem = record.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let points = stem.rsplit('-').next().and_then(|points| points.parse().ok());
+    points.unwrap_or_else(|| panic!("the name of a record: {stem}"))
+}
+
+/// Reads a record, which has to be whole.
+#[must_use]
+#[track_caller]
+pub fn read_record(bytes: &[u8]) -> Spooled {
+    let record = decode_record(bytes).expect("a record that is whole");
+    let body = match record.compression {
+        Compression::None => record.body.into_owned(),
+        Compression::Zstd => zstd::decode_all(record.body.as_ref()).expect("a body that is whole"),
+        Compression::Gzip => panic!("no test spools with gzip"),
+    };
+    let request = ExportMetricsServiceRequest::decode(body.as_slice()).expect("an OTLP request");
+    let since = record.enqueued.duration_since(SystemTime::UNIX_EPOCH).expect("the clock is set");
+    let unix_ms = u64::try_from(since.as_millis()).expect("the year is before 2554");
+    Spooled { unix_ms, points: flat(&request) }
 }
 
 /// So many times in nanoseconds since 1970, a step apart, the last of them a step before now.

@@ -10,8 +10,8 @@ use serde_json::json;
 use vms_agent_tests::deadline::{now, unix_nanoseconds};
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
-    AgentCommand, Fault, Faulty, Inject, Link, Metronome, Namespace, Outage, Points, Protocol, Scene, Stored,
-    Usage, eventually, needs, probe,
+    AgentCommand, Fault, Faulty, Inject, Link, Metronome, Namespace, Outage, Points, Protocol, Scene,
+    SpoolMode, Stored, Usage, eventually, needs, probe,
 };
 
 static METRONOME: LazyLock<Metronome> = LazyLock::new(Metronome::start);
@@ -64,8 +64,8 @@ fn of(protocol: Protocol, rows: &[(&'static str, Fault, &'static str)]) -> Vec<O
     rows.iter().map(|&(name, fault, told)| Outage::of(protocol, name, fault, told)).collect()
 }
 
-/// What is the same in both protocols.
-fn common(protocol: Protocol) -> Vec<Outage> {
+/// The way to the collector is away, so that what is measured waits.
+fn away(protocol: Protocol) -> Vec<Outage> {
     let accepting = Outage::of(protocol, "", Fault::Nothing, "");
     let packets = Outage { once: false, ..accepting };
     let mut rows = of(protocol, CONNECTIONS);
@@ -76,6 +76,32 @@ fn common(protocol: Protocol) -> Vec<Outage> {
             told: "connecting failed",
             ..accepting
         },
+        Outage {
+            name: "a cut cable",
+            inject: Inject::Drop("tcp dport { 4317, 4318 }"),
+            told: "no end of connecting within",
+            ..packets
+        },
+        Outage {
+            name: "answers cut off",
+            inject: Inject::Drop("tcp sport { 4317, 4318 } tcp flags & syn == 0"),
+            told: "no end of exchange within",
+            ..packets
+        },
+    ]);
+    rows
+}
+
+/// What is the same in both protocols.
+fn common(protocol: Protocol) -> Vec<Outage> {
+    let accepting = Outage::of(protocol, "", Fault::Nothing, "");
+    let packets = Outage { once: false, ..accepting };
+    let mut rows = away(protocol);
+    // Wherever it waits, it arrives; what the other rows are about does not depend on that.
+    for spool in [SpoolMode::Always, SpoolMode::Off] {
+        rows.extend(away(protocol).into_iter().map(|row| Outage { spool, ..row }));
+    }
+    rows.extend([
         // It may have stored what it acknowledged too late.
         Outage {
             once: false,
@@ -117,18 +143,6 @@ fn common(protocol: Protocol) -> Vec<Outage> {
         Outage {
             name: "new connections dropped",
             inject: Inject::Drop("tcp dport { 4317, 4318 } tcp flags syn / syn,ack"),
-            ..packets
-        },
-        Outage {
-            name: "a cut cable",
-            inject: Inject::Drop("tcp dport { 4317, 4318 }"),
-            told: "no end of connecting within",
-            ..packets
-        },
-        Outage {
-            name: "answers cut off",
-            inject: Inject::Drop("tcp sport { 4317, 4318 } tcp flags & syn == 0"),
-            told: "no end of exchange within",
             ..packets
         },
         Outage {

@@ -189,7 +189,7 @@ fn no_call_of_a_whole_life_is_refused() {
         let _path = watched.scene.write("config.json", &config.to_string());
     };
     let command =
-        watched.agent(Privileges::Root).traced(trace.clone()).variable("VMS_EXPORT__SPOOL__MODE", "always");
+        watched.agent(Privileges::Root).traced(&trace).variable("VMS_EXPORT__SPOOL__MODE", "always");
     let spool = command.state_directory();
     let is_spooled = || fs::read_dir(&spool).unwrap().any(|item| is_record(&item.unwrap().path()));
     write(

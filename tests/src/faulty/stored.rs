@@ -41,6 +41,12 @@ impl Stored {
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.0.lock().expect("nobody panics").clone()
     }
+
+    /// The request that arrived last.
+    #[must_use]
+    pub fn last(&self) -> Option<Arrival> {
+        self.0.lock().expect("nobody panics").last().cloned()
+    }
 }
 
 impl Points for Stored {
@@ -50,7 +56,7 @@ impl Points for Stored {
 }
 
 /// The points of a request, without their resource.
-pub(super) fn flat(request: &ExportMetricsServiceRequest) -> Vec<Point> {
+pub(crate) fn flat(request: &ExportMetricsServiceRequest) -> Vec<Point> {
     let mut points = Vec::new();
     for resource in &request.resource_metrics {
         for metric in resource.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
