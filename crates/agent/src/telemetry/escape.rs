@@ -8,6 +8,8 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
+use crate::terminal::is_unsafe;
+
 /// Writes `message name=value name=value`, escaped: one event is one line, whatever a value holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EscapedFields;
@@ -89,10 +91,4 @@ impl<W: Write> Write for Escaping<W> {
         }
         Ok(())
     }
-}
-
-/// Characters that end a line, steer a terminal (C0, DEL, C1), or reorder what is read (Unicode UAX #9).
-fn is_unsafe(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

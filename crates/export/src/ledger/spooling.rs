@@ -65,9 +65,14 @@ impl Ledger {
         let notices: Vec<SpoolNotice> = self.dropped_from_spool(&expired, EXPIRED).into_iter().collect();
         let to_store = self.to_store().cloned();
         let held = self.in_flight.as_ref().and_then(Batch::stored);
+        let is_ending = self.is_ending;
         let Some(backlog) = &mut self.backlog else { return (None, notices) };
         let mut task = backlog.next_task(now.monotonic);
         if backlog.is_read() {
+            // One is read ahead of what is to be stored, or nothing would be replayed on a disk that is always at that.
+            if task.is_none() && !is_ending {
+                task = backlog.begin_load(held);
+            }
             task = task
                 .or_else(|| to_store.map(|batch| backlog.begin_store(&batch)))
                 .or_else(|| backlog.begin_load(held));

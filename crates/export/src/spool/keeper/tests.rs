@@ -576,3 +576,26 @@ fn a_collector_that_refuses_gets_nothing_of_the_spool_before_it_takes_what_is_ne
     keeper.work(ENOUGH);
     assert!(keeper.take().is_some_and(|batch| batch.is_replayed()));
 }
+
+#[test]
+fn a_disk_that_is_always_storing_is_read_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(directory.path());
+    keeper.enqueue(1);
+    keeper.take().unwrap();
+    keeper.put_back();
+    // The directory is read, and the request stored.
+    keeper.work(2);
+    // The memory lets go of it, and there is more to store than the disk gets done with.
+    for points in 2..50 {
+        keeper.enqueue(points);
+        keeper.enqueue(points + 100);
+        keeper.work(1);
+    }
+    let mut was_read = false;
+    while let Some(batch) = keeper.take() {
+        was_read |= batch.is_replayed();
+        keeper.accepted();
+    }
+    assert!(was_read);
+}
