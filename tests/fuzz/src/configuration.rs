@@ -202,7 +202,8 @@ fn clean(name: &str) -> String {
 
 /// Nothing that is printed writes to a terminal or shows a secret.
 fn check_shown(text: &str, data: &[u8]) {
-    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    let is_harmful = |c: char| c != '\n' && (c.is_control() || DIRECTIONS_AND_LINES.contains(&c));
+    assert!(!text.contains(is_harmful), "{text:?}");
     let is_given_away = data.windows(SECRET.len()).any(|part| part == SECRET.as_bytes());
     assert!(!text.contains(SECRET) || is_given_away, "{text}");
 }

@@ -171,17 +171,21 @@ impl fmt::Display for Fault {
         if !self.path.0.is_empty() {
             self.path.fmt(formatter)?;
             if let Some(value) = &self.value {
-                write!(formatter, " = {value}")?;
+                formatter.write_str(" = ")?;
+                write_clean(formatter, value)?;
             }
             formatter.write_str(": ")?;
         }
-        formatter.write_str(&self.problem)?;
+        // Each may repeat what was written, in the words of a library.
+        write_clean(formatter, &self.problem)?;
         if let Some(allowed) = &self.allowed {
-            write!(formatter, "\n    allowed: {allowed}")?;
+            formatter.write_str("\n    allowed: ")?;
+            write_clean(formatter, allowed)?;
         }
         if let Some(meant) = &self.meant {
-            // It may be made of what was written, or the name of a variable of somebody else's.
-            write!(formatter, "\n    did you mean `{}`?", meant.escape_debug())?;
+            formatter.write_str("\n    did you mean `")?;
+            write_clean(formatter, meant)?;
+            formatter.write_str("`?")?;
         }
         Ok(())
     }

@@ -398,7 +398,7 @@ fn what_cannot_be_the_name_of_a_header_is_masked_because_it_may_be_the_secret() 
 fn control_characters_of_a_configuration_do_not_reach_the_terminal() {
     let host = Host::with(
         "config.yaml",
-        "\"a\\e[31m\": 1\nlog: {level: \"\\e]0;x\\a\", format: \"\\u202e\"}\nprocRoot: \"${ROOT:-\\e[31m}\"\n",
+        "\"a\\e[31m\": 1\nlog: {level: \"\\e]0;x\\a\", format: \"\\u202e\"}\nprocRoot: \"${ROOT:-\\e[31m}\"\nprobes: [{processName: \"[s-\\e]\"}]\n",
     );
     let report = host.report(&Environment::default());
     assert!(!report.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{report:?}");
