@@ -92,10 +92,11 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
     let mut moved: Option<JoinHandle<bool>> = None;
     loop {
         // One that hangs must not keep the next from being read, within a bound: each leaves a thread behind.
-        if reload_wanted && abandoned < MOST_ABANDONED && reloading.as_ref().is_some_and(Reloading::hangs) {
+        let may_abandon = reload_wanted && abandoned < MOST_ABANDONED;
+        if let Some(hanging) = reloading.take_if(|reloading| may_abandon && reloading.hangs()) {
+            hanging.abandon();
             abandoned += 1;
             moved = None;
-            reloading.take().map(Reloading::abandon);
         }
         if reload_wanted && reloading.is_none() {
             reload_wanted = false;
