@@ -12,6 +12,11 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+/// How long a manager that does not listen is waited for: by the measuring thread, whose next sign of life tells as much, and
+/// by the others.
+const FEEDING: Duration = Duration::from_millis(10);
+const TELLING: Duration = Duration::from_secs(1);
+
 /// The service manager that started the agent, if one did.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ServiceManager {
@@ -33,27 +38,27 @@ impl ServiceManager {
     /// Feeds the watchdog. Only what the watchdog is there for may call this.
     pub(crate) fn feed(self) {
         if self.watchdog.is_some() {
-            tell(&[NotifyState::Watchdog]);
+            tell(&[NotifyState::Watchdog], FEEDING);
         }
     }
 
     /// The configuration is in force, and looks follow at their times.
     pub(crate) fn ready(probes: usize) {
         let status = format!("measuring {probes} {}", if probes == 1 { "probe" } else { "probes" });
-        tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        tell(&[NotifyState::Ready, NotifyState::Status(&status)], TELLING);
     }
 
     /// The configuration is being read again; [`Self::ready`] has to follow, whatever comes of it.
     pub(crate) fn reloading() {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Ok(now) => tell(&[NotifyState::Reloading, now], TELLING),
             Err(error) => tracing::debug!(%error, "the service manager is not told of the reload"),
         }
     }
 
     /// The agent is about to end.
     pub(crate) fn stopping() {
-        tell(&[NotifyState::Stopping, NotifyState::Status("delivering what waits")]);
+        tell(&[NotifyState::Stopping, NotifyState::Status("delivering what waits")], TELLING);
     }
 }
 
@@ -61,18 +66,18 @@ impl ServiceManager {
     clippy::disallowed_methods,
     reason = "what the service manager put into the environment is read here and by sd_notify alone"
 )]
-fn tell(state: &[NotifyState<'_>]) {
+fn tell(state: &[NotifyState<'_>], within: Duration) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = send(&socket, state) {
+    if let Err(error) = send(&socket, state, within) {
         // A manager that misses the watchdog's food tells that itself, by ending the agent.
         tracing::debug!(%error, "the service manager cannot be told");
     }
 }
 
-/// Sends one datagram, to a path or, behind an `@`, an abstract name (`unix(7)`).
+/// Sends one datagram within that time, to a path or, behind an `@`, an abstract name (`unix(7)`).
 ///
 /// Not by `sd_notify::notify`, which connects its socket first: the measuring thread may not connect any.
-fn send(socket: &OsStr, state: &[NotifyState<'_>]) -> io::Result<()> {
+fn send(socket: &OsStr, state: &[NotifyState<'_>], within: Duration) -> io::Result<()> {
     let mut message = String::new();
     for line in state {
         writeln!(message, "{line}").map_err(io::Error::other)?;
@@ -81,7 +86,9 @@ fn send(socket: &OsStr, state: &[NotifyState<'_>]) -> io::Result<()> {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(socket)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address).map(drop)
+    let own = UnixDatagram::unbound()?;
+    own.set_write_timeout(Some(within))?;
+    own.send_to_addr(message.as_bytes(), &address).map(drop)
 }
 
 #[cfg(test)]
