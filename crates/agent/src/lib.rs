@@ -27,7 +27,6 @@ mod sandbox;
 mod self_metrics;
 mod service_manager;
 mod sink;
-mod sys;
 mod telemetry;
 mod terminal;
 mod validate;
@@ -72,7 +71,6 @@ pub fn main() -> ExitCode {
         );
         telemetry::write_last_words(io::stderr(), &words);
     }));
-    sys::share_one_pool();
     let cli = Cli::parse();
     let environment = Environment::read();
     let outcome = match cli.command {
