@@ -44,7 +44,7 @@ const ATTEMPTS: usize = 3;
 /// Where others waited for a processor for more than that part of the time, the agent may have had to, too.
 const CONTENDED: u32 = 4;
 /// What may come and go in an agent: buffers of a request, threads and sockets between two of them.
-const SLACK: Usage = Usage { resident_kib: 4096, threads: 2, descriptors: 2 };
+const SLACK: Usage = Usage { resident_kib: 4096, own_kib: 4096, threads: 2, descriptors: 2 };
 
 const UP: &str = "vms.connection_mon.up";
 const LINK: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];

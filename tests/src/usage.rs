@@ -9,6 +9,8 @@ use rustix::process::Pid;
 pub struct Usage {
     /// Resident memory in KiB.
     pub resident_kib: u64,
+    /// What of it is the process's own, and not of its program and libraries, in KiB.
+    pub own_kib: u64,
     /// Threads.
     pub threads: u64,
     /// Open descriptors.
@@ -34,6 +36,7 @@ impl Usage {
         };
         Some(Self {
             resident_kib: field("VmRSS:")?,
+            own_kib: field("RssAnon:")?,
             threads: field("Threads:")?,
             descriptors: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count().try_into().ok()?,
         })
@@ -43,6 +46,7 @@ impl Usage {
     #[must_use]
     pub fn is_within(&self, before: &Self, slack: &Self) -> bool {
         self.resident_kib <= before.resident_kib + slack.resident_kib
+            && self.own_kib <= before.own_kib + slack.own_kib
             && self.threads <= before.threads + slack.threads
             && self.descriptors <= before.descriptors + slack.descriptors
     }

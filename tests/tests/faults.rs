@@ -227,7 +227,7 @@ fn a_long_outage_fills_the_queue_to_its_bound_and_memory_no_further() {
     eventually("the queue to be pushed through some times over", || {
         (silent.elapsed() > Duration::from_secs(6)).then_some(())
     });
-    let slack = Usage { resident_kib: 2048, threads: 1, descriptors: 1 };
+    let slack = Usage { resident_kib: 2048, own_kib: 2048, threads: 1, descriptors: 1 };
     let usage = agent.usage();
     assert!(usage.is_within(&before, &slack), "{before:?} when it was full, {usage:?} later");
     collector.set(Fault::Nothing);

@@ -236,6 +236,35 @@ fn a_config_map_that_is_swapped_is_reloaded_without_a_signal() {
     agent.stop();
 }
 
+/// Probes of a configuration that takes some ten MiB to read.
+const MANY: usize = 4000;
+
+#[test]
+fn what_a_large_configuration_took_is_given_back_with_it() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let mount = scene.path().join("config");
+    fs::create_dir(&mount).unwrap();
+    let document = |count: usize| {
+        let service = "127.0.0.1:9".parse().unwrap();
+        let probes: Vec<_> =
+            (0..count).map(|link| probe(&format!("{link}"), &scene.name("nobody"), service)).collect();
+        json!({"interval": "1h", "probes": probes, "export": {"exporter": "none"}}).to_string()
+    };
+    swap(&mount, "1", &[("config.json", &document(1))]);
+    let mut agent = AgentCommand::new(&scene, &host).config_file(mount.join("config.json")).start();
+    agent.wait_for_log(&["started"]);
+    let before = agent.usage().own_kib;
+    swap(&mount, "2", &[("config.json", &document(MANY))]);
+    agent.wait_for_log(&["configuration reloaded", &format!("\"probes\":{MANY}")]);
+    let with_many = agent.usage().own_kib;
+    swap(&mount, "3", &[("config.json", &document(1))]);
+    agent.wait_for_log(&["configuration reloaded", "\"probes\":1,"]);
+    assert!(with_many > before + 2048, "{with_many} KiB with many probes, {before} KiB with one");
+    eventually("the memory to be given back", || (agent.usage().own_kib < before + 1024).then_some(()));
+    agent.stop();
+}
+
 /// The libraries that carry requests are quiet unless they are named.
 const EVERYTHING: &str = "trace,h2=trace,hyper_util=trace";
 

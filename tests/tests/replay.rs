@@ -206,7 +206,7 @@ fn beyond_its_age_the_oldest_of_the_spool_go_and_the_rest_arrives() {
 
 #[test]
 fn reloads_during_an_outage_cost_nothing_of_the_backlog_and_leave_nothing_behind() {
-    const SLACK: Usage = Usage { resident_kib: 4096, threads: 2, descriptors: 2 };
+    const SLACK: Usage = Usage { resident_kib: 4096, own_kib: 4096, threads: 2, descriptors: 2 };
 
     needs!(Need::Agent);
     LazyLock::force(&METRONOME);

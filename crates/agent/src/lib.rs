@@ -27,6 +27,7 @@ mod sandbox;
 mod self_metrics;
 mod service_manager;
 mod sink;
+mod sys;
 mod telemetry;
 mod terminal;
 mod validate;
@@ -71,6 +72,7 @@ pub fn main() -> ExitCode {
         );
         telemetry::write_last_words(io::stderr(), &words);
     }));
+    sys::bound_free_memory();
     let cli = Cli::parse();
     let environment = Environment::read();
     let outcome = match cli.command {

@@ -22,6 +22,7 @@ use crate::pipeline::{self, Pipeline};
 use crate::reload::{InForce, Load, Reloaded, Reloader, Reloading};
 use crate::sandbox;
 use crate::service_manager::ServiceManager;
+use crate::sys;
 use crate::telemetry::Telemetry;
 use crate::watch::{Watch, Watching};
 
@@ -31,6 +32,9 @@ const STOP_FLUSH: Duration = Duration::from_secs(5);
 
 /// And how long it waits for a reload that the measuring thread has answered.
 const STOP_RELOAD: Duration = Duration::from_millis(100);
+
+/// How often what is free of the agent's memory goes back to the kernel.
+const GIVE_BACK: Duration = Duration::from_mins(1);
 
 /// So many reloads that hang are left behind for others.
 const MOST_ABANDONED: u32 = 3;
@@ -70,6 +74,8 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be awaited")?;
     let mut look_around = tokio::time::interval(Watch::EVERY);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut give_back = tokio::time::interval(GIVE_BACK);
+    give_back.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     let pipeline = Pipeline::start(&config, resource.clone(), clock)?;
     // Beside the worker, so that what waits is delivered even if a cycle does not end.
@@ -114,6 +120,7 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
                         }
                         apply_log_level(telemetry, &config, &loaded.config);
                         config = loaded.config;
+                        give_back.reset_immediately();
                         info!(probes = config.probes.len(), "configuration reloaded");
                     }
                     Err(refused) => {
@@ -141,6 +148,7 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
                     None => moved = moved.or_else(|| watching.ask()),
                 }
             }
+            _ = give_back.tick() => sys::give_back_free_memory(),
             _ = hangup.recv() => reload_wanted = true,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

@@ -37,6 +37,8 @@ pub(crate) fn judge(arguments: &Arguments, outcome: &Outcome) -> Vec<Finding> {
         loss(arguments, outcome),
         lateness(outcome),
         flatness(arguments, outcome, "memory", |usage| usage.resident_kib, memory_slack(arguments)),
+        // Pages of the program come in one by one as faults are met for the first time.
+        flatness(arguments, outcome, "memory of its own", |usage| usage.own_kib, memory_slack(arguments)),
         flatness(arguments, outcome, "descriptors", |usage| usage.descriptors, 8),
         flatness(arguments, outcome, "threads", |usage| usage.threads, 2),
         Finding {
@@ -216,7 +218,7 @@ fn flatness(
     let quarter = warm.len() / 4;
     let (first, last) = (median(&warm[..quarter]), median(&warm[warm.len() - quarter..]));
     let most = warm.iter().max().copied().unwrap_or_default();
-    let unit = if what == "memory" { " KiB" } else { "" };
+    let unit = if what.starts_with("memory") { " KiB" } else { "" };
     Finding {
         what,
         figures: format!(
