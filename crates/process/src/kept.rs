@@ -206,7 +206,12 @@ impl Kept {
         }
         self.swept = now;
         self.max_holders = self.max_holders.max(1).saturating_mul(2).min(self.most_holders);
-        self.sockets.retain(|_, socket| now.saturating_sub(socket.asked) < MAX_IDLE);
+        // Where connections come and go, those that are gone would otherwise be most of what is remembered.
+        self.sockets.retain(|_, socket| {
+            let idle = now.saturating_sub(socket.asked);
+            idle < MAX_IDLE && (idle < SWEEP_INTERVAL || !socket.is_overdue(now))
+        });
+        self.sockets.shrink_to(self.sockets.len().saturating_mul(2));
         self.sockets_left = self.sockets_left.min(self.sockets.len());
         // Nobody asks about a process whose connections ended with it: its handle would be kept for nothing.
         self.holders.retain(|_, holder| {

@@ -143,6 +143,22 @@ fn memory_is_bounded_however_many_sockets_come_and_go() {
 }
 
 #[test]
+fn of_connections_that_are_replaced_those_of_the_last_minutes_are_remembered() {
+    let mut kept = Kept::new(None);
+    for second in 0..900 {
+        let now = NOW + Duration::from_secs(second);
+        // 20 new ones each second, each asked for in four seconds.
+        for number in second * 20 + 1..=(second + 4) * 20 {
+            kept.places_of(&wanted([number]), now);
+            kept.remember(inode(number), Pid(7), 3, true, now);
+        }
+        kept.sweep(80, now);
+        assert!(kept.sockets.len() <= 20 * 130, "{} after {second} s", kept.sockets.len());
+        assert!(kept.sockets.capacity() <= 20 * 400, "{} after {second} s", kept.sockets.capacity());
+    }
+}
+
+#[test]
 fn what_a_probe_with_a_long_interval_asks_for_is_kept_however_many_sockets_come_and_go() {
     const SLOW: u64 = 20_000;
     let proc = TestProc::new();
