@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod authority;
 pub mod collector;
+pub mod container;
 pub mod deadline;
 pub mod disk;
 pub mod environment;
@@ -42,6 +43,7 @@ pub mod watched;
 
 pub use agent::{Agent, AgentCommand, Check, Privileges, Row};
 pub use collector::{Collector, Protocol};
+pub use container::{Engine, Image, Pod};
 pub use deadline::eventually;
 pub use faulty::{Arrival, Fate, Fault, Faulty, Stored};
 pub use hung::Hung;

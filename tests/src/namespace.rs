@@ -61,21 +61,26 @@ impl Namespace {
     #[track_caller]
     pub fn pair() -> (Self, Self) {
         let (one, other) = (Self::with_number(1), Self::with_number(2));
-        ip(&[
-            "-n",
-            &one.name,
-            "link",
-            "add",
-            "eth0",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth0",
-            "netns",
-            &other.name,
-        ]);
-        for host in [&one, &other] {
+        one.join(&other);
+        (one, other)
+    }
+
+    /// The inside of a process that runs in namespaces of its own, which outlive this.
+    #[must_use]
+    #[track_caller]
+    pub fn of_process(pid: u32, number: u8) -> Self {
+        let name = Self::next_name();
+        ip(&["netns", "attach", &name, &pid.to_string()]);
+        let open = |kind: &str| File::open(format!("/proc/{pid}/ns/{kind}")).expect("the process runs");
+        Self { name, network: open("net"), processes: open("pid"), init: None, number }
+    }
+
+    /// Joins two hosts by a cable, `eth0` on each.
+    #[track_caller]
+    pub fn join(&self, other: &Self) {
+        let (one, link) = (&self.name, ["type", "veth", "peer", "name", "eth0", "netns"]);
+        ip(&[&["-n", one, "link", "add", "eth0"], link.as_slice(), &[&other.name]].concat());
+        for host in [self, other] {
             // Addresses are usable at once: duplicate address detection would take a second.
             let steps = [
                 "link set eth0 addrgenmode none".to_owned(),
@@ -89,14 +94,17 @@ impl Namespace {
                 ip(&words);
             }
         }
-        (one, other)
     }
 
-    fn with_number(number: u8) -> Self {
+    fn next_name() -> String {
         SWEEP.call_once(sweep);
         let alive = ALIVE.fetch_add(1, Ordering::SeqCst);
         assert!(alive < LIMIT, "{LIMIT} namespaces are alive already");
-        let name = format!("vmst-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::SeqCst));
+        format!("vmst-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::SeqCst))
+    }
+
+    fn with_number(number: u8) -> Self {
+        let name = Self::next_name();
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "set", "lo", "up"]);
         let network = File::open(format!("{DIRECTORY}/{name}")).expect("the namespace was just made");

@@ -24,6 +24,8 @@ pub enum Need {
     FakeTime,
     /// A file as a block device with ext4 on it, and the tools for that.
     LoopDevice,
+    /// A container engine, and a runtime for it.
+    Containers,
 }
 
 impl Need {
@@ -37,6 +39,7 @@ impl Need {
             Self::PacketFilter => !has_tool("nft"),
             Self::FakeTime => environment::fake_time_library().is_none(),
             Self::LoopDevice => !has_tool("mkfs.ext4") || !has_loop_device(),
+            Self::Containers => !["podman", "runc"].into_iter().all(has_tool),
         };
         lacks.then(|| match self {
             Self::Root => "needs root".to_owned(),
@@ -47,6 +50,7 @@ impl Need {
             Self::PacketFilter => "needs nft".to_owned(),
             Self::FakeTime => "needs libfaketime: apt-get install faketime".to_owned(),
             Self::LoopDevice => "needs mkfs.ext4, and a free loop device (losetup --find)".to_owned(),
+            Self::Containers => "needs podman and runc: apt-get install podman runc".to_owned(),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! A program that holds sockets as it is told: one command a line on stdin, one answer a line on stdout.
 //!
-//! It ends when its stdin does, so that no peer outlives the test that started it.
+//! It ends when its stdin does, so that no peer outlives the test that started it. In a container, which has an end of its own,
+//! it is told by its arguments what to be: `serve ADDRESS`, `call ADDRESS`, or `loop ADDRESS` for both.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -27,6 +28,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// The only argument: hold what was inherited, and wait.
 const HOLD: &str = "hold";
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two calls.
+const PAUSE: Duration = Duration::from_millis(200);
 
 enum Socket {
     Listener(TcpListener),
@@ -51,6 +54,18 @@ struct Peer {
 }
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).take(2).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["serve", address] => return ExitCode::from(u8::from(serve(address).is_err())),
+        ["loop", address] => {
+            let address = (*address).to_owned();
+            let served = address.clone();
+            std::thread::spawn(move || serve(&served).is_ok());
+            return ExitCode::from(u8::from(call(&address).is_err()));
+        }
+        ["call", address] => return ExitCode::from(u8::from(call(address).is_err())),
+        _ => {}
+    }
     let mut peer = Peer::default();
     let hold = std::env::args().nth(1).is_some_and(|argument| argument == HOLD);
     if hold && writeln!(io::stdout(), "ok ").is_err() {
@@ -70,6 +85,27 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Accepts whoever calls, and keeps him.
+fn serve(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address)?;
+    let mut kept = Vec::new();
+    loop {
+        kept.push(listener.accept()?);
+    }
+}
+
+/// Is connected, or tries to be.
+fn call(address: &str) -> Result<()> {
+    let address = address.parse()?;
+    loop {
+        if let Ok(mut stream) = TcpStream::connect_timeout(&address, PAUSE) {
+            // Until the other end closes it.
+            io::copy(&mut stream, &mut io::sink()).ok();
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 impl Peer {
