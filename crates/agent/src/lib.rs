@@ -117,7 +117,7 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
         let (global, environment) = (global.clone(), environment.clone());
         let load = {
             let environment = environment.clone();
-            move || load_here(&global, &environment)
+            move || load(&global, &environment)
         };
         let load = Arc::new(load);
         let setup = run::Setup { config, watch, resource, load, environment, clock, heartbeat, thread };
@@ -197,18 +197,7 @@ fn sources<'a>(global: &'a GlobalArgs, environment: &'a Environment) -> Sources<
 }
 
 /// Loads the configuration, and tries what only trying can tell.
-///
-/// On a thread of its own: the memory allocator of glibc keeps the memory that a thread has given back for that thread,
-/// and when it ends for the next. So what thousands of probes took to be read is there for the thread that measures.
 fn load(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<Loaded> {
-    std::thread::scope(|scope| match scope.spawn(|| load_here(global, environment)).join() {
-        Ok(loaded) => loaded,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
-}
-
-/// As [`load`], on this thread.
-fn load_here(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<Loaded> {
     let loaded = config::load(&sources(global, environment))?;
     host::try_out(&loaded.config).map_err(UnusableConfig)?;
     Ok(loaded)
