@@ -240,3 +240,24 @@ fn permission_missing_is_never_told_where_nothing_was_refused() {
         collector.points().into_iter().filter(|point| point.name == PERMISSION_MISSING).collect();
     assert_eq!(told, []);
 }
+
+#[test]
+fn doctor_names_the_links_that_it_cannot_attribute_and_what_that_takes() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let scenery = Scenery::of_user(OWNER);
+    let doctor = |capabilities| {
+        let said = scenery.agent(Privileges::User(AGENT, capabilities)).output(&["doctor"]);
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    let told = "link: 1 connection fits by address, and this process may not learn who holds it: that takes ";
+    for (capabilities, takes) in [
+        (&[][..], "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH\n"),
+        (&["sys_ptrace"], "CAP_DAC_READ_SEARCH\n"),
+        (&["dac_read_search"], "CAP_SYS_PTRACE\n"),
+    ] {
+        let text = doctor(capabilities);
+        assert!(text.contains(&format!("{told}{takes}")), "{text}");
+        assert!(text.contains("are out of reach: "), "{text}");
+    }
+    assert!(!doctor(BOTH).contains(told));
+}

@@ -21,6 +21,7 @@ use crate::terminal::{Format, escape};
 
 mod evaluate;
 mod facts;
+mod links;
 pub(crate) mod read;
 mod restraint;
 
@@ -129,7 +130,13 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         probes: &config.probes,
         sandbox: config.sandbox,
     };
-    evaluate::evaluate(&read::read_facts(&sources, &mut || try_sockets(&config.proc_root), collector))
+    let facts = read::read_facts(
+        &sources,
+        &mut || try_sockets(&config.proc_root),
+        &mut || links::read(config),
+        collector,
+    );
+    evaluate::evaluate(&facts)
 }
 
 /// Prints what was found.

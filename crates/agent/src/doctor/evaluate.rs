@@ -7,8 +7,10 @@ use vms_core::process::{Capability, Known};
 use vms_export::SpoolCondition;
 use vms_process::{HiddenProcesses, HidePid};
 
-use super::facts::{Credentials, Facts, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting};
-use super::{Area, Finding, Level, restraint};
+use super::facts::{
+    Credentials, Facts, ForeignLook, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting,
+};
+use super::{Area, Finding, Level, links, restraint};
 
 /// The inode number of the first network namespace, fixed since Linux 6.18 (`include/uapi/linux/nsfs.h`).
 /// Earlier kernels number it like any other, from 0xF0000000 upward.
@@ -27,6 +29,7 @@ pub(crate) fn evaluate(facts: &Facts) -> Vec<Finding> {
     for probe in &facts.probes {
         findings.extend(evaluate_probe(probe));
     }
+    findings.extend(links::evaluate(facts));
     findings
 }
 
@@ -53,7 +56,11 @@ fn evaluate_privileges(facts: &Facts) -> Vec<Finding> {
             lack(
                 Area::Privileges,
                 Level::Warn,
-                format!("{lacks}: {UNATTRIBUTED}{}", why_missing(&facts.own, &missing)),
+                format!(
+                    "{lacks}: {UNATTRIBUTED}{}{}",
+                    why_missing(&facts.own, &missing),
+                    out_of_reach(facts.processes.foreign, &missing)
+                ),
                 grant(&facts.own, &missing, &facts.setting, &facts.executable),
             )
         } else {
@@ -109,7 +116,7 @@ const UNATTRIBUTED: &str =
 /// links in /proc (`security/yama/yama_lsm.c`).
 fn evaluate_foreign_look(facts: &Facts) -> Option<Finding> {
     let look = facts.processes.foreign;
-    if look.refused == 0 {
+    if look.refused() == 0 {
         return None;
     }
     let fix = match facts.setting {
@@ -124,10 +131,33 @@ fn evaluate_foreign_look(facts: &Facts) -> Option<Finding> {
         Level::Warn,
         format!(
             "{} of {} processes of other users could not be looked into in spite of both capabilities: a security module (AppArmor, SELinux) or their user namespace forbids it",
-            look.refused, look.tried
+            look.refused(),
+            look.tried
         ),
         fix.map(str::to_owned),
     ))
+}
+
+/// How many processes each capability would bring within reach.
+///
+/// To list a process's descriptors takes the one for directories, and to read them then the other as well.
+fn out_of_reach(look: ForeignLook, missing: &[Capability]) -> String {
+    let ForeignLook { tried, unlisted, unread } = look;
+    if look.refused() == 0 {
+        return String::new();
+    }
+    let mut parts = Vec::new();
+    if unlisted > 0 {
+        parts.push(format!("{unlisted} for want of {}", join(missing, " and ")));
+    }
+    if unread > 0 {
+        parts.push(format!("{unread} for want of {}", Capability::SysPtrace));
+    }
+    format!(
+        "; of {tried} processes that were tried {} are out of reach: {}",
+        look.refused(),
+        parts.join(", ")
+    )
 }
 
 /// What stands in the way of a capability, beyond that nobody gave it.
@@ -143,7 +173,12 @@ fn why_missing(credentials: &Credentials, missing: &[Capability]) -> &'static st
     }
 }
 
-fn grant(credentials: &Credentials, missing: &[Capability], setting: &Setting, executable: &Path) -> String {
+pub(super) fn grant(
+    credentials: &Credentials,
+    missing: &[Capability],
+    setting: &Setting,
+    executable: &Path,
+) -> String {
     let names = join(missing, " ");
     let unbounded = missing.iter().all(|capability| credentials.bounding.allows(*capability));
     match setting {
@@ -178,7 +213,7 @@ fn short(capability: Capability) -> &'static str {
     capability.as_str().trim_start_matches("CAP_")
 }
 
-fn join(capabilities: &[Capability], separator: &str) -> String {
+pub(super) fn join(capabilities: &[Capability], separator: &str) -> String {
     capabilities.iter().map(|capability| capability.as_str()).collect::<Vec<_>>().join(separator)
 }
 

@@ -1,5 +1,6 @@
 //! What the judgment rests on: plain values, so that it can be tested without such a host.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ pub(crate) struct Facts {
     pub(crate) spool: Option<(PathBuf, SpoolCondition)>,
     /// What is configured.
     pub(crate) probes: Vec<ProbeFacts>,
+    /// What is known of each link at this moment.
+    pub(crate) links: Result<Vec<LinkFacts>, Refusal>,
     /// What the running agent can give up.
     pub(crate) sandbox: SandboxFacts,
 }
@@ -154,8 +157,17 @@ pub(crate) enum PidView {
 pub(crate) struct ForeignLook {
     /// Processes tried.
     pub(crate) tried: usize,
+    /// Those whose descriptors could not be listed.
+    pub(crate) unlisted: usize,
+    /// Those whose descriptors could be listed, and not read.
+    pub(crate) unread: usize,
+}
+
+impl ForeignLook {
     /// Those refused.
-    pub(crate) refused: usize,
+    pub(crate) fn refused(self) -> usize {
+        self.unlisted + self.unread
+    }
 }
 
 /// Another process of the agent.
@@ -238,6 +250,19 @@ pub(crate) struct ProbeFacts {
     pub(crate) is_local: bool,
     /// Its executables, as configured.
     pub(crate) executables: Vec<ExecutableFacts>,
+}
+
+/// What is known of a link at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LinkFacts {
+    /// The probe.
+    pub(crate) name: String,
+    /// Whether it is up in any direction.
+    pub(crate) is_up: bool,
+    /// ESTABLISHED connections that fit by address, whose holder may not be learned.
+    pub(crate) unattributed: usize,
+    /// What that would take.
+    pub(crate) missing: BTreeSet<Capability>,
 }
 
 /// What a configured executable is on this host.

@@ -15,8 +15,8 @@ use vms_export::SpoolCondition;
 use vms_process::HiddenProcesses;
 
 use super::facts::{
-    CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, NetworkFacts, PidView,
-    ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
+    CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, LinkFacts,
+    NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
 };
 use crate::config::SandboxMode;
 use crate::patience;
@@ -48,10 +48,11 @@ pub(crate) struct Sources<'a> {
 }
 
 /// Looks at everything. Nothing is changed, and no connection is opened here: whether the kernel tells its sockets
-/// (`sockets`) and whether the collector takes metrics (`collector`) is tried by the caller's means.
+/// (`sockets`), what is known of the links (`links`), and whether the collector takes metrics (`collector`) is tried by the caller's means.
 pub(crate) fn read_facts(
     sources: &Sources<'_>,
     sockets: &mut dyn FnMut() -> Result<(), Refusal>,
+    links: &mut dyn FnMut() -> Result<Vec<LinkFacts>, Refusal>,
     collector: Option<Result<String, CollectorProblem>>,
 ) -> Facts {
     let own_dir = sources.own_proc.join("self");
@@ -72,6 +73,7 @@ pub(crate) fn read_facts(
         sockets: sockets(),
         collector,
         spool: sources.spool.map(|directory| (directory.to_owned(), examine_spool(directory))),
+        links: links(),
         probes: sources.probes.iter().map(|probe| read_probe(sources, &setting, probe)).collect(),
         sandbox: SandboxFacts {
             mode: sources.sandbox,
@@ -200,16 +202,23 @@ fn read_foreign(proc_root: &Path, processes: &BTreeMap<u32, Status>, own: &Crede
         if look.tried == FOREIGN_LOOKS {
             break;
         }
-        let first_link = fs::read_dir(proc_root.join(pid.to_string()).join("fd"))
-            .and_then(|mut entries| entries.next().map(|entry| fs::read_link(entry?.path())).transpose());
-        match first_link {
-            Ok(Some(_)) => look.tried += 1,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+        let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        let mut listed = match fs::read_dir(proc_root.join(pid.to_string()).join("fd")) {
+            Ok(listed) => listed,
+            Err(error) => {
+                look.tried += usize::from(is_refused(&error));
+                look.unlisted += usize::from(is_refused(&error));
+                continue;
+            }
+        };
+        match listed.next().map(|entry| fs::read_link(entry?.path())) {
+            Some(Ok(_)) => look.tried += 1,
+            Some(Err(error)) if is_refused(&error) => {
                 look.tried += 1;
-                look.refused += 1;
+                look.unread += 1;
             }
             // No open files, or gone.
-            Ok(None) | Err(_) => {}
+            None | Some(Err(_)) => {}
         }
     }
     look

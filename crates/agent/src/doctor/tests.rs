@@ -10,8 +10,8 @@ use vms_process::{HiddenProcesses, HidePid};
 
 use super::evaluate::evaluate;
 use super::facts::{
-    CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, NetworkFacts, PidView,
-    ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
+    CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, LinkFacts,
+    NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
 };
 use super::*;
 use crate::config::SandboxMode;
@@ -47,7 +47,7 @@ fn sound() -> Facts {
             others: 295,
             view: PidView::Host,
             hidden: None,
-            foreign: ForeignLook { tried: 32, refused: 0 },
+            foreign: ForeignLook { tried: 32, unlisted: 0, unread: 0 },
         },
         agents: Vec::new(),
         network: NetworkFacts { own: Some("net:[1]".to_owned()), first: Some("net:[1]".to_owned()) },
@@ -62,8 +62,14 @@ fn sound() -> Facts {
             is_local: false,
             executables: Vec::new(),
         }],
+        links: Ok(vec![link("orders-db", 0, &[])]),
         sandbox: SandboxFacts { mode: SandboxMode::Auto, seccomp: true, landlock: true },
     }
+}
+
+fn link(name: &str, unattributed: usize, missing: &[Capability]) -> LinkFacts {
+    let missing = missing.iter().copied().collect();
+    LinkFacts { name: name.to_owned(), is_up: false, unattributed, missing }
 }
 
 /// A running agent that has given up all that it can do without.
@@ -257,17 +263,45 @@ fn capabilities_inside_a_user_namespace_are_not_mistaken_for_real_ones() {
 #[test]
 fn what_a_security_module_forbids_in_spite_of_capabilities_is_noticed() {
     let (area, _, what, fix) = lack(|facts| {
-        facts.processes.foreign = ForeignLook { tried: 9, refused: 7 };
+        facts.processes.foreign = ForeignLook { tried: 9, unlisted: 0, unread: 7 };
         facts.setting = Setting::Container;
     });
     assert_eq!(area, Area::Privileges);
     assert!(what.starts_with("7 of 9"), "{what}");
     assert!(fix.contains("apparmor=unconfined"), "{fix}");
     let (_, _, what, _) = lack(|facts| {
-        facts.processes.foreign = ForeignLook { tried: 9, refused: 9 };
+        facts.processes.foreign = ForeignLook { tried: 9, unlisted: 7, unread: 2 };
         facts.own = credentials(1000, 0);
     });
     assert!(what.contains("lacks"), "without capabilities the lack of them is the reason: {what}");
+    let each = "of 9 processes that were tried 9 are out of reach: 7 for want of CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, \
+                2 for want of CAP_SYS_PTRACE";
+    assert!(what.ends_with(each), "{what}");
+}
+
+#[test]
+fn a_link_that_cannot_be_attributed_is_named_with_what_that_takes() {
+    let lacks = |missing: &'static [Capability]| {
+        move |facts: &mut Facts| facts.links = Ok(vec![link("orders-db", 2, missing)])
+    };
+    let (area, level, what, fix) = lack(lacks(&[Capability::SysPtrace]));
+    assert_eq!((area, level), (Area::Probes, Level::Warn));
+    assert!(what.starts_with("orders-db: 2 connections fit") && what.ends_with("CAP_SYS_PTRACE"), "{what}");
+    assert!(fix.contains("cap_sys_ptrace"), "{fix}");
+    let in_spite = found(lacks(&[]));
+    let of_link = in_spite.iter().find(|finding| finding.level == Level::Warn).unwrap();
+    assert!(of_link.what.contains("forbids it") && of_link.fix.is_none(), "{of_link:?}");
+    let beside_an_agent = found(|facts| {
+        lacks(&[Capability::SysPtrace])(facts);
+        facts.agents = vec![restrained(BOTH)];
+    });
+    assert!(beside_an_agent.iter().all(|finding| finding.level == Level::Ok), "{beside_an_agent:#?}");
+    let beside_another = found(|facts| {
+        lacks(&[Capability::SysPtrace])(facts);
+        facts.agents = vec![restrained(DAC_READ_SEARCH)];
+    });
+    let warns = |finding: &&Finding| finding.area == Area::Probes && finding.level == Level::Warn;
+    assert_eq!(beside_another.iter().filter(warns).count(), 1, "{beside_another:#?}");
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! The links that cannot be attributed at this moment, and what that takes.
+
+use std::collections::BTreeSet;
+
+use vms_core::process::Capability;
+
+use super::evaluate::{grant, join, lack, ok};
+use super::facts::{Facts, LinkFacts, Refusal};
+use super::{Area, Finding, Level};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::host;
+
+/// Looks once at every link, as `vms-agent check` does.
+pub(super) fn read(config: &Config) -> Result<Vec<LinkFacts>, Refusal> {
+    let mut monitor =
+        host::monitor(config, SystemClock::start()).map_err(|error| Refusal::new(error.as_ref()))?;
+    let looks = monitor.check().map_err(|error| Refusal::new(&error))?;
+    let links = looks.into_iter().map(|(probe, look)| {
+        let both = look.undirected();
+        let (name, unattributed) = (probe.name.to_string(), both.unattributed.len());
+        LinkFacts { name, is_up: both.is_up(), unattributed, missing: both.missing }
+    });
+    Ok(links.collect())
+}
+
+/// Judges those of which something is not known.
+pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
+    let links = match &facts.links {
+        Ok(links) => links,
+        Err(refusal) => {
+            let what = format!("the links could not be looked at: {}", refusal.text);
+            return vec![lack(Area::Probes, Level::Fail, what, None)];
+        }
+    };
+    links.iter().filter(|link| link.unattributed > 0).map(|link| evaluate_link(link, facts)).collect()
+}
+
+fn evaluate_link(link: &LinkFacts, facts: &Facts) -> Finding {
+    let LinkFacts { name, is_up, unattributed, missing } = link;
+    let count = match unattributed {
+        1 => "1 connection fits by address, and this process may not learn who holds it".to_owned(),
+        count => {
+            format!("{count} connections fit by address, and this process may not learn who holds them")
+        }
+    };
+    let missing: Vec<Capability> = missing.iter().copied().collect();
+    let why = match missing.as_slice() {
+        [] => "a security module, or the user namespace of who holds it, forbids it".to_owned(),
+        missing => format!("that takes {}", join(missing, " and ")),
+    };
+    let seen_by = facts.agents.iter().find(|agent| {
+        let lacked: BTreeSet<Capability> = agent.credentials.effective.missing().into_iter().collect();
+        !missing.is_empty() && missing.iter().all(|capability| !lacked.contains(capability))
+    });
+    if let Some(agent) = seen_by {
+        let what = format!("{name}: {count}: {why}, which the running agent (PID {}) has", agent.pid);
+        return ok(Area::Probes, what);
+    }
+    let fix = (!missing.is_empty()).then(|| grant(&facts.own, &missing, &facts.setting, &facts.executable));
+    let beside = if *is_up { ", beside those by which the link is up" } else { "" };
+    lack(Area::Probes, Level::Warn, format!("{name}: {count}{beside}: {why}"), fix)
+}
