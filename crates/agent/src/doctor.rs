@@ -2,6 +2,7 @@
 //!
 //! [`read`] looks, [`evaluate`] judges, and what is left here shows.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -21,6 +22,7 @@ use crate::terminal::{Format, escape};
 
 mod evaluate;
 mod facts;
+mod fixes;
 mod links;
 pub(crate) mod read;
 mod restraint;
@@ -104,6 +106,9 @@ pub(crate) struct Finding {
     pub(crate) what: String,
     /// A command to run or a line to configure; `null` in JSON when there is none.
     pub(crate) fix: Option<String>,
+    /// What it would be where the agent is started in another way, by the name of that.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) fix_under: BTreeMap<&'static str, String>,
 }
 
 /// Looks at this host, and judges.
@@ -136,7 +141,7 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         &mut || links::read(config),
         collector,
     );
-    evaluate::evaluate(&facts)
+    fixes::evaluate(&facts)
 }
 
 /// Prints what was found.
@@ -184,6 +189,9 @@ fn render_text(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
         )?;
         if let Some(fix) = &finding.fix {
             writeln!(output, "{:indent$}{bold}fix:{bold:#} {}", "", escape(fix))?;
+        }
+        for (setting, fix) in &finding.fix_under {
+            writeln!(output, "{:indent$}{bold}{setting}:{bold:#} {}", "", escape(fix))?;
         }
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();

@@ -1,5 +1,6 @@
 //! The judgment: from facts to findings, each lack with its fix.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -34,7 +35,7 @@ pub(crate) fn evaluate(facts: &Facts) -> Vec<Finding> {
 }
 
 pub(super) fn ok(area: Area, what: impl Into<String>) -> Finding {
-    Finding { area, level: Level::Ok, what: what.into(), fix: None }
+    Finding { area, level: Level::Ok, what: what.into(), fix: None, fix_under: BTreeMap::new() }
 }
 
 pub(super) fn lack(
@@ -43,7 +44,7 @@ pub(super) fn lack(
     what: impl Into<String>,
     fix: impl Into<Option<String>>,
 ) -> Finding {
-    Finding { area, level, what: what.into(), fix: fix.into() }
+    Finding { area, level, what: what.into(), fix: fix.into(), fix_under: BTreeMap::new() }
 }
 
 fn evaluate_privileges(facts: &Facts) -> Vec<Finding> {
@@ -392,6 +393,17 @@ fn evaluate_kernel(facts: &Facts) -> Vec<Finding> {
             fix_sockets(refusal, &facts.own, &facts.setting),
         ),
     });
+    // `security/yama/yama_lsm.c` looks at PTRACE_MODE_ATTACH alone; links in /proc are read with PTRACE_MODE_READ.
+    findings.extend(facts.yama.filter(|scope| *scope > 0).map(|scope| {
+        let what = format!(
+            "Yama (kernel.yama.ptrace_scope={scope}) restricts debuggers, and nothing that the agent does"
+        );
+        ok(Area::Kernel, what)
+    }));
+    if facts.own.seccomp_filter {
+        let what = "system calls of this process are filtered (seccomp) by whoever started it";
+        findings.push(ok(Area::Kernel, what));
+    }
     findings
 }
 

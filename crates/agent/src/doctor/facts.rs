@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) network: NetworkFacts,
     /// `uname -r`.
     pub(crate) kernel_release: String,
+    /// `kernel.yama.ptrace_scope`; `None` where Yama is not in the kernel.
+    pub(crate) yama: Option<u8>,
     /// Whether the kernel gave its sockets away.
     pub(crate) sockets: Result<(), Refusal>,
     /// Whether the collector took an empty request; its address. `None` when nothing is exported.

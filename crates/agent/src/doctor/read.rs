@@ -70,6 +70,7 @@ pub(crate) fn read_facts(
             first: read_first_network(sources.proc_root, &processes),
         },
         kernel_release: read_text(&sources.own_proc.join("sys/kernel/osrelease")).trim().to_owned(),
+        yama: read_text(&sources.own_proc.join("sys/kernel/yama/ptrace_scope")).trim().parse().ok(),
         sockets: sockets(),
         collector,
         spool: sources.spool.map(|directory| (directory.to_owned(), examine_spool(directory))),

@@ -52,6 +52,7 @@ fn sound() -> Facts {
         agents: Vec::new(),
         network: NetworkFacts { own: Some("net:[1]".to_owned()), first: Some("net:[1]".to_owned()) },
         kernel_release: "6.1.0-18-amd64".to_owned(),
+        yama: Some(1),
         sockets: Ok(()),
         collector: Some(Ok("http://localhost:4317".to_owned())),
         spool: Some(("/var/lib/vms-agent".into(), SpoolCondition::InUse("812".to_owned()))),
@@ -93,7 +94,7 @@ fn found(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
 fn lack(change: impl FnOnce(&mut Facts)) -> (Area, Level, String, String) {
     let mut lacks: Vec<_> = found(change).into_iter().filter(|finding| finding.level != Level::Ok).collect();
     assert_eq!(lacks.len(), 1, "{lacks:#?}");
-    let Finding { area, level, what, fix } = lacks.remove(0);
+    let Finding { area, level, what, fix, .. } = lacks.remove(0);
     (area, level, what, fix.unwrap_or_default())
 }
 
@@ -280,6 +281,19 @@ fn what_a_security_module_forbids_in_spite_of_capabilities_is_noticed() {
 }
 
 #[test]
+fn what_restricts_others_and_not_the_agent_is_told_as_such() {
+    let told = |change: fn(&mut Facts), part: &str| {
+        let findings = found(change);
+        let of_kernel = findings.iter().filter(|finding| finding.area == Area::Kernel);
+        of_kernel.filter(|finding| finding.level == Level::Ok && finding.what.contains(part)).count()
+    };
+    assert_eq!(told(|facts| facts.yama = Some(2), "ptrace_scope=2"), 1);
+    assert_eq!(told(|facts| facts.yama = None, "ptrace_scope"), 0);
+    assert_eq!(told(|facts| facts.own.seccomp_filter = true, "seccomp"), 1);
+    assert_eq!(told(|_| {}, "seccomp"), 0);
+}
+
+#[test]
 fn a_link_that_cannot_be_attributed_is_named_with_what_that_takes() {
     let lacks = |missing: &'static [Capability]| {
         move |facts: &mut Facts| facts.links = Ok(vec![link("orders-db", 2, missing)])
@@ -302,6 +316,39 @@ fn a_link_that_cannot_be_attributed_is_named_with_what_that_takes() {
     });
     let warns = |finding: &&Finding| finding.area == Area::Probes && finding.level == Level::Warn;
     assert_eq!(beside_another.iter().filter(warns).count(), 1, "{beside_another:#?}");
+}
+
+#[test]
+fn who_asks_by_hand_is_told_the_fix_for_each_way_to_start_the_agent() {
+    let facts = |setting| Facts { own: credentials(0, 0), setting, ..sound() };
+    let lacks = |setting| {
+        let mut findings = fixes::evaluate(&facts(setting));
+        findings.retain(|finding| finding.level != Level::Ok);
+        findings
+    };
+    let by_hand = lacks(Setting::Plain);
+    let ways = [
+        ("Docker", "--cap-add=SYS_PTRACE --cap-add=DAC_READ_SEARCH"),
+        ("Kubernetes", "securityContext.capabilities.add: [SYS_PTRACE, DAC_READ_SEARCH]"),
+        (
+            "systemd",
+            "sudo systemctl edit vms-agent, under [Service]: AmbientCapabilities=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH",
+        ),
+    ];
+    assert_eq!(by_hand[0].fix_under, ways.map(|(name, fix)| (name, fix.to_owned())).into());
+    let mut text = Vec::new();
+    render_text(&by_hand, &mut anstream::StripStream::new(&mut text)).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert!(ways.iter().all(|(_, fix)| text.contains(fix)), "{text}");
+    assert!(lacks(Setting::Kubernetes)[0].fix_under.is_empty(), "a pod is told about pods");
+    // Where the fix is the same everywhere, once is enough.
+    let same = fixes::evaluate(&Facts { collector: Some(Err(problem())), ..facts(Setting::Plain) });
+    let collector = same.iter().find(|finding| finding.area == Area::Collector && finding.fix.is_some());
+    assert!(collector.unwrap().fix_under.is_empty(), "{same:#?}");
+}
+
+fn problem() -> CollectorProblem {
+    CollectorProblem { text: "it is away".to_owned(), fix: Some("start it".to_owned()) }
 }
 
 #[test]
@@ -518,7 +565,7 @@ fn the_direction_to_expect_follows_from_where_the_service_is() {
 fn the_exit_status_is_0_only_when_all_is_well() {
     assert_eq!(exit_status(&evaluate(&sound())), 0);
     for level in [Level::Warn, Level::Fail] {
-        let finding = Finding { area: Area::Kernel, level, what: String::new(), fix: None };
+        let finding = evaluate::lack(Area::Kernel, level, "", None);
         assert_eq!(exit_status(&[finding]), 1);
     }
 }
@@ -526,13 +573,8 @@ fn the_exit_status_is_0_only_when_all_is_well() {
 #[test]
 fn the_fix_stands_below_its_complaint_and_plain_output_has_no_styles() {
     let findings = [
-        Finding { area: Area::Kernel, level: Level::Ok, what: "fine".to_owned(), fix: None },
-        Finding {
-            area: Area::Privileges,
-            level: Level::Warn,
-            what: "lacks".to_owned(),
-            fix: Some("sudo it".to_owned()),
-        },
+        evaluate::ok(Area::Kernel, "fine"),
+        evaluate::lack(Area::Privileges, Level::Warn, "lacks", "sudo it".to_owned()),
     ];
     let mut plain = anstream::StripStream::new(Vec::new());
     render_text(&findings, &mut plain).unwrap();
