@@ -17,7 +17,7 @@ const REVERSE: &[(&str, &str)] = &[("name", "orders-to-payments"), ("direction",
 /// A manifest of deploy/kubernetes, changed as its user changes it: the pod's name, the program's arguments, the service and the
 /// collector; and without the two variables that podman cannot fill, the namespace and the node.
 fn sidecar(pod: &str, arguments: &[&str], service: &str) -> String {
-    let path = environment::repository().join("deploy/kubernetes/sidecar.yaml");
+    let path = environment::repository().join("deploy/kubernetes/sidecar/pod.yaml");
     let shipped = fs::read_to_string(path).unwrap();
     let mut manifest = shipped.clone();
     let mut change = |from: &str, to: &str| {
