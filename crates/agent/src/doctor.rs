@@ -8,17 +8,19 @@ use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use vms_conntrack::Conntrack;
 use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
 use vms_core::connection::{ConnectionFilter, TcpState, TcpStates};
 use vms_sock_diag::SockDiag;
 
-use self::facts::{CollectorProblem, Refusal};
-use crate::config::{Config, Exporter};
+use self::facts::{CollectorProblem, Facts, Refusal};
+use crate::config::{Config, ConntrackMode, Exporter};
 use crate::environment::Environment;
 use crate::host;
 use crate::terminal::{Format, escape};
 
+mod conntrack;
 mod evaluate;
 mod facts;
 pub(crate) mod read;
@@ -129,7 +131,9 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         probes: &config.probes,
         sandbox: config.sandbox,
     };
-    evaluate::evaluate(&read::read_facts(&sources, &mut || try_sockets(&config.proc_root), collector))
+    let facts = read::read_facts(&sources, &mut || try_sockets(&config.proc_root), collector);
+    let conntrack = (config.conntrack == ConntrackMode::Auto).then(try_conntrack);
+    evaluate::evaluate(&Facts { conntrack, ..facts })
 }
 
 /// Prints what was found.
@@ -156,6 +160,12 @@ fn try_sockets(proc_root: &Path) -> Result<(), Refusal> {
         .and_then(|mut sockets| sockets.dump(&filter))
         .map(drop)
         .map_err(|error| Refusal::new(&error))
+}
+
+/// Whether the kernel tells translations: asks for those of a service that need not exist.
+fn try_conntrack() -> Result<(), Refusal> {
+    let service = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 1);
+    Conntrack::new().read(&[service]).map(drop).map_err(|error| Refusal::new(&error))
 }
 
 /// Writes aligned lines, styled: `output` is expected to strip styles where they are not wanted (anstream).

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::adapter::{Clock, ConnAdapter, ProcessAdapter};
+use crate::adapter::{Clock, ConnAdapter, ProcessAdapter, TranslationAdapter, Untold};
 use crate::allowance::Allowance;
 use crate::budget::{Budget, CpuShare};
 use crate::connection::{Connection, Cookie, Direction, Inode};
@@ -17,6 +17,7 @@ use crate::process::{
     Capability, Pid, Process, ProcessSelector, SelectorBuilder, SelectorError, VerifyQuery,
 };
 use crate::track::Tracked;
+use crate::translation::Translations;
 
 /// How many plans of all probes may be kept, or as much of plans of some: for sets of probes that fall due together, or
 /// broke together.
@@ -117,6 +118,8 @@ pub struct Cycle {
     pub unverified: Option<LookError>,
     /// The capabilities that began to be missed, and that no longer are.
     pub permissions: Vec<PermissionChange>,
+    /// Whether translations were told that were asked for; `None` where none were.
+    pub translations: Option<Result<(), Untold>>,
     /// How long it took.
     pub took: Duration,
 }
@@ -160,6 +163,10 @@ type Verified = (Vec<Option<Sighting>>, Vec<Option<Arc<Process>>>);
 pub struct Monitor<C, P, K> {
     connections: C,
     processes: P,
+    /// Absent where nobody asks for translations.
+    translations: Option<Box<dyn TranslationAdapter>>,
+    /// What came of asking for them last, until that is told.
+    told: Option<Result<(), Untold>>,
     /// Shared with the allowance of the cycle under way.
     clock: Arc<K>,
     planned: Vec<PlannedProbe>,
@@ -202,6 +209,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let mut monitor = Self {
             connections,
             processes,
+            translations: None,
+            told: None,
             clock: Arc::new(clock),
             planned: Vec::new(),
             links: Vec::new(),
@@ -262,6 +271,17 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// Puts another source of processes in force.
     pub fn replace_processes(&mut self, processes: P) {
         self.processes = processes;
+    }
+
+    /// Puts a source of translations in force.
+    pub fn set_translations(&mut self, translations: Box<dyn TranslationAdapter>) {
+        self.translations = Some(translations);
+    }
+
+    /// Why translations could not be told when they were last asked for.
+    #[must_use]
+    pub fn untold(&self) -> Option<&Untold> {
+        self.told.as_ref().and_then(|told| told.as_ref().err())
     }
 
     /// Puts other terms in force.
@@ -351,6 +371,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         if !reported.is_empty() {
             self.tell_permissions(wall, &mut cycle, emit);
         }
+        cycle.translations = self.told.take();
         cycle.took = self.clock.monotonic().saturating_sub(began);
         cycle
     }
@@ -375,6 +396,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                     *look = again;
                 }
             }
+        }
+        if looks.iter().any(|look| look.untranslated && is_down(look)) {
+            return Err(LookError::Untranslated);
         }
         Ok(self.links.iter().map(|link| Arc::clone(link.probe())).zip(looks).collect())
     }
@@ -503,7 +527,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                     self.tried.insert(index, self.clock.monotonic());
                     reported.push((index, wall));
                 }
-                Verdict::Undecided => undecided.push(index),
+                Verdict::Undecided if look.is_cut_short() => undecided.push(index),
+                Verdict::Undecided => self.fail(&[index], look.shortcoming(), cycle),
                 Verdict::Doubt => doubted.push((index, unheld(&look))),
             }
         }
@@ -535,7 +560,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 match self.judge(index, &look) {
                     Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
                     Verdict::Known => reported.push((index, wall)),
-                    Verdict::Undecided => self.fail(&[index], LookError::CutShort, cycle),
+                    Verdict::Undecided => self.fail(&[index], look.shortcoming(), cycle),
                     Verdict::Doubt => doubted.push((index, unheld(&look))),
                 }
             }
@@ -549,7 +574,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// What to make of a look at that link.
     fn judge(&self, index: usize, look: &ProbeLook) -> Verdict {
         let Some(link) = self.links.get(index) else { return Verdict::Believe };
-        if look.is_cut_short() {
+        if look.is_incomplete() {
             return match () {
                 () if link.is_settled() => Verdict::Known,
                 () if link.is_confirmed_by(look) => Verdict::Believe,
@@ -674,8 +699,19 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         allowance: &Allowance<'_>,
     ) -> Result<Vec<ProbeLook>, LookError> {
         let plan = self.plan(indices);
+        let translations = self.translate(&plan);
         let now = self.clock.monotonic();
         let links = &self.links;
+        let told = self.told.as_ref();
+        let untranslated = |place: usize| {
+            let link = indices.get(place).and_then(|index| links.get(*index));
+            link.is_some_and(|link| match told {
+                None | Some(Ok(())) => false,
+                // As if nobody had asked, but for what is known to have been seen by them alone.
+                Some(Err(Untold::Unavailable(_))) => link.is_translated(),
+                Some(Err(Untold::Failed(_))) => link.is_translated() || !link.has_matched_any(),
+            })
+        };
         let wants_reason = |place: usize, direction| {
             indices
                 .get(place)
@@ -691,6 +727,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             now,
             allowance,
             begin_with: &begin_with,
+            translations: &translations,
+            untranslated: &untranslated,
         };
         let looks = plan.look(&mut self.connections, &mut self.processes, &manner)?;
         for (index, look) in indices.iter().zip(&looks) {
@@ -700,6 +738,17 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             };
         }
         Ok(looks)
+    }
+
+    /// Asks for the translations of the services of that plan. Where they are not told, there are none to look by.
+    fn translate(&mut self, plan: &LookPlan) -> Translations {
+        let Some(source) = &mut self.translations else { return Translations::default() };
+        let (translations, told) = match source.translations(plan.services()) {
+            Ok(translations) => (Translations::new(translations), Ok(())),
+            Err(untold) => (Translations::default(), Err(untold)),
+        };
+        self.told = Some(told);
+        translations
     }
 
     fn plan(&mut self, indices: &[usize]) -> Arc<LookPlan> {

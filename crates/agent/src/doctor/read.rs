@@ -70,6 +70,8 @@ pub(crate) fn read_facts(
         },
         kernel_release: read_text(&sources.own_proc.join("sys/kernel/osrelease")).trim().to_owned(),
         sockets: sockets(),
+        // That takes a right which not everybody wants to give: it is tried by the caller's means.
+        conntrack: None,
         collector,
         spool: sources.spool.map(|directory| (directory.to_owned(), examine_spool(directory))),
         probes: sources.probes.iter().map(|probe| read_probe(sources, &setting, probe)).collect(),

@@ -1,0 +1,294 @@
+//! Links whose destination is translated (NAT): what each end sees of them, with and without access to conntrack.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+use vms_agent_tests::agent::BOTH;
+use vms_agent_tests::nat::{
+    BACKEND_PORT, Routed, SERVICE_PORT, cluster_service, route_services, to_backend, translate,
+};
+use vms_agent_tests::skip::Need;
+use vms_agent_tests::{
+    AgentCommand, Check, Collector, Link, Namespace, Points, Privileges, Protocol, Scene, config, needs,
+    probe, probe_with,
+};
+
+/// Whom agents run as that are not root.
+const AGENT: u32 = 61_012;
+/// What an agent needs that is to see all.
+const ALL_THREE: &[&str] = &["sys_ptrace", "dac_read_search", "net_admin"];
+
+fn with_conntrack(probes: &[Value]) -> Value {
+    let mut config = config(probes);
+    config["conntrack"] = json!("auto");
+    config
+}
+
+/// A link through a service's address, and the probe that names that address.
+struct Served {
+    scene: Scene,
+    link: Link,
+    service: SocketAddr,
+}
+
+impl Served {
+    /// The server listens at `listen`; the client dials the service.
+    #[track_caller]
+    fn new(client: &Namespace, server: &Namespace, listen: SocketAddr, service: SocketAddr) -> Self {
+        let scene = Scene::new();
+        let program = scene.program("svc");
+        let link = Link::over(program.start(client), program.start(server), listen, |_| service);
+        Self { scene, link, service }
+    }
+
+    fn probe(&self) -> Value {
+        probe("link", &self.scene.name("svc"), self.service)
+    }
+
+    fn agent<'a>(&'a self, host: &'a Namespace) -> AgentCommand<'a> {
+        AgentCommand::new(&self.scene, host).config(&config(&[self.probe()]))
+    }
+
+    fn agent_with_conntrack<'a>(&'a self, host: &'a Namespace) -> AgentCommand<'a> {
+        AgentCommand::new(&self.scene, host).config(&with_conntrack(&[self.probe()]))
+    }
+}
+
+#[track_caller]
+fn assert_up(check: &Check, direction: &str, translated: &[SocketAddr]) {
+    assert_eq!(check.code, 0, "{check:#?}");
+    let row = check.row();
+    assert_eq!((row.direction.as_deref(), row.connections), (Some(direction), 1), "{check:#?}");
+    let told: Vec<SocketAddr> = row.translated.iter().map(|end| SocketAddr::new(end.ip, end.port)).collect();
+    assert_eq!(told, translated, "{check:#?}");
+}
+
+#[track_caller]
+fn assert_down(check: &Check) {
+    assert_eq!((check.code, check.row().down_reason()), (1, "no_connection"), "{check:#?}");
+}
+
+/// Two hosts, of which the second has the service and translates it to itself.
+fn server_that_translates() -> (Namespace, Namespace) {
+    let (client, server) = Namespace::pair();
+    route_services(&client, &server);
+    let rules = [server.ipv4(), server.ipv6()].map(|ip| to_backend(cluster_service(ip), backend(ip)));
+    translate(&server, "prerouting", &rules);
+    (client, server)
+}
+
+fn backend(ip: IpAddr) -> SocketAddr {
+    SocketAddr::new(ip, BACKEND_PORT)
+}
+
+#[test]
+fn the_client_needs_nothing_and_the_server_that_translates_needs_conntrack() {
+    needs!(Need::Agent, Need::PacketFilter, Need::Tool("setpriv"));
+    for family in ["ipv4", "ipv6", "mapped"] {
+        let (client, server) = server_that_translates();
+        let ip = if family == "ipv6" { server.ipv6() } else { server.ipv4() };
+        let listen =
+            if family == "mapped" { SocketAddr::from(([0_u16; 8], BACKEND_PORT)) } else { backend(ip) };
+        let served = Served::new(&client, &server, listen, cluster_service(ip));
+        assert_up(&served.agent(&client).check(), "forward", &[]);
+        assert_up(&served.agent_with_conntrack(&client).check(), "forward", &[]);
+
+        assert_down(&served.agent(&server).check());
+        assert_up(&served.agent_with_conntrack(&server).check(), "reverse", &[backend(ip)]);
+        let allowed = served.agent_with_conntrack(&server).privileges(Privileges::User(AGENT, ALL_THREE));
+        assert_up(&allowed.check(), "reverse", &[backend(ip)]);
+        for refused in [Privileges::User(AGENT, BOTH), Privileges::RootWithout(&["net_admin"])] {
+            let check = served.agent_with_conntrack(&server).privileges(refused).check();
+            assert_down(&check);
+            assert!(check.stderr.contains("needs CAP_NET_ADMIN"), "{family}: {check:#?}");
+        }
+        // The back end's own address is an end of the socket, as ever.
+        let direct = config(&[probe("link", &served.scene.name("svc"), backend(ip))]);
+        assert_up(&AgentCommand::new(&served.scene, &server).config(&direct).check(), "reverse", &[]);
+    }
+}
+
+#[test]
+fn a_connection_to_the_back_end_itself_is_not_one_to_the_service() {
+    needs!(Need::Agent, Need::PacketFilter);
+    let (client, server) = server_that_translates();
+    let here = backend(server.ipv4());
+    let mut served = Served::new(&client, &server, here, cluster_service(server.ipv4()));
+    let _direct = (served.link.client.connect(here), served.link.server.accept(served.link.listener));
+    let agent = served.agent_with_conntrack(&server);
+    assert_up(&agent.check(), "reverse", &[here]);
+    let both = with_conntrack(&[served.probe(), probe("backend", &served.scene.name("svc"), here)]);
+    let check = AgentCommand::new(&served.scene, &server).config(&both).check();
+    assert_eq!(check.row_of("link").connections, 1);
+    assert_eq!(check.row_of("backend").connections, 2, "whichever address the client asked for");
+
+    let (client_end, server_end) = (served.link.client_end, served.link.server_end);
+    served.link.client.close(client_end);
+    served.link.server.close(server_end);
+    let agent = served.agent_with_conntrack(&server);
+    assert_down(&agent.check_until("the service's connection is gone", |check| check.code == 1));
+}
+
+#[test]
+fn a_router_that_translates_tells_neither_end() {
+    needs!(Need::Agent, Need::PacketFilter);
+    let hosts = Routed::new();
+    let service = cluster_service(hosts.server_ip());
+    translate(&hosts.router, "prerouting", &[to_backend(service, backend(hosts.server_ip()))]);
+    let served = Served::new(&hosts.client, &hosts.server, backend(hosts.server_ip()), service);
+    assert_up(&served.agent(&hosts.client).check(), "forward", &[]);
+    assert_up(&served.agent_with_conntrack(&hosts.client).check(), "forward", &[]);
+    assert_down(&served.agent_with_conntrack(&hosts.server).check());
+    let between = served.agent_with_conntrack(&hosts.router).check();
+    assert_eq!(between.row().down_reason(), "process_absent", "no end of the link: {between:#?}");
+}
+
+#[test]
+fn a_client_that_translates_its_own_output_is_told_where_it_goes() {
+    needs!(Need::Agent, Need::PacketFilter);
+    let (client, server) = Namespace::pair();
+    route_services(&client, &server);
+    for ip in [server.ipv4(), server.ipv6()] {
+        translate(&client, "output", &[to_backend(cluster_service(ip), backend(ip))]);
+        let served = Served::new(&client, &server, backend(ip), cluster_service(ip));
+        assert_up(&served.agent(&client).check(), "forward", &[]);
+        assert_up(&served.agent_with_conntrack(&client).check(), "forward", &[backend(ip)]);
+        assert_down(&served.agent_with_conntrack(&server).check());
+    }
+}
+
+#[test]
+fn on_one_node_both_ends_of_a_translated_link_are_seen() {
+    needs!(Need::Agent, Need::PacketFilter);
+    let (node, other) = Namespace::pair();
+    route_services(&node, &other);
+    let here = backend(node.ipv4());
+    translate(&node, "output", &[to_backend(cluster_service(here.ip()), here)]);
+    let served = Served::new(&node, &node, here, cluster_service(here.ip()));
+    assert_up(&served.agent(&node).check(), "forward", &[]);
+    let check = served.agent_with_conntrack(&node).check();
+    let rows: Vec<(&str, bool, u64)> = check
+        .rows
+        .iter()
+        .map(|row| (row.direction.as_deref().unwrap(), row.is_up(), row.translated[0].connections))
+        .collect();
+    assert_eq!(rows, [("forward", true, 1), ("reverse", true, 1)], "{check:#?}");
+}
+
+#[test]
+fn a_port_that_is_redirected_is_the_service() {
+    needs!(Need::Agent, Need::PacketFilter);
+    let (client, server) = Namespace::pair();
+    translate(&server, "prerouting", &[format!("tcp dport {SERVICE_PORT} redirect to :{BACKEND_PORT}")]);
+    for ip in [server.ipv4(), server.ipv6()] {
+        let service = SocketAddr::new(ip, SERVICE_PORT);
+        let served = Served::new(&client, &server, backend(ip), service);
+        assert_up(&served.agent(&client).check(), "forward", &[]);
+        assert_down(&served.agent(&server).check());
+        assert_up(&served.agent_with_conntrack(&server).check(), "reverse", &[backend(ip)]);
+    }
+}
+
+#[test]
+fn a_client_whose_address_is_translated_too_is_the_one_that_the_server_sees() {
+    needs!(Need::Agent, Need::PacketFilter);
+    let (client, server) = server_that_translates();
+    let seen: IpAddr = [10, 11, 12, 99].into();
+    translate(&server, "input", &[format!("ip saddr {} snat ip to {seen}", client.ipv4())]);
+    let served = Served::new(&client, &server, backend(server.ipv4()), cluster_service(server.ipv4()));
+    assert_eq!(served.link.server_end.remote.ip(), seen);
+    assert_up(&served.agent_with_conntrack(&server).check(), "reverse", &[backend(server.ipv4())]);
+    for (source, is_up) in [(seen, true), (client.ipv4(), false)] {
+        let probe = probe_with(
+            "link",
+            &served.scene.name("svc"),
+            served.service,
+            &json!({ "sourceServiceIp": source.to_string() }),
+        );
+        let agent = AgentCommand::new(&served.scene, &server).config(&with_conntrack(&[probe]));
+        assert_eq!(agent.check().code == 0, is_up, "{source}");
+    }
+}
+
+const REVERSE: &[(&str, &str)] = &[("name", "link"), ("direction", "reverse")];
+
+#[test]
+fn a_running_agent_follows_a_translated_link_and_tells_where_it_goes() {
+    needs!(Need::Agent, Need::PacketFilter, Need::Tool("setpriv"));
+    let (client, server) = server_that_translates();
+    let here = backend(server.ipv4());
+    let mut served = Served::new(&client, &server, here, cluster_service(server.ipv4()));
+    let _direct = (served.link.client.connect(here), served.link.server.accept(served.link.listener));
+    let collector = Collector::start(&server, Protocol::Grpc);
+    let mut config = with_conntrack(&[served.probe()]);
+    config["sandbox"] = json!("required");
+    let mut agent = AgentCommand::new(&served.scene, &server)
+        .config(&config)
+        .privileges(Privileges::User(AGENT, ALL_THREE))
+        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", Protocol::Grpc.endpoint())
+        .start();
+    collector.wait_for_value("vms.connection_mon.up", REVERSE, 1, 0);
+    collector.wait_for_value("vms.connection_mon.connections", REVERSE, 1, 0);
+    let (ip, port) = (here.ip().to_string(), here.port().to_string());
+    let translated: Vec<(&str, &str)> =
+        [REVERSE, &[("dest_translated_ip", &ip), ("dest_translated_port", &port)]].concat();
+    let told = collector.wait_for_points("vms.connection_mon.translated", &translated, 1, 0);
+
+    served.link.close();
+    let last = told.last().unwrap().time;
+    collector.wait_for_value("vms.connection_mon.up", REVERSE, 0, last);
+    served.link.reconnect();
+    agent.wait_for_log(&["link is up", "reverse"]);
+    agent.stop();
+    assert_eq!(agent.log_with(&["conntrack"]), Vec::<String>::new(), "nothing to complain about");
+}
+
+#[test]
+fn an_agent_that_may_not_read_conntrack_says_so_once_and_goes_on_as_without() {
+    needs!(Need::Agent, Need::PacketFilter, Need::Tool("setpriv"));
+    let (client, server) = server_that_translates();
+    let service = cluster_service(server.ipv4());
+    let served = Served::new(&client, &server, backend(server.ipv4()), service);
+    let collector = Collector::start(&server, Protocol::Grpc);
+    let direct = probe("backend", &served.scene.name("svc"), backend(server.ipv4()));
+    let mut config = with_conntrack(&[served.probe(), direct]);
+    config["sandbox"] = json!("required");
+    let mut agent = AgentCommand::new(&served.scene, &server)
+        .config(&config)
+        .privileges(Privileges::User(AGENT, BOTH))
+        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", Protocol::Grpc.endpoint())
+        .start();
+    let up = "vms.connection_mon.up";
+    collector.wait_for_points(up, &[("name", "backend"), ("direction", "reverse")], 5, 0);
+    collector.wait_for_value(up, &[("name", "link")], 0, 0);
+    agent.stop();
+    assert_eq!(agent.log_with(&["CAP_NET_ADMIN"]).len(), 1, "{:#?}", agent.log());
+    assert!(
+        collector
+            .series("vms.agent.measurements", &[("outcome", "failed")])
+            .iter()
+            .all(|point| point.value.as_int() == 0)
+    );
+}
+
+#[test]
+fn the_doctor_tells_what_keeps_conntrack_from_being_read() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let service = cluster_service(host.ipv4());
+    let doctor = |privileges, config: &Value| {
+        let agent = AgentCommand::new(&scene, &host).config(config).privileges(privileges);
+        let output = agent.output(&["doctor", "--format", "json"]);
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let about = |finding: &Value| finding["what"].as_str().unwrap().contains("conntrack");
+        findings.into_iter().filter(about).collect::<Vec<Value>>()
+    };
+    let auto = with_conntrack(&[probe("link", "svc", service)]);
+    let may = doctor(Privileges::User(AGENT, ALL_THREE), &auto);
+    assert_eq!((may.len(), &may[0]["level"]), (1, &json!("ok")), "{may:#?}");
+    let may_not = doctor(Privileges::User(AGENT, BOTH), &auto);
+    assert_eq!((may_not.len(), &may_not[0]["level"]), (1, &json!("warn")), "{may_not:#?}");
+    assert!(may_not[0]["fix"].as_str().unwrap().contains("NET_ADMIN"), "{may_not:#?}");
+    assert!(doctor(Privileges::Root, &config(&[probe("link", "svc", service)])).is_empty());
+}
