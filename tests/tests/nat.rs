@@ -3,15 +3,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use serde_json::{Value, json};
 use vms_agent_tests::agent::BOTH;
+use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::nat::{
     BACKEND_PORT, Routed, SERVICE_PORT, cluster_service, route_services, to_backend, translate,
 };
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
     AgentCommand, Check, Collector, Link, Namespace, Points, Privileges, Protocol, Scene, config, needs,
-    probe, probe_with,
+    probe, probe_with, program,
 };
 
 /// Whom agents run as that are not root.
@@ -291,4 +294,90 @@ fn the_doctor_tells_what_keeps_conntrack_from_being_read() {
     assert_eq!((may_not.len(), &may_not[0]["level"]), (1, &json!("warn")), "{may_not:#?}");
     assert!(may_not[0]["fix"].as_str().unwrap().contains("NET_ADMIN"), "{may_not:#?}");
     assert!(doctor(Privileges::Root, &config(&[probe("link", "svc", service)])).is_empty());
+}
+
+#[test]
+fn of_many_services_each_link_is_found_among_all_translations() {
+    needs!(Need::Agent, Need::PacketFilter);
+    let (client, server) = server_that_translates();
+    let scene = Scene::new();
+    let (program, name) = (scene.program("svc"), scene.name("svc"));
+    let (mut dialer, mut listener) = (program.start(&client), program.start(&server));
+    let mut ends = Vec::new();
+    let mut probes = Vec::new();
+    for ip in [server.ipv4(), server.ipv6()] {
+        let (here, service) = (listener.listen(backend(ip)), cluster_service(ip));
+        ends.push((dialer.connect(service), listener.accept(here)));
+        probes.push(probe(&format!("served-{ip}"), &name, service));
+        // More than are asked for one by one.
+        for port in 1..=9 {
+            probes.push(probe(&format!("{ip}-{port}"), &name, SocketAddr::new(service.ip(), port)));
+        }
+    }
+    let check = AgentCommand::new(&scene, &server).config(&with_conntrack(&probes)).check();
+    let up: Vec<&str> = check.rows.iter().filter(|row| row.is_up()).map(|row| row.name.as_str()).collect();
+    assert_eq!(up, [format!("served-{}", server.ipv4()), format!("served-{}", server.ipv6())], "{check:#?}");
+}
+
+/// So many attempts to connect that one service is translated to more endpoints than the agent takes in: some attempts come
+/// from the same port.
+const ATTEMPTS: usize = 8_000;
+
+/// Begins to connect, and leaves it at that.
+fn knock(service: SocketAddr) {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    assert_eq!(net::connect(&socket, &service).unwrap_err(), Errno::INPROGRESS);
+}
+
+#[test]
+fn a_table_that_cannot_be_taken_in_turns_no_link_into_a_silent_0() {
+    needs!(Need::Agent, Need::PacketFilter);
+    let (client, server) = server_that_translates();
+    let here = backend(server.ipv4());
+    let mut served = Served::new(&client, &server, here, cluster_service(server.ipv4()));
+    let other = served.link.server.listen(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let mut dialer = served.scene.program("dialer").start(&server);
+    let plain = dialer.connect(other.address);
+    let _accepted = served.link.server.accept(other);
+    let collector = Collector::start(&server, Protocol::Grpc);
+    let forward = probe("plain", &served.scene.name("dialer"), other.address);
+    let mut agent = AgentCommand::new(&served.scene, &server)
+        .config(&with_conntrack(&[served.probe(), forward]))
+        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", Protocol::Grpc.endpoint())
+        .start();
+    let up = "vms.connection_mon.up";
+    let plain_forward = &[("name", "plain"), ("direction", "forward")];
+    collector.wait_for_value(up, REVERSE, 1, 0);
+    collector.wait_for_value(up, plain_forward, 1, 0);
+
+    // What is not answered is forgotten after so many seconds.
+    server.set_parameter("net/netfilter/nf_conntrack_tcp_timeout_syn_sent", "8");
+    server.run(program::command("ip").args(["route", "add", "10.96.0.10", "dev", "lo"]));
+    translate(
+        &server,
+        "output",
+        &["ip daddr 10.96.0.10 tcp dport 80 dnat ip to 127.0.0.1:10000-30000 fully-random".to_owned()],
+    );
+    server.run(program::command("nft").arg(
+        "table inet vmst_silent { chain incoming { type filter hook input priority 0; tcp dport 10000-30000 drop; }; }",
+    ));
+    server.inside(|| (0..ATTEMPTS).for_each(|_| knock(cluster_service(here.ip()))));
+    agent.wait_for_log(&["conntrack could not be read"]);
+    let unread = unix_nanoseconds();
+    collector.wait_for_points(up, REVERSE, 3, unread);
+    assert_eq!(agent.log_with(&["link is down"]), Vec::<String>::new(), "known by its cookie");
+
+    served.link.close();
+    dialer.close(plain);
+    let closed = unix_nanoseconds();
+    collector.wait_for_value(up, plain_forward, 0, closed);
+    agent.wait_for_log(&["links could not be measured", "by their translation"]);
+    agent.wait_for_log(&["conntrack is read again"]);
+    let last = collector.wait_for_value(up, REVERSE, 0, closed).time;
+    let between: Vec<_> =
+        collector.series(up, REVERSE).into_iter().filter(|point| point.time > closed).collect();
+    assert!(last - closed > 1_000_000_000, "it could not be known before the table was read: {between:#?}");
+    assert_eq!(agent.log_with(&["conntrack could not be read"]).len(), 1, "told once");
+    agent.stop();
 }

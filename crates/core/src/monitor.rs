@@ -142,6 +142,17 @@ pub struct PermissionChange {
     pub missing: bool,
 }
 
+/// What came of asking for translations before a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    /// All were told, or nobody asked.
+    Whole,
+    /// They are not to be had here.
+    Unavailable,
+    /// They could not be told this time.
+    Failed,
+}
+
 /// What to make of a look at a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -699,17 +710,16 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         allowance: &Allowance<'_>,
     ) -> Result<Vec<ProbeLook>, LookError> {
         let plan = self.plan(indices);
-        let translations = self.translate(&plan);
+        let (translations, telling) = self.translate(&plan);
         let now = self.clock.monotonic();
         let links = &self.links;
-        let told = self.told.as_ref();
         let untranslated = |place: usize| {
             let link = indices.get(place).and_then(|index| links.get(*index));
-            link.is_some_and(|link| match told {
-                None | Some(Ok(())) => false,
+            link.is_some_and(|link| match telling {
+                Telling::Whole => false,
                 // As if nobody had asked, but for what is known to have been seen by them alone.
-                Some(Err(Untold::Unavailable(_))) => link.is_translated(),
-                Some(Err(Untold::Failed(_))) => link.is_translated() || !link.has_matched_any(),
+                Telling::Unavailable => link.is_translated(),
+                Telling::Failed => link.is_translated() || !link.has_matched_any(),
             })
         };
         let wants_reason = |place: usize, direction| {
@@ -741,14 +751,23 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     }
 
     /// Asks for the translations of the services of that plan. Where they are not told, there are none to look by.
-    fn translate(&mut self, plan: &LookPlan) -> Translations {
-        let Some(source) = &mut self.translations else { return Translations::default() };
-        let (translations, told) = match source.translations(plan.services()) {
-            Ok(translations) => (Translations::new(translations), Ok(())),
-            Err(untold) => (Translations::default(), Err(untold)),
-        };
-        self.told = Some(told);
-        translations
+    fn translate(&mut self, plan: &LookPlan) -> (Translations, Telling) {
+        let Some(source) = &mut self.translations else { return (Translations::default(), Telling::Whole) };
+        match source.translations(plan.services()) {
+            Ok(translations) => {
+                // A failure is told that another look of the same cycle, for other services, did not have.
+                self.told.get_or_insert(Ok(()));
+                (Translations::new(translations), Telling::Whole)
+            }
+            Err(untold) => {
+                let telling = match untold {
+                    Untold::Unavailable(_) => Telling::Unavailable,
+                    Untold::Failed(_) => Telling::Failed,
+                };
+                self.told = Some(Err(untold));
+                (Translations::default(), telling)
+            }
+        }
     }
 
     fn plan(&mut self, indices: &[usize]) -> Arc<LookPlan> {

@@ -265,12 +265,17 @@ pub(crate) struct NatTable {
     /// Why nothing is told; `None` where it is.
     pub(crate) untold: Option<fn(Box<dyn std::error::Error + Send + Sync>) -> Untold>,
     pub(crate) reads: usize,
+    /// Asked for this service, it tells nothing.
+    pub(crate) fails_for: Option<Endpoint>,
 }
 
 impl TranslationAdapter for Nat {
     fn translations(&mut self, services: &[Endpoint]) -> Result<Vec<Translation>, Untold> {
         let mut table = self.0.borrow_mut();
         table.reads += 1;
+        if table.fails_for.is_some_and(|service| services.contains(&service)) {
+            return Err(Untold::Failed(Box::new(Refused)));
+        }
         match table.untold {
             Some(untold) => Err(untold(Box::new(Refused))),
             None => {

@@ -1145,3 +1145,21 @@ fn translations_are_read_by_walks_alone() {
     }
     assert_eq!(nat.0.borrow().reads, reads);
 }
+
+#[test]
+fn a_second_look_that_is_told_translations_does_not_hide_that_the_first_was_not() {
+    let (mut host, nat) = server();
+    host.connect(("10.0.0.9", 41000), ("10.0.0.1", 9), TcpState::Established, 9);
+    host.run("app", Access::Open, &[9]);
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1), probe("forward", 9, 1)]));
+    monitor.tell(&[0, 1]);
+    nat.0.borrow_mut().fails_for = Some(end(SERVICE));
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.close(2);
+    }
+    let reads = nat.0.borrow().reads;
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!(values(&cycle, UP), [1, 0]);
+    assert_eq!(nat.0.borrow().reads - reads, 2, "the second look was at the other link alone");
+    assert!(matches!(cycle.translations, Some(Err(Untold::Failed(_)))));
+}
