@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType};
+
 use crate::namespace::Namespace;
 use crate::program;
 
@@ -69,7 +72,9 @@ fn join(host: &Namespace, router: &Namespace, port: &str, network: u8) {
         format!("-n {router} address add 10.{network}.0.1/24 dev {port}"),
         format!("-n {host} route add default via 10.{network}.0.1"),
     ];
-    steps.iter().for_each(|step| ip(step));
+    for step in steps {
+        ip(&step);
+    }
 }
 
 /// Sends what goes to either service from one host to another, which has to make something of it.
@@ -99,6 +104,28 @@ pub fn to_backend(service: SocketAddr, backend: SocketAddr) -> String {
         IpAddr::V6(_) => ("ip6", "dnat ip6 to"),
     };
     format!("{protocol} daddr {} tcp dport {} {target} {backend}", service.ip(), service.port())
+}
+
+/// Lets a host forget every connection that it tracks.
+#[track_caller]
+pub fn forget_connections(host: &Namespace) {
+    // struct nlmsghdr: NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST | NLM_F_ACK; and struct nfgenmsg.
+    let words: [&[u8]; 6] = [
+        &20_u32.to_ne_bytes(),
+        &0x0102_u16.to_ne_bytes(),
+        &0x0005_u16.to_ne_bytes(),
+        &1_u32.to_ne_bytes(),
+        &0_u32.to_ne_bytes(),
+        &[0; 4],
+    ];
+    let mut answer = [0; 64];
+    host.inside(|| {
+        let socket = net::socket(AddressFamily::NETLINK, SocketType::RAW, Some(NETFILTER)).expect("netlink");
+        let kernel = SocketAddrNetlink::new(0, 0);
+        net::sendto(&socket, &words.concat(), SendFlags::empty(), &kernel).expect("the kernel takes it");
+        net::recv(&socket, &mut answer, RecvFlags::empty()).expect("the kernel answers");
+    });
+    assert_eq!(answer[16..20], [0; 4], "it was refused");
 }
 
 #[track_caller]

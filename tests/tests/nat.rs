@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use vms_agent_tests::agent::BOTH;
 use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::nat::{
-    BACKEND_PORT, Routed, SERVICE_PORT, cluster_service, route_services, to_backend, translate,
+    BACKEND_PORT, Routed, SERVICE_PORT, cluster_service, forget_connections, route_services, to_backend,
+    translate,
 };
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
@@ -93,22 +94,22 @@ fn the_client_needs_nothing_and_the_server_that_translates_needs_conntrack() {
         let ip = if family == "ipv6" { server.ipv6() } else { server.ipv4() };
         let listen =
             if family == "mapped" { SocketAddr::from(([0_u16; 8], BACKEND_PORT)) } else { backend(ip) };
-        let served = Served::new(&client, &server, listen, cluster_service(ip));
-        assert_up(&served.agent(&client).check(), "forward", &[]);
-        assert_up(&served.agent_with_conntrack(&client).check(), "forward", &[]);
+        let through = Served::new(&client, &server, listen, cluster_service(ip));
+        assert_up(&through.agent(&client).check(), "forward", &[]);
+        assert_up(&through.agent_with_conntrack(&client).check(), "forward", &[]);
 
-        assert_down(&served.agent(&server).check());
-        assert_up(&served.agent_with_conntrack(&server).check(), "reverse", &[backend(ip)]);
-        let allowed = served.agent_with_conntrack(&server).privileges(Privileges::User(AGENT, ALL_THREE));
+        assert_down(&through.agent(&server).check());
+        assert_up(&through.agent_with_conntrack(&server).check(), "reverse", &[backend(ip)]);
+        let allowed = through.agent_with_conntrack(&server).privileges(Privileges::User(AGENT, ALL_THREE));
         assert_up(&allowed.check(), "reverse", &[backend(ip)]);
         for refused in [Privileges::User(AGENT, BOTH), Privileges::RootWithout(&["net_admin"])] {
-            let check = served.agent_with_conntrack(&server).privileges(refused).check();
+            let check = through.agent_with_conntrack(&server).privileges(refused).check();
             assert_down(&check);
             assert!(check.stderr.contains("needs CAP_NET_ADMIN"), "{family}: {check:#?}");
         }
         // The back end's own address is an end of the socket, as ever.
-        let direct = config(&[probe("link", &served.scene.name("svc"), backend(ip))]);
-        assert_up(&AgentCommand::new(&served.scene, &server).config(&direct).check(), "reverse", &[]);
+        let direct = config(&[probe("link", &through.scene.name("svc"), backend(ip))]);
+        assert_up(&AgentCommand::new(&through.scene, &server).config(&direct).check(), "reverse", &[]);
     }
 }
 
@@ -117,19 +118,19 @@ fn a_connection_to_the_back_end_itself_is_not_one_to_the_service() {
     needs!(Need::Agent, Need::PacketFilter);
     let (client, server) = server_that_translates();
     let here = backend(server.ipv4());
-    let mut served = Served::new(&client, &server, here, cluster_service(server.ipv4()));
-    let _direct = (served.link.client.connect(here), served.link.server.accept(served.link.listener));
-    let agent = served.agent_with_conntrack(&server);
+    let mut through = Served::new(&client, &server, here, cluster_service(server.ipv4()));
+    let _direct = (through.link.client.connect(here), through.link.server.accept(through.link.listener));
+    let agent = through.agent_with_conntrack(&server);
     assert_up(&agent.check(), "reverse", &[here]);
-    let both = with_conntrack(&[served.probe(), probe("backend", &served.scene.name("svc"), here)]);
-    let check = AgentCommand::new(&served.scene, &server).config(&both).check();
+    let both = with_conntrack(&[through.probe(), probe("backend", &through.scene.name("svc"), here)]);
+    let check = AgentCommand::new(&through.scene, &server).config(&both).check();
     assert_eq!(check.row_of("link").connections, 1);
     assert_eq!(check.row_of("backend").connections, 2, "whichever address the client asked for");
 
-    let (client_end, server_end) = (served.link.client_end, served.link.server_end);
-    served.link.client.close(client_end);
-    served.link.server.close(server_end);
-    let agent = served.agent_with_conntrack(&server);
+    let (client_end, server_end) = (through.link.client_end, through.link.server_end);
+    through.link.client.close(client_end);
+    through.link.server.close(server_end);
+    let agent = through.agent_with_conntrack(&server);
     assert_down(&agent.check_until("the service's connection is gone", |check| check.code == 1));
 }
 
@@ -139,11 +140,11 @@ fn a_router_that_translates_tells_neither_end() {
     let hosts = Routed::new();
     let service = cluster_service(hosts.server_ip());
     translate(&hosts.router, "prerouting", &[to_backend(service, backend(hosts.server_ip()))]);
-    let served = Served::new(&hosts.client, &hosts.server, backend(hosts.server_ip()), service);
-    assert_up(&served.agent(&hosts.client).check(), "forward", &[]);
-    assert_up(&served.agent_with_conntrack(&hosts.client).check(), "forward", &[]);
-    assert_down(&served.agent_with_conntrack(&hosts.server).check());
-    let between = served.agent_with_conntrack(&hosts.router).check();
+    let through = Served::new(&hosts.client, &hosts.server, backend(hosts.server_ip()), service);
+    assert_up(&through.agent(&hosts.client).check(), "forward", &[]);
+    assert_up(&through.agent_with_conntrack(&hosts.client).check(), "forward", &[]);
+    assert_down(&through.agent_with_conntrack(&hosts.server).check());
+    let between = through.agent_with_conntrack(&hosts.router).check();
     assert_eq!(between.row().down_reason(), "process_absent", "no end of the link: {between:#?}");
 }
 
@@ -154,10 +155,10 @@ fn a_client_that_translates_its_own_output_is_told_where_it_goes() {
     route_services(&client, &server);
     for ip in [server.ipv4(), server.ipv6()] {
         translate(&client, "output", &[to_backend(cluster_service(ip), backend(ip))]);
-        let served = Served::new(&client, &server, backend(ip), cluster_service(ip));
-        assert_up(&served.agent(&client).check(), "forward", &[]);
-        assert_up(&served.agent_with_conntrack(&client).check(), "forward", &[backend(ip)]);
-        assert_down(&served.agent_with_conntrack(&server).check());
+        let through = Served::new(&client, &server, backend(ip), cluster_service(ip));
+        assert_up(&through.agent(&client).check(), "forward", &[]);
+        assert_up(&through.agent_with_conntrack(&client).check(), "forward", &[backend(ip)]);
+        assert_down(&through.agent_with_conntrack(&server).check());
     }
 }
 
@@ -168,9 +169,9 @@ fn on_one_node_both_ends_of_a_translated_link_are_seen() {
     route_services(&node, &other);
     let here = backend(node.ipv4());
     translate(&node, "output", &[to_backend(cluster_service(here.ip()), here)]);
-    let served = Served::new(&node, &node, here, cluster_service(here.ip()));
-    assert_up(&served.agent(&node).check(), "forward", &[]);
-    let check = served.agent_with_conntrack(&node).check();
+    let through = Served::new(&node, &node, here, cluster_service(here.ip()));
+    assert_up(&through.agent(&node).check(), "forward", &[]);
+    let check = through.agent_with_conntrack(&node).check();
     let rows: Vec<(&str, bool, u64)> = check
         .rows
         .iter()
@@ -186,10 +187,10 @@ fn a_port_that_is_redirected_is_the_service() {
     translate(&server, "prerouting", &[format!("tcp dport {SERVICE_PORT} redirect to :{BACKEND_PORT}")]);
     for ip in [server.ipv4(), server.ipv6()] {
         let service = SocketAddr::new(ip, SERVICE_PORT);
-        let served = Served::new(&client, &server, backend(ip), service);
-        assert_up(&served.agent(&client).check(), "forward", &[]);
-        assert_down(&served.agent(&server).check());
-        assert_up(&served.agent_with_conntrack(&server).check(), "reverse", &[backend(ip)]);
+        let through = Served::new(&client, &server, backend(ip), service);
+        assert_up(&through.agent(&client).check(), "forward", &[]);
+        assert_down(&through.agent(&server).check());
+        assert_up(&through.agent_with_conntrack(&server).check(), "reverse", &[backend(ip)]);
     }
 }
 
@@ -199,17 +200,17 @@ fn a_client_whose_address_is_translated_too_is_the_one_that_the_server_sees() {
     let (client, server) = server_that_translates();
     let seen: IpAddr = [10, 11, 12, 99].into();
     translate(&server, "input", &[format!("ip saddr {} snat ip to {seen}", client.ipv4())]);
-    let served = Served::new(&client, &server, backend(server.ipv4()), cluster_service(server.ipv4()));
-    assert_eq!(served.link.server_end.remote.ip(), seen);
-    assert_up(&served.agent_with_conntrack(&server).check(), "reverse", &[backend(server.ipv4())]);
+    let through = Served::new(&client, &server, backend(server.ipv4()), cluster_service(server.ipv4()));
+    assert_eq!(through.link.server_end.remote.ip(), seen);
+    assert_up(&through.agent_with_conntrack(&server).check(), "reverse", &[backend(server.ipv4())]);
     for (source, is_up) in [(seen, true), (client.ipv4(), false)] {
         let probe = probe_with(
             "link",
-            &served.scene.name("svc"),
-            served.service,
+            &through.scene.name("svc"),
+            through.service,
             &json!({ "sourceServiceIp": source.to_string() }),
         );
-        let agent = AgentCommand::new(&served.scene, &server).config(&with_conntrack(&[probe]));
+        let agent = AgentCommand::new(&through.scene, &server).config(&with_conntrack(&[probe]));
         assert_eq!(agent.check().code == 0, is_up, "{source}");
     }
 }
@@ -221,12 +222,12 @@ fn a_running_agent_follows_a_translated_link_and_tells_where_it_goes() {
     needs!(Need::Agent, Need::PacketFilter, Need::Tool("setpriv"));
     let (client, server) = server_that_translates();
     let here = backend(server.ipv4());
-    let mut served = Served::new(&client, &server, here, cluster_service(server.ipv4()));
-    let _direct = (served.link.client.connect(here), served.link.server.accept(served.link.listener));
+    let mut through = Served::new(&client, &server, here, cluster_service(server.ipv4()));
+    let _direct = (through.link.client.connect(here), through.link.server.accept(through.link.listener));
     let collector = Collector::start(&server, Protocol::Grpc);
-    let mut config = with_conntrack(&[served.probe()]);
+    let mut config = with_conntrack(&[through.probe()]);
     config["sandbox"] = json!("required");
-    let mut agent = AgentCommand::new(&served.scene, &server)
+    let mut agent = AgentCommand::new(&through.scene, &server)
         .config(&config)
         .privileges(Privileges::User(AGENT, ALL_THREE))
         .variable("OTEL_EXPORTER_OTLP_ENDPOINT", Protocol::Grpc.endpoint())
@@ -238,10 +239,10 @@ fn a_running_agent_follows_a_translated_link_and_tells_where_it_goes() {
         [REVERSE, &[("dest_translated_ip", &ip), ("dest_translated_port", &port)]].concat();
     let told = collector.wait_for_points("vms.connection_mon.translated", &translated, 1, 0);
 
-    served.link.close();
+    through.link.close();
     let last = told.last().unwrap().time;
     collector.wait_for_value("vms.connection_mon.up", REVERSE, 0, last);
-    served.link.reconnect();
+    through.link.reconnect();
     agent.wait_for_log(&["link is up", "reverse"]);
     agent.stop();
     assert_eq!(agent.log_with(&["conntrack"]), Vec::<String>::new(), "nothing to complain about");
@@ -252,12 +253,12 @@ fn an_agent_that_may_not_read_conntrack_says_so_once_and_goes_on_as_without() {
     needs!(Need::Agent, Need::PacketFilter, Need::Tool("setpriv"));
     let (client, server) = server_that_translates();
     let service = cluster_service(server.ipv4());
-    let served = Served::new(&client, &server, backend(server.ipv4()), service);
+    let through = Served::new(&client, &server, backend(server.ipv4()), service);
     let collector = Collector::start(&server, Protocol::Grpc);
-    let direct = probe("backend", &served.scene.name("svc"), backend(server.ipv4()));
-    let mut config = with_conntrack(&[served.probe(), direct]);
+    let direct = probe("backend", &through.scene.name("svc"), backend(server.ipv4()));
+    let mut config = with_conntrack(&[through.probe(), direct]);
     config["sandbox"] = json!("required");
-    let mut agent = AgentCommand::new(&served.scene, &server)
+    let mut agent = AgentCommand::new(&through.scene, &server)
         .config(&config)
         .privileges(Privileges::User(AGENT, BOTH))
         .variable("OTEL_EXPORTER_OTLP_ENDPOINT", Protocol::Grpc.endpoint())
@@ -335,15 +336,15 @@ fn a_table_that_cannot_be_taken_in_turns_no_link_into_a_silent_0() {
     needs!(Need::Agent, Need::PacketFilter);
     let (client, server) = server_that_translates();
     let here = backend(server.ipv4());
-    let mut served = Served::new(&client, &server, here, cluster_service(server.ipv4()));
-    let other = served.link.server.listen(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let mut dialer = served.scene.program("dialer").start(&server);
+    let mut through = Served::new(&client, &server, here, cluster_service(server.ipv4()));
+    let other = through.link.server.listen(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let mut dialer = through.scene.program("dialer").start(&server);
     let plain = dialer.connect(other.address);
-    let _accepted = served.link.server.accept(other);
+    let _accepted = through.link.server.accept(other);
     let collector = Collector::start(&server, Protocol::Grpc);
-    let forward = probe("plain", &served.scene.name("dialer"), other.address);
-    let mut agent = AgentCommand::new(&served.scene, &server)
-        .config(&with_conntrack(&[served.probe(), forward]))
+    let forward = probe("plain", &through.scene.name("dialer"), other.address);
+    let mut agent = AgentCommand::new(&through.scene, &server)
+        .config(&with_conntrack(&[through.probe(), forward]))
         .variable("OTEL_EXPORTER_OTLP_ENDPOINT", Protocol::Grpc.endpoint())
         .start();
     let up = "vms.connection_mon.up";
@@ -351,8 +352,6 @@ fn a_table_that_cannot_be_taken_in_turns_no_link_into_a_silent_0() {
     collector.wait_for_value(up, REVERSE, 1, 0);
     collector.wait_for_value(up, plain_forward, 1, 0);
 
-    // What is not answered is forgotten after so many seconds.
-    server.set_parameter("net/netfilter/nf_conntrack_tcp_timeout_syn_sent", "8");
     server.run(program::command("ip").args(["route", "add", "10.96.0.10", "dev", "lo"]));
     translate(
         &server,
@@ -368,16 +367,24 @@ fn a_table_that_cannot_be_taken_in_turns_no_link_into_a_silent_0() {
     collector.wait_for_points(up, REVERSE, 3, unread);
     assert_eq!(agent.log_with(&["link is down"]), Vec::<String>::new(), "known by its cookie");
 
-    served.link.close();
+    through.link.close();
     dialer.close(plain);
     let closed = unix_nanoseconds();
     collector.wait_for_value(up, plain_forward, 0, closed);
     agent.wait_for_log(&["links could not be measured", "by their translation"]);
+    let outcome = |name| [("outcome", name)];
+    let failed = |since| {
+        let points = collector.wait_for_points("vms.agent.measurements", &outcome("failed"), 2, since);
+        points.last().unwrap().value.as_int() - points[0].value.as_int()
+    };
+    assert!(failed(unix_nanoseconds()) > 0, "each cycle counts it");
+    let told = collector.series(up, REVERSE);
+    assert!(told.iter().all(|point| point.value.as_int() == 1), "never a 0 without a look: {told:#?}");
+
+    forget_connections(&server);
+    let forgotten = unix_nanoseconds();
     agent.wait_for_log(&["conntrack is read again"]);
-    let last = collector.wait_for_value(up, REVERSE, 0, closed).time;
-    let between: Vec<_> =
-        collector.series(up, REVERSE).into_iter().filter(|point| point.time > closed).collect();
-    assert!(last - closed > 1_000_000_000, "it could not be known before the table was read: {between:#?}");
+    collector.wait_for_value(up, REVERSE, 0, forgotten);
     assert_eq!(agent.log_with(&["conntrack could not be read"]).len(), 1, "told once");
     agent.stop();
 }

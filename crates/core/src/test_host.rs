@@ -276,12 +276,10 @@ impl TranslationAdapter for Nat {
         if table.fails_for.is_some_and(|service| services.contains(&service)) {
             return Err(Untold::Failed(Box::new(Refused)));
         }
-        match table.untold {
-            Some(untold) => Err(untold(Box::new(Refused))),
-            None => {
-                let asked = table.translations.iter().filter(|known| services.contains(&known.service));
-                Ok(asked.copied().collect())
-            }
+        if let Some(untold) = table.untold {
+            return Err(untold(Box::new(Refused)));
         }
+        let asked = table.translations.iter().filter(|known| services.contains(&known.service));
+        Ok(asked.copied().collect())
     }
 }

@@ -58,9 +58,9 @@ fn push_attributes(out: &mut Vec<u8>, data: &[u8], levels: u8) {
         out.extend([0; 2]);
         out.extend(kind.to_ne_bytes());
         if levels > 1 {
-            push_attributes(out, inner, levels - 1)
+            push_attributes(out, inner, levels - 1);
         } else {
-            out.extend(inner)
+            out.extend(inner);
         }
         let length = u16::try_from(out.len() - start).expect("inputs are short");
         out[start..start + 2].copy_from_slice(&length.saturating_sub(lie.into()).to_ne_bytes());

@@ -99,8 +99,8 @@ pub(super) struct Settings {
     pub(super) proc_root: Text<ExactPath>,
 
     /// Whether translated destinations (NAT) are looked up in the kernel's connection tracking: then a link to an address
-    /// that is translated on this host, such as the ClusterIP of a Kubernetes service, is seen at its server's end as
-    /// well. Costs the capability CAP_NET_ADMIN, by which the agent could change this host's network. Takes effect at the
+    /// that is translated on this host, such as the cluster IP of a Kubernetes service, is seen at its server's end as
+    /// well. Costs the capability `CAP_NET_ADMIN`, by which the agent could change this host's network. Takes effect at the
     /// start.
     #[serde(default)]
     pub(super) conntrack: ConntrackMode,

@@ -27,7 +27,7 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
             Area::Privileges,
             Level::Warn,
             format!("`conntrack: auto`, and it may not be read ({}): {UNSEEN}", refusal.text),
-            grant(&facts.own, &facts.setting, &facts.executable),
+            fix_permission(refusal, facts),
         )),
         Err(refusal) => findings.push(lack(
             Area::Kernel,
@@ -51,6 +51,17 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
 fn is_permission(refusal: &Refusal) -> bool {
     let errno = refusal.errno.map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::PERM | Errno::ACCESS | Errno::AFNOSUPPORT))
+}
+
+fn fix_permission(refusal: &Refusal, facts: &Facts) -> Option<String> {
+    match Errno::from_raw_os_error(refusal.errno?) {
+        // What keeps netlink away keeps sockets away as well, and there the fix is told.
+        Errno::AFNOSUPPORT => None,
+        Errno::ACCESS => {
+            Some("allow netlink_netfilter_socket in the policy of the security module".to_owned())
+        }
+        _ => Some(grant(&facts.own, &facts.setting, &facts.executable)),
+    }
 }
 
 fn grant(credentials: &Credentials, setting: &Setting, executable: &Path) -> String {

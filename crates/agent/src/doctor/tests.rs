@@ -563,6 +563,7 @@ fn what_keeps_conntrack_from_being_read_is_fixed_in_the_way_of_the_setting() {
         assert_eq!(fix(Errno::PERM, setting, uid, bounding), (Area::Privileges, expected));
     }
     assert!(fix(Errno::PERM, Setting::Plain, 1000, BOTH).1.contains("systemd-run"));
+    assert!(fix(Errno::ACCESS, service(), 0, BOTH).1.contains("netlink_netfilter_socket"));
     for errno in [Errno::INVAL, Errno::PROTONOSUPPORT] {
         let module = "sudo modprobe nf_conntrack_netlink";
         assert_eq!(fix(errno, service(), 0, BOTH), (Area::Kernel, module.to_owned()));

@@ -187,7 +187,8 @@ fn an_interrupted_dump_is_begun_afresh_and_given_up_after_some() {
 
 #[test]
 fn what_broke_off_is_never_told_as_none() {
-    let cases: [(Exchange, fn(&Error) -> bool); 5] = [
+    type IsExpected = fn(&Error) -> bool;
+    let cases: [(Exchange, IsExpected); 5] = [
         (vec![Ok(refusal(1))], |error| matches!(error, Error::PermissionMissing { .. })),
         (vec![Ok(message(3, 2, &(-12_i32).to_ne_bytes()))], |error| matches!(error, Error::Io { .. })),
         (vec![Ok(message(0x100, 2, &[2, 0, 0, 0]))], |error| matches!(error, Error::Malformed(_))),
