@@ -132,7 +132,7 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         sandbox: config.sandbox,
     };
     let facts = read::read_facts(&sources, &mut || try_sockets(&config.proc_root), collector);
-    let conntrack = (config.conntrack == ConntrackMode::Auto).then(try_conntrack);
+    let conntrack = (config.conntrack == ConntrackMode::Auto).then(|| try_conntrack(&config.proc_root));
     evaluate::evaluate(&Facts { conntrack, ..facts })
 }
 
@@ -163,9 +163,9 @@ fn try_sockets(proc_root: &Path) -> Result<(), Refusal> {
 }
 
 /// Whether the kernel tells translations: asks for those of a service that need not exist.
-fn try_conntrack() -> Result<(), Refusal> {
+fn try_conntrack(proc_root: &Path) -> Result<(), Refusal> {
     let service = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 1);
-    Conntrack::new().read(&[service]).map(drop).map_err(|error| Refusal::new(&error))
+    Conntrack::new(proc_root).read(&[service]).map(drop).map_err(|error| Refusal::new(&error))
 }
 
 /// Writes aligned lines, styled: `output` is expected to strip styles where they are not wanted (anstream).

@@ -33,7 +33,7 @@ pub(crate) fn monitor(config: &Config, clock: SystemClock) -> anyhow::Result<Hos
     let mut monitor =
         Monitor::new(connections, processes(config)?, clock, config.probes.clone(), config.terms)?;
     if config.conntrack == ConntrackMode::Auto {
-        monitor.set_translations(Box::new(Conntrack::new()));
+        monitor.set_translations(Box::new(Conntrack::new(&config.proc_root)));
     }
     Ok(monitor)
 }

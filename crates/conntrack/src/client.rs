@@ -1,6 +1,7 @@
 //! Asks the kernel, as often as it takes, and lets through only what was asked for.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use vms_core::TranslationAdapter;
@@ -10,6 +11,7 @@ use vms_core::translation::{MAX_BACKENDS, Translation};
 
 use crate::codec::{DumpRequest, Entry, Family, Filter, Malformed, Messages, Reply};
 use crate::error::{Error, Operation};
+use crate::plan::{Table, choose, read_table};
 use crate::socket::{NetlinkSocket, Transport, io_error};
 
 /// The kernel's replies come in pieces of at most this size, however large the buffer.
@@ -17,10 +19,6 @@ const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 
 /// How often a dump is tried that the kernel breaks off.
 const ATTEMPTS: u32 = 4;
-
-/// Services of one family that are asked for one by one. Each is a walk over the whole table, and so is telling all of TCP:
-/// that takes about as long as this many walks that tell next to nothing.
-const ASKED_ONE_BY_ONE: usize = 8;
 
 /// How many entries one dump may tell of in one attempt, asked for or not.
 const MAX_TOLD: u32 = 1 << 20;
@@ -35,13 +33,17 @@ const MAX_FOUND: usize = 1 << 17;
 #[derive(Debug)]
 pub struct Conntrack {
     client: Client<NetlinkSocket>,
+    proc_root: PathBuf,
 }
 
 impl Conntrack {
     /// Opens nothing yet.
+    ///
+    /// `proc_root` is where `/proc` is. Its `sys/net/netfilter` is read before each look, to choose what costs the kernel least
+    /// with a table of that size; where it cannot be read, the table is taken for a large one.
     #[must_use]
-    pub fn new() -> Self {
-        Self { client: Client::new(NetlinkSocket::default()) }
+    pub fn new(proc_root: &Path) -> Self {
+        Self { client: Client::new(NetlinkSocket::default()), proc_root: proc_root.to_owned() }
     }
 
     /// Every tracked TCP connection to one of these services whose destination is translated.
@@ -50,13 +52,7 @@ impl Conntrack {
     /// [`Error::PermissionMissing`] or [`Error::Unsupported`] where this host does not allow or have it; any other where it
     /// could not be told this time.
     pub fn read(&mut self, services: &[Endpoint]) -> Result<Vec<Translation>, Error> {
-        self.client.read(services)
-    }
-}
-
-impl Default for Conntrack {
-    fn default() -> Self {
-        Self::new()
+        self.client.read(services, || read_table(&self.proc_root))
     }
 }
 
@@ -125,7 +121,11 @@ impl<T: Transport> Client<T> {
         }
     }
 
-    fn read(&mut self, services: &[Endpoint]) -> Result<Vec<Translation>, Error> {
+    fn read(
+        &mut self,
+        services: &[Endpoint],
+        table: impl FnOnce() -> Table,
+    ) -> Result<Vec<Translation>, Error> {
         let mut search = Search {
             services: services.iter().copied().collect(),
             found: Vec::new(),
@@ -134,33 +134,17 @@ impl<T: Transport> Client<T> {
         if self.buffer.is_empty() {
             self.buffer = vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice();
         }
-        for family in [Family::Inet, Family::Inet6] {
-            let of_family = services.iter().copied().filter(|service| Family::of(service.ip()) == family);
-            let of_family: Vec<Endpoint> = of_family.collect();
-            self.read_family(family, &of_family, &mut search)?;
-        }
-        Ok(search.found)
-    }
-
-    fn read_family(
-        &mut self,
-        family: Family,
-        services: &[Endpoint],
-        search: &mut Search,
-    ) -> Result<(), Error> {
-        if services.is_empty() {
-            return Ok(());
-        }
-        let found_before = search.found.len();
-        let filters: BTreeSet<Filter> = services.iter().map(|service| Filter::of(*service)).collect();
-        let filters = if filters.len() > ASKED_ONE_BY_ONE { BTreeSet::from([Filter::Tcp]) } else { filters };
-        for filter in filters {
-            if !self.filters || !self.dump(family, filter, search)? {
-                search.found.truncate(found_before);
-                return self.dump(family, Filter::None, search).map(|_whole| ());
+        let table = table();
+        for (family, filter) in choose(services, self.filters, table) {
+            if !self.dump(family, filter, &mut search)? {
+                search.found.clear();
+                for (family, filter) in choose(services, self.filters, table) {
+                    self.dump(family, filter, &mut search)?;
+                }
+                break;
             }
         }
-        Ok(())
+        Ok(search.found)
     }
 
     /// Asks until the answer is whole; `false` where the kernel does not filter, and what it told is of no use.

@@ -77,8 +77,10 @@ const NOOP_BYTES: u32 = 16;
 const MAX_ERRNO: u32 = 4095;
 
 /// The family of the entries in a dump.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
+    /// `AF_UNSPEC`: any. Kernels take no filter with it (`EOPNOTSUPP`).
+    Any,
     /// `AF_INET`: also what travels between sockets with IPv4-mapped addresses.
     Inet,
     /// `AF_INET6`.
@@ -90,6 +92,7 @@ impl Family {
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
+            Self::Any => 0,
             Self::Inet => 2,
             Self::Inet6 => 10,
         }

@@ -5,11 +5,12 @@
 //! filters them, where it can; what it tells is verified all the same.
 //!
 //! [`codec`] is pure, and the only place that knows the kernel's structs; [`client`] asks, retries and verifies; the
-//! socket itself is private. What decodes is public, also for `tests/fuzz`. Reads top down: [`client`], [`codec`].
+//! choice of the dumps and the socket itself are private. What decodes is public, also for `tests/fuzz`. Reads top down: [`client`], [`codec`].
 
 pub mod client;
 pub mod codec;
 mod error;
+mod plan;
 mod socket;
 
 pub use client::Conntrack;

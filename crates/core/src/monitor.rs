@@ -30,6 +30,10 @@ const SECOND_LOOKS: usize = 4;
 /// How many times as long as looks took that were cut short it is until the next begin, at least.
 const PAUSE_AFTER_CUT: u32 = 2;
 
+/// How many times as long as it took in vain to read translations it is until they are read again: a table that is too
+/// large is so for long.
+const PAUSE_AFTER_UNTOLD: u32 = 20;
+
 /// How old what only a walk can tell may become: a probe that falls due after that is looked for whatever it costs.
 pub const WALK_BOUND: Duration = Duration::from_mins(1);
 
@@ -178,6 +182,8 @@ pub struct Monitor<C, P, K> {
     translations: Option<Box<dyn TranslationAdapter>>,
     /// What came of asking for them last, until that is told.
     told: Option<Result<(), Untold>>,
+    /// When translations may be asked for again after they could not be read.
+    untold_until: Duration,
     /// Shared with the allowance of the cycle under way.
     clock: Arc<K>,
     planned: Vec<PlannedProbe>,
@@ -222,6 +228,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             processes,
             translations: None,
             told: None,
+            untold_until: Duration::ZERO,
             clock: Arc::new(clock),
             planned: Vec::new(),
             links: Vec::new(),
@@ -753,6 +760,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// Asks for the translations of the services of that plan. Where they are not told, there are none to look by.
     fn translate(&mut self, plan: &LookPlan) -> (Translations, Telling) {
         let Some(source) = &mut self.translations else { return (Translations::default(), Telling::Whole) };
+        let (now, cpu) = (self.clock.monotonic(), self.clock.cpu());
+        if now < self.untold_until {
+            return (Translations::default(), Telling::Failed);
+        }
         match source.translations(plan.services()) {
             Ok(translations) => {
                 // A failure is told that another look of the same cycle, for other services, did not have.
@@ -762,7 +773,11 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             Err(untold) => {
                 let telling = match untold {
                     Untold::Unavailable(_) => Telling::Unavailable,
-                    Untold::Failed(_) => Telling::Failed,
+                    Untold::Failed(_) => {
+                        let cost = self.clock.cpu().saturating_sub(cpu);
+                        self.untold_until = now.saturating_add(cost * PAUSE_AFTER_UNTOLD);
+                        Telling::Failed
+                    }
                 };
                 self.told = Some(Err(untold));
                 (Translations::default(), telling)

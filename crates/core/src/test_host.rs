@@ -267,12 +267,17 @@ pub(crate) struct NatTable {
     pub(crate) reads: usize,
     /// Asked for this service, it tells nothing.
     pub(crate) fails_for: Option<Endpoint>,
+    /// A reading of CPU time, and what each attempt to read adds to it.
+    pub(crate) cost: Option<(Rc<Cell<Duration>>, Duration)>,
 }
 
 impl TranslationAdapter for Nat {
     fn translations(&mut self, services: &[Endpoint]) -> Result<Vec<Translation>, Untold> {
         let mut table = self.0.borrow_mut();
         table.reads += 1;
+        if let Some((cpu, cost)) = &table.cost {
+            cpu.set(cpu.get() + *cost);
+        }
         if table.fails_for.is_some_and(|service| services.contains(&service)) {
             return Err(Untold::Failed(Box::new(Refused)));
         }

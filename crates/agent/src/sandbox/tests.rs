@@ -203,7 +203,7 @@ fn only_where_it_is_configured_the_measuring_thread_can_ask_for_translations() {
         on_a_thread(|| {
             rustix::thread::set_no_new_privs(true).unwrap();
             assert_eq!(AUTO.with_conntrack(conntrack).enter_measuring(), []);
-            Conntrack::new().read(&[service])
+            Conntrack::new(std::path::Path::new("/proc")).read(&[service])
         })
     };
     let refused = read(ConntrackMode::Off).unwrap_err();

@@ -1163,3 +1163,20 @@ fn a_second_look_that_is_told_translations_does_not_hide_that_the_first_was_not(
     assert_eq!(nat.0.borrow().reads - reads, 2, "the second look was at the other link alone");
     assert!(matches!(cycle.translations, Some(Err(Untold::Failed(_)))));
 }
+
+#[test]
+fn translations_that_are_dear_to_read_in_vain_are_not_asked_for_in_each_cycle() {
+    let (host, nat) = server();
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1)]));
+    nat.0.borrow_mut().untold = Some(Untold::Failed);
+    nat.0.borrow_mut().cost = Some((Rc::clone(&monitor.clock.cpu), Duration::from_millis(500)));
+    for _cycle in 0..40 {
+        let cycle = monitor.tell(&[0]);
+        assert!(cycle.points.is_empty() && cycle.failure.is_some(), "not known is not known");
+    }
+    let reads = nat.0.borrow().reads;
+    assert!((3..=5).contains(&reads), "every ten seconds: {reads}");
+    nat.0.borrow_mut().untold = None;
+    let told: Vec<i64> = (0..12).flat_map(|_| values(&monitor.tell(&[0]), UP)).collect();
+    assert_eq!(told.first(), Some(&1), "and then it is found");
+}
