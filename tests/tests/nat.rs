@@ -14,8 +14,8 @@ use vms_agent_tests::nat::{
 };
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
-    AgentCommand, Check, Collector, Link, Namespace, Points, Privileges, Protocol, Scene, config, needs,
-    probe, probe_with, program,
+    AgentCommand, Check, Collector, Link, Namespace, Points, Privileges, Protocol, Scene, config, eventually,
+    needs, probe, probe_with, program,
 };
 
 /// Whom agents run as that are not root.
@@ -132,6 +132,34 @@ fn a_connection_to_the_back_end_itself_is_not_one_to_the_service() {
     through.link.server.close(server_end);
     let agent = through.agent_with_conntrack(&server);
     assert_down(&agent.check_until("the service's connection is gone", |check| check.code == 1));
+}
+
+#[test]
+fn an_entry_that_outlives_its_connection_vouches_for_no_other() {
+    needs!(Need::Agent, Need::PacketFilter);
+    let (client, server) = server_that_translates();
+    let here = backend(server.ipv4());
+    let mut through = Served::new(&client, &server, here, cluster_service(server.ipv4()));
+    let (client_end, server_end) = (through.link.client_end, through.link.server_end);
+    // Who closes first keeps the port for a while.
+    through.link.server.close(server_end);
+    eventually("the FIN to arrive", || {
+        client.has_socket("CLOSE-WAIT", client_end.local, client_end.remote).then_some(())
+    });
+    through.link.client.close(client_end);
+    eventually("the client's port to be free", || client.sockets().is_empty().then_some(()));
+    // The client comes again from the same port, and to the back end itself.
+    let direct = through.link.client.connect_from(here, client_end.local);
+    assert_eq!(direct.local, client_end.local);
+    let accepted = through.link.server.accept(through.link.listener);
+    assert!(server.has_socket("ESTAB", accepted.local, accepted.remote));
+    assert_ne!(accepted.remote.port(), client_end.local.port(), "the kernel keeps its entries apart");
+    assert_down(&through.agent_with_conntrack(&server).check());
+    through.link.client.close(direct);
+    through.link.server.close(accepted);
+    // And by the service's address once more.
+    through.link.reconnect();
+    assert_up(&through.agent_with_conntrack(&server).check(), "reverse", &[here]);
 }
 
 #[test]
