@@ -1,6 +1,7 @@
 //! Links whose destination is translated (NAT): what each end sees of them, with and without access to conntrack.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use rustix::io::Errno;
@@ -415,4 +416,29 @@ fn a_table_that_cannot_be_taken_in_turns_no_link_into_a_silent_0() {
     collector.wait_for_value(up, REVERSE, 0, forgotten);
     assert_eq!(agent.log_with(&["conntrack could not be read"]).len(), 1, "told once");
     agent.stop();
+}
+
+#[test]
+fn conntrack_is_not_read_while_links_are_verified_one_by_one() {
+    needs!(Need::Agent, Need::PacketFilter, Need::Tool("strace"));
+    let (client, server) = server_that_translates();
+    let through = Served::new(&client, &server, backend(server.ipv4()), cluster_service(server.ipv4()));
+    let collector = Collector::start(&server, Protocol::Grpc);
+    let trace = through.scene.path().join("trace");
+    let mut agent = through
+        .agent_with_conntrack(&server)
+        .traced(&trace)
+        .variable("VMS_CPU_BUDGET", "0%")
+        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", Protocol::Grpc.endpoint())
+        .start();
+    collector.wait_for_points("vms.connection_mon.up", REVERSE, 10, 0);
+    agent.stop();
+
+    let trace = fs::read_to_string(&trace).unwrap();
+    let requests = |kind: &str| {
+        let is_request = |line: &&str| line.contains(" sendto(") && line.contains(kind);
+        trace.lines().filter(is_request).count()
+    };
+    assert_eq!(requests("IPCTNL_MSG_CT_GET"), 1, "by the one walk");
+    assert!(requests("SOCK_DIAG_BY_FAMILY") >= 10, "and sockets in each cycle");
 }
