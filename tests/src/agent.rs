@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -100,6 +101,21 @@ pub struct Row {
     pub source_ip: Option<String>,
     /// The configured or matched source.
     pub source_port: Option<u16>,
+    /// To what the destination is translated.
+    #[serde(default)]
+    pub translated: Vec<Translated>,
+}
+
+/// An endpoint to which the destination is translated.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Translated {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// How many connections go there.
+    pub connections: u64,
 }
 
 /// A process that holds a connection.

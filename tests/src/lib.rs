@@ -26,6 +26,7 @@ pub mod link;
 pub mod lives;
 pub mod metronome;
 pub mod namespace;
+pub mod nat;
 pub mod otlp;
 pub mod outage;
 pub mod peer;

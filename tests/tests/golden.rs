@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use rustix::process::Signal;
@@ -12,7 +13,7 @@ use serde_json::json;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
     AgentCommand, Answer, Link, Namespace, Points, Privileges, Protocol, Responder, Scene, config,
-    environment, eventually, needs, probe, probe_with,
+    environment, eventually, nat, needs, probe, probe_with, program,
 };
 use vms_core::metric::{ALL, Kind, LINK_ATTRIBUTES, Metric};
 
@@ -118,7 +119,7 @@ fn parse_row(row: &str) -> (String, Entry) {
 
 #[test]
 fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
-    needs!(Need::Agent, Need::Tool("setpriv"));
+    needs!(Need::Agent, Need::PacketFilter, Need::Tool("setpriv"));
     let (scene, host) = (Scene::new(), Namespace::new());
     let own = scene.program("own").user(AGENT);
     let mut link = Link::new((&own, &host), (&own, &host));
@@ -127,13 +128,22 @@ fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
     // One request has to be sent again, one is lost.
     let responder =
         Responder::start(&host, Protocol::Grpc, &[Answer::Unavailable, Answer::Accept, Answer::Invalid]);
+    // And one through an address that is translated.
+    let service = SocketAddr::from(([10, 96, 0, 10], 80));
+    let listen = SocketAddr::from(([127, 0, 0, 1], 8080));
+    nat::translate(&host, "output", &[nat::to_backend(service, listen)]);
+    host.run(program::command("ip").args(["route", "add", "10.96.0.10", "dev", "lo"]));
+    let _served = Link::over(own.start(&host), own.start(&host), listen, |_| service);
     let probes = [
+        probe_with("served", &scene.name("own"), service, &json!({"matchedSourceLabels": "ip_port"})),
         probe_with("own", &scene.name("own"), link.service(), &json!({"matchedSourceLabels": "ip_port"})),
         probe("hidden", &scene.name("root"), hidden.service()),
     ];
+    let mut config = config(&probes);
+    config["conntrack"] = json!("auto");
     let mut agent = AgentCommand::new(&scene, &host)
-        .config(&config(&probes))
-        .privileges(Privileges::User(AGENT, &[]))
+        .config(&config)
+        .privileges(Privileges::User(AGENT, &["net_admin"]))
         .start();
     let own: &[_] = &[("name", "own"), ("direction", "forward")];
     let up = responder.wait_for_points("vms.connection_mon.up", own, 1, 0);

@@ -305,7 +305,10 @@ fn doctor_judges_what_a_running_agent_has_given_up() {
     watched.wait_for_owner(&agent);
     let found = findings();
     assert!(found.iter().all(|(level, _)| level == "ok"), "{found:#?}");
-    assert!(found.iter().any(|(_, what)| what.contains("no capability beyond the two")), "{found:#?}");
+    assert!(
+        found.iter().any(|(_, what)| what.contains("no capability beyond those that it needs")),
+        "{found:#?}"
+    );
     assert!(found.iter().any(|(_, what)| what.contains("to look into every process")), "{found:#?}");
     drop(agent);
 
@@ -362,4 +365,32 @@ fn assert_refused(watched: &Watched, arguments: &[&str], expected: &str) {
     );
     assert!(said.contains(expected), "{arguments:?}: {said}");
     assert!(said.len() < 64 << 10, "{arguments:?}: {} bytes", said.len());
+}
+
+/// `CAP_NET_ADMIN` beside the two.
+const THE_THREE: &str = "0000000000081004";
+
+#[test]
+fn the_right_to_read_conntrack_is_kept_where_it_is_asked_for_by_the_measuring_thread_alone() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let three: &[&str] = &["sys_ptrace", "dac_read_search", "net_admin"];
+    for privileges in [Privileges::Root, Privileges::User(AGENT, three)] {
+        for (conntrack, wanted) in [("auto", THE_THREE), ("off", THE_TWO)] {
+            let watched = Watched::of_user(OWNER);
+            let mut config = watched.config();
+            config["conntrack"] = json!(conntrack);
+            let agent = watched
+                .command()
+                .config(&config)
+                .privileges(privileges)
+                .variable("OTEL_METRICS_EXPORTER", "none")
+                .start();
+            watched.wait_for_owner(&agent);
+            for (thread, capabilities) in threads(&agent, "CapPrm") {
+                let kept = if thread == "vms-measuring" { wanted } else { NONE };
+                assert_eq!(capabilities, kept, "{conntrack}: {thread}");
+            }
+            assert_eq!(agent.log_with(&["NAT"]), Vec::<String>::new());
+        }
+    }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
+use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, Direction};
 use vms_core::link::MatchedSource;
-use vms_core::look::{DownReason, MatchedConnection, ProbeLook};
+use vms_core::look::{DirectionLook, DownReason, MatchedConnection, ProbeLook};
 use vms_core::probe::ConnectionProbe;
 
 use crate::advice;
@@ -33,6 +35,9 @@ pub(crate) struct Row {
     source_ip: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_port: Option<u16>,
+    /// To what the destination is translated.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    translated: Vec<Translated>,
     #[serde(skip)]
     advice: Option<String>,
 }
@@ -42,6 +47,37 @@ struct Owner {
     pid: u32,
     name: String,
     executable: Option<PathBuf>,
+}
+
+/// An endpoint to which the destination is translated, and how many of the connections go there.
+#[derive(Debug, Serialize)]
+struct Translated {
+    ip: IpAddr,
+    port: u16,
+    connections: usize,
+}
+
+impl Translated {
+    fn of(matched: &[&MatchedConnection], look: &DirectionLook) -> Vec<Self> {
+        let mut counts: BTreeMap<Endpoint, usize> = BTreeMap::new();
+        for end in matched.iter().filter_map(|matched| look.translated.get(&matched.connection.cookie)) {
+            *counts.entry(*end).or_default() += 1;
+        }
+        let translated =
+            |(end, connections): (Endpoint, usize)| Self { ip: end.ip(), port: end.port(), connections };
+        counts.into_iter().map(translated).collect()
+    }
+
+    /// All of them in a few words.
+    fn describe(all: &[Self]) -> String {
+        const SHOWN: usize = 2;
+        let mut ends: Vec<String> =
+            all.iter().take(SHOWN).map(|end| Endpoint::new(end.ip, end.port).to_string()).collect();
+        if all.len() > SHOWN {
+            ends.push(format!("and {} more", all.len() - SHOWN));
+        }
+        ends.join(", ")
+    }
 }
 
 impl Row {
@@ -56,6 +92,7 @@ impl Row {
         direction: Direction,
         source: MatchedSource,
         matched: &[&MatchedConnection],
+        look: &DirectionLook,
         unattributed: usize,
     ) -> Self {
         let mut owners: Vec<Owner> = Vec::new();
@@ -75,6 +112,7 @@ impl Row {
             owners,
             source_ip: configured_ip.or_else(|| source.ip.map(|ip| ip.to_string())),
             source_port: probe.source_port.or(source.port),
+            translated: Translated::of(matched, look),
             ..Self::down(probe, None, unattributed)
         }
     }
@@ -94,6 +132,7 @@ impl Row {
             dest_port: probe.dest_port,
             source_ip: probe.source_ip.as_ref().map(ToString::to_string),
             source_port: probe.source_port,
+            translated: Vec::new(),
             advice: reason.map(|reason| advice::for_down(probe, None, reason)),
         }
     }
@@ -140,7 +179,7 @@ pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)]) -> Vec<Row> {
             for (source, connections) in matched {
                 let same = |other: &&Connection| MatchedSource::of(probe, other, direction) == source;
                 let unattributed = look.unattributed.iter().filter(same).count();
-                rows.push(Row::up(probe, direction, source, &connections, unattributed));
+                rows.push(Row::up(probe, direction, source, &connections, look, unattributed));
             }
         }
         if rows.len() == before {
@@ -181,7 +220,10 @@ pub(crate) fn write_table(rows: &[Row], out: &mut impl Write) -> io::Result<()> 
             plain(row.name.clone()),
             Cell::new(tone, row.status),
             plain(row.direction.unwrap_or("-").to_owned()),
-            plain(format!("{ip}:{}", row.dest_port)),
+            plain(match row.translated.as_slice() {
+                [] => format!("{ip}:{}", row.dest_port),
+                all => format!("{ip}:{} -> {}", row.dest_port, Translated::describe(all)),
+            }),
             plain(connections),
             plain(if owners.is_empty() { row.reason.unwrap_or("-").to_owned() } else { owners.join(" ") }),
         ]);

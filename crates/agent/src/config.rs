@@ -41,7 +41,7 @@ use vms_export::ExportConfig;
 pub(crate) use effective::Effective;
 pub(crate) use fault::ConfigErrors;
 pub(crate) use layer::Overrides;
-pub(crate) use settings::{LogFormat, SandboxMode};
+pub(crate) use settings::{ConntrackMode, LogFormat, SandboxMode};
 
 use self::fault::{Fault, KeyPath, Place};
 use self::schema::Schema;
@@ -71,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) self_telemetry: SelfTelemetry,
     /// Where the proc file system is mounted.
     pub(crate) proc_root: PathBuf,
+    /// Whether translated destinations are looked up.
+    pub(crate) conntrack: ConntrackMode,
     /// What the running agent gives up.
     pub(crate) sandbox: SandboxMode,
 }

@@ -9,17 +9,19 @@ use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use vms_conntrack::Conntrack;
 use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
 use vms_core::connection::{ConnectionFilter, TcpState, TcpStates};
 use vms_sock_diag::SockDiag;
 
-use self::facts::{CollectorProblem, Refusal};
-use crate::config::{Config, Exporter};
+use self::facts::{CollectorProblem, Facts, Refusal};
+use crate::config::{Config, ConntrackMode, Exporter};
 use crate::environment::Environment;
 use crate::host;
 use crate::terminal::{Format, escape};
 
+mod conntrack;
 mod evaluate;
 mod facts;
 mod fixes;
@@ -141,7 +143,8 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         &mut || links::read(config),
         collector,
     );
-    fixes::evaluate(&facts)
+    let conntrack = (config.conntrack == ConntrackMode::Auto).then(|| try_conntrack(&config.proc_root));
+    fixes::evaluate(&Facts { conntrack, ..facts })
 }
 
 /// Prints what was found.
@@ -168,6 +171,12 @@ fn try_sockets(proc_root: &Path) -> Result<(), Refusal> {
         .and_then(|mut sockets| sockets.dump(&filter))
         .map(drop)
         .map_err(|error| Refusal::new(&error))
+}
+
+/// Whether the kernel tells translations: asks for those of a service that need not exist.
+fn try_conntrack(proc_root: &Path) -> Result<(), Refusal> {
+    let service = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 1);
+    Conntrack::new(proc_root).read(&[service]).map(drop).map_err(|error| Refusal::new(&error))
 }
 
 /// Writes aligned lines, styled: `output` is expected to strip styles where they are not wanted (anstream).

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use uuid::Uuid;
+use vms_conntrack::Conntrack;
 use vms_core::connection::Direction;
 use vms_core::monitor::Monitor;
 use vms_core::process::SelectorBuilder;
@@ -12,7 +13,7 @@ use vms_process::{Privileges, ProcReader};
 use vms_sock_diag::SockDiag;
 
 use crate::clock::SystemClock;
-use crate::config::{Config, Exporter};
+use crate::config::{Config, ConntrackMode, Exporter};
 use crate::environment::Environment;
 use crate::resource;
 
@@ -29,7 +30,12 @@ const SPREAD: Duration = Duration::from_secs(30);
 /// When the kernel has no `sock_diag`, or the configured /proc cannot be read.
 pub(crate) fn monitor(config: &Config, clock: SystemClock) -> anyhow::Result<HostMonitor> {
     let connections = SockDiag::open(&config.proc_root).context("sockets cannot be read")?;
-    Ok(Monitor::new(connections, processes(config)?, clock, config.probes.clone(), config.terms)?)
+    let mut monitor =
+        Monitor::new(connections, processes(config)?, clock, config.probes.clone(), config.terms)?;
+    if config.conntrack == ConntrackMode::Auto {
+        monitor.set_translations(Box::new(Conntrack::new(&config.proc_root)));
+    }
+    Ok(monitor)
 }
 
 /// The processes of the configured /proc.

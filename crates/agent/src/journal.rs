@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
+use vms_core::adapter::Untold;
 use vms_core::connection::Direction;
 use vms_core::link::LinkChange;
 use vms_core::look::LookError;
@@ -17,6 +18,7 @@ pub(crate) struct Journal {
     failing_cycles: u64,
     overrunning: bool,
     unverified: bool,
+    untold: bool,
 }
 
 impl Journal {
@@ -29,6 +31,9 @@ impl Journal {
             tell_permission(*change);
         }
         self.tell_unverified(cycle.unverified.as_ref());
+        if let Some(told) = &cycle.translations {
+            self.tell_untold(told.as_ref().err());
+        }
         self.tell_failure(cycle.failure.as_ref());
     }
 
@@ -57,6 +62,24 @@ impl Journal {
             _ => {}
         }
         self.unverified = unverified.is_some();
+    }
+
+    fn tell_untold(&mut self, untold: Option<&Untold>) {
+        match untold {
+            Some(error @ Untold::Unavailable(_)) if !self.untold => warn!(
+                error = chain(error),
+                "links to addresses that are translated on this host (NAT) are not seen at the server's end; run \
+                 `vms-agent doctor` for the fix, or set `conntrack: off`"
+            ),
+            Some(error @ Untold::Failed(_)) if !self.untold => warn!(
+                error = chain(error),
+                "conntrack could not be read: links that may be known by it alone are not reported while they are not \
+                 seen otherwise; run `vms-agent doctor`"
+            ),
+            None if self.untold => info!("conntrack is read again"),
+            _ => {}
+        }
+        self.untold = untold.is_some();
     }
 
     fn tell_failure(&mut self, failure: Option<&Failure>) {

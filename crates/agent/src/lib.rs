@@ -98,7 +98,7 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
     // What is opened once for good comes before the sandbox, so that no rule is needed for it.
     let heartbeat = Heartbeat::begin(&heartbeat::places(environment));
     let spool = spool_directory(&config);
-    let sandbox = Sandbox::new(config.sandbox);
+    let sandbox = Sandbox::new(config.sandbox).with_conntrack(config.conntrack);
     let mut lacks = sandbox.enter_process();
     let (thread, measuring_lacks) = Reserved::start(sandbox)?;
     lacks.extend(measuring_lacks);
@@ -138,7 +138,15 @@ fn spool_directory(config: &config::Config) -> Option<PathBuf> {
 fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> anyhow::Result<u8> {
     let config = load(global, environment)?.config;
     let config = check::select(config, &args.names)?;
-    let looks = host::monitor(&config, SystemClock::start()).and_then(|mut monitor| Ok(monitor.check()?));
+    let looks = host::monitor(&config, SystemClock::start()).and_then(|mut monitor| {
+        let looks = monitor.check();
+        if let Some(untold) = monitor.untold() {
+            let untold = journal::chain(untold);
+            let words = format!("vms-agent: {untold}; links are told without: see `vms-agent doctor`\n");
+            telemetry::write_last_words(io::stderr(), &words);
+        }
+        Ok(looks?)
+    });
     let looks = match looks {
         Ok(looks) => looks,
         Err(error) => {

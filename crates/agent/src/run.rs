@@ -203,6 +203,11 @@ fn apply_log_level(telemetry: &Telemetry, old: &Config, new: &Config) {
     if old.sandbox != new.sandbox {
         warn!("sandbox takes effect at the next start: what was given up does not come back");
     }
+    if old.conntrack != new.conntrack {
+        warn!(
+            "conntrack takes effect at the next start: the right to read it is kept from then on, or given up"
+        );
+    }
     if old.log.format != new.log.format || old.self_telemetry != new.self_telemetry {
         warn!("log.format and selfTelemetry take effect at the next start");
     }

@@ -3,8 +3,8 @@
 //! Two kinds of threads do different things, so they keep different rights (capabilities, Landlock and seccomp are the
 //! thread's, and what it starts inherits them):
 //!
-//! - The measuring thread looks into processes and asks the kernel for sockets. It keeps the capabilities, and can open
-//!   no file for writing and no connection to anywhere.
+//! - The measuring thread looks into processes and asks the kernel for sockets, and where that is configured for
+//!   translations. It keeps the capabilities, and can open no file for writing and no connection to anywhere.
 //! - The runtime's threads send, resolve names, and read the configuration again. They cannot look into processes, and
 //!   see only the files that this takes.
 //!
@@ -17,9 +17,10 @@
 use std::fmt;
 
 use anyhow::bail;
+use rustix::thread::CapabilitySet;
 use tracing::{info, warn};
 
-use crate::config::SandboxMode;
+use crate::config::{ConntrackMode, SandboxMode};
 
 mod files;
 mod places;
@@ -28,12 +29,12 @@ mod syscalls;
 
 pub(crate) use files::supports_landlock;
 pub(crate) use places::Places;
-pub(crate) use privileges::KEPT;
+pub(crate) use privileges::{FOR_CONNTRACK, KEPT};
 
 /// One kind of restriction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layer {
-    /// Capabilities beyond the two.
+    /// Capabilities beyond those that measuring takes.
     Capabilities,
     /// Gaining rights by starting a program.
     NewPrivileges,
@@ -61,7 +62,8 @@ impl Layer {
     pub(crate) fn fix(self) -> &'static str {
         match self {
             Self::Capabilities => {
-                "start it with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH alone, as the systemd unit does"
+                "start it with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH alone, as the systemd unit does (and CAP_NET_ADMIN \
+                 for `conntrack: auto`)"
             }
             Self::NewPrivileges => {
                 "set NoNewPrivileges=yes in the unit, or allowPrivilegeEscalation: false in the Pod"
@@ -108,21 +110,27 @@ impl Lack {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sandbox {
     mode: SandboxMode,
+    conntrack: ConntrackMode,
 }
 
 impl Sandbox {
     pub(crate) fn new(mode: SandboxMode) -> Self {
-        Self { mode }
+        Self { mode, conntrack: ConntrackMode::Off }
+    }
+
+    /// The same, for an agent that reads connection tracking or does not.
+    pub(crate) fn with_conntrack(self, conntrack: ConntrackMode) -> Self {
+        Self { conntrack, ..self }
     }
 
     /// For the whole process. Has to be called while it has one thread: capabilities are each thread's own.
     pub(crate) fn enter_process(self) -> Vec<Lack> {
-        self.unless_off(privileges::restrict_process)
+        self.unless_off(|| privileges::restrict_process(kept(self.conntrack)))
     }
 
     /// For the measuring thread, as the first that it does.
     pub(crate) fn enter_measuring(self) -> Vec<Lack> {
-        self.unless_off(|| Vec::from_iter(syscalls::restrict_measuring()))
+        self.unless_off(|| Vec::from_iter(syscalls::restrict_measuring(self.conntrack)))
     }
 
     /// For the calling thread and all that it starts; after the measuring thread was started.
@@ -168,6 +176,14 @@ impl Sandbox {
 
     fn unless_off(self, enter: impl FnOnce() -> Vec<Lack>) -> Vec<Lack> {
         if self.mode == SandboxMode::Off { Vec::new() } else { enter() }
+    }
+}
+
+/// The capabilities that the measuring thread keeps, if it was given them.
+pub(crate) fn kept(conntrack: ConntrackMode) -> CapabilitySet {
+    match conntrack {
+        ConntrackMode::Off => KEPT,
+        ConntrackMode::Auto => KEPT | FOR_CONNTRACK,
     }
 }
 

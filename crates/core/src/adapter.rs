@@ -1,12 +1,15 @@
 //! The edges: what the core asks of the host.
 
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::address::Endpoint;
 use crate::connection::{Connection, ConnectionFilter};
 use crate::health::Sighting;
 use crate::process::{HolderQuery, HolderScan, Process, VerifyQuery};
+use crate::translation::Translation;
 
 /// A source of connections.
 pub trait ConnAdapter {
@@ -50,6 +53,27 @@ pub trait ProcessAdapter {
     /// # Errors
     /// When nothing can be told of any process.
     fn verify_holders(&mut self, query: &VerifyQuery<'_>) -> Result<Vec<Option<Arc<Process>>>, Self::Error>;
+}
+
+/// A source of translations.
+pub trait TranslationAdapter: fmt::Debug {
+    /// Every connection that is known to have asked for one of these services and to go elsewhere, and no other. Their
+    /// states are not told: a connection may long have ended that is still in the list.
+    ///
+    /// # Errors
+    /// When they cannot be told: then nothing is known of any of them.
+    fn translations(&mut self, services: &[Endpoint]) -> Result<Vec<Translation>, Untold>;
+}
+
+/// Why translations could not be told. It never stands for "none".
+#[derive(Debug, thiserror::Error)]
+pub enum Untold {
+    /// They are not to be had here, and will not be unless somebody changes that.
+    #[error("translations (NAT) are not told here")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// They could not be told this time.
+    #[error("translations (NAT) could not be read")]
+    Failed(#[source] Box<dyn Error + Send + Sync>),
 }
 
 /// Time, passed in so that tests can hold it still.

@@ -22,5 +22,6 @@ pub mod schedule;
 #[cfg(test)]
 mod test_host;
 mod track;
+pub mod translation;
 
-pub use adapter::{Clock, ConnAdapter, ProcessAdapter};
+pub use adapter::{Clock, ConnAdapter, ProcessAdapter, TranslationAdapter};

@@ -6,11 +6,13 @@
 //! What a walk over all sockets finds is taken in by [`Link::absorb`]; between walks the connections that it found are
 //! looked up again. [`Link::report`] tells of both.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::address::Endpoint;
 use crate::connection::{Connection, Cookie, Direction};
 use crate::health::Sighting;
 use crate::look::{DirectionLook, DownReason, MatchedConnection, ProbeLook};
@@ -25,6 +27,10 @@ pub const MAX_SOURCES: usize = 1_000;
 
 /// Connections of one probe that are looked up again each cycle, beside the first of each series.
 pub const MAX_TRACKED_A_PROBE: usize = 1_024;
+
+/// Endpoints to which the destination of one series is translated, of which its connections are told apart: those with
+/// most of them.
+pub const MAX_TRANSLATED: usize = 64;
 
 /// The source by which series of one probe are told apart, as far as `matchedSourceLabels` asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -68,6 +74,8 @@ pub struct Link {
     /// Whether there were more, which that walk left out.
     has_unseen: bool,
     untracked: Untracked,
+    /// Whether it has been seen in reverse by a translation.
+    translated: bool,
 }
 
 /// What tells the series of one probe apart.
@@ -84,6 +92,8 @@ struct Series {
     owners: Vec<Arc<Process>>,
     down_since: Option<SystemTime>,
     track: Track,
+    /// How many connections go to which endpoint that the destination is translated to, as of the last walk.
+    translated: Vec<(Arc<AttributeSet>, Endpoint, u64)>,
 }
 
 /// What one series has, as of the last look.
@@ -132,6 +142,7 @@ impl Link {
             seen: BTreeMap::new(),
             has_unseen: false,
             untracked: Untracked::default(),
+            translated: false,
         }
     }
 
@@ -152,6 +163,18 @@ impl Link {
     #[must_use]
     pub fn has_matched(&self, direction: Direction) -> bool {
         self.series.keys().any(|(known, _)| *known == direction)
+    }
+
+    /// Whether the link has ever matched.
+    #[must_use]
+    pub fn has_matched_any(&self) -> bool {
+        !self.series.is_empty()
+    }
+
+    /// Whether the link has ever matched in reverse by a translation: without those it is not seen.
+    #[must_use]
+    pub fn is_translated(&self) -> bool {
+        self.translated
     }
 
     /// Whether the look, if it is believed, takes a series down that was up, or is the first and tells of a link that is down:
@@ -267,6 +290,7 @@ impl Link {
     pub fn absorb(&mut self, look: &ProbeLook, at: Moment, room: usize, changes: &mut Vec<LinkChange>) {
         let is_first = self.walked_at.is_none();
         self.walked_at = Some(at.monotonic);
+        self.translated |= !look.reverse.translated.is_empty();
         let matching: BTreeSet<SeriesKey> = Direction::ALL
             .into_iter()
             .flat_map(|way| look.direction(way).matched.iter().map(move |matched| (way, &matched.connection)))
@@ -282,6 +306,9 @@ impl Link {
             for direction in Direction::ALL {
                 let has_unseen = look.next.is_some();
                 self.absorb_direction(look.direction(direction), has_unseen, direction, at.wall, changes);
+            }
+            if !look.untranslated {
+                self.tell_translated(look);
             }
             self.track(look, at.monotonic, room, is_first);
             for direction in Direction::ALL {
@@ -405,6 +432,36 @@ impl Link {
         }
     }
 
+    /// Takes in to which endpoints the destination is translated.
+    fn tell_translated(&mut self, look: &ProbeLook) {
+        for ((direction, source), series) in &mut self.series {
+            let look = look.direction(*direction);
+            let mut counts: BTreeMap<Endpoint, u64> = BTreeMap::new();
+            for matched in &look.matched {
+                if MatchedSource::of(&self.probe, &matched.connection, *direction) == *source
+                    && let Some(end) = look.translated.get(&matched.connection.cookie)
+                {
+                    *counts.entry(*end).or_default() += 1;
+                }
+            }
+            let mut counts: Vec<(Endpoint, u64)> = counts.into_iter().collect();
+            counts.sort_unstable_by_key(|(end, connections)| (Reverse(*connections), *end));
+            counts.truncate(MAX_TRANSLATED);
+            let mut known = std::mem::take(&mut series.translated);
+            series.translated = counts
+                .into_iter()
+                .map(|(end, connections)| {
+                    let place = known.iter().position(|(_, known, _)| *known == end);
+                    let attributes = match place {
+                        Some(place) => known.swap_remove(place).0,
+                        None => translated_attributes(&series.attributes, end),
+                    };
+                    (attributes, end, connections)
+                })
+                .collect();
+        }
+    }
+
     /// Begins to track what matches: one connection of each series whatever the bounds, so that its end is seen at once, and
     /// the others as far as the bounds allow.
     fn track(&mut self, look: &ProbeLook, now: Duration, room: usize, is_first: bool) {
@@ -514,6 +571,7 @@ impl Series {
             owners: Vec::new(),
             down_since: None,
             track: Track::default(),
+            translated: Vec::new(),
         }
     }
 
@@ -554,17 +612,21 @@ impl Series {
         }
     }
 
+    fn point(&self, metric: &'static Metric, extra: Option<Extra>, value: Value, at: Moment) -> DataPoint {
+        DataPoint {
+            metric,
+            attributes: Arc::clone(&self.attributes),
+            extra,
+            time: at.wall,
+            start: (metric.kind != Kind::Gauge).then_some(self.since),
+            value,
+        }
+    }
+
     fn report(&self, age: Option<Duration>, at: Moment, with_health: bool, emit: &mut dyn FnMut(DataPoint)) {
         let Some(finding) = self.finding else { return };
         let mut push = |metric: &'static Metric, extra: Option<Extra>, value: Value| {
-            emit(DataPoint {
-                metric,
-                attributes: Arc::clone(&self.attributes),
-                extra,
-                time: at.wall,
-                start: (metric.kind != Kind::Gauge).then_some(self.since),
-                value,
-            });
+            emit(self.point(metric, extra, value, at));
         };
         let flag = |set: bool| Value::Int(set.into());
         push(&metric::UP, None, flag(finding.up));
@@ -575,6 +637,19 @@ impl Series {
         if let Some(reason) = finding.reason {
             push(&metric::DOWN_REASON, Some(Extra { key: "reason", value: reason.as_str() }), flag(true));
         }
+        for (attributes, _, connections) in &self.translated {
+            emit(DataPoint {
+                metric: &metric::TRANSLATED,
+                attributes: Arc::clone(attributes),
+                extra: None,
+                time: at.wall,
+                start: None,
+                value: int(*connections),
+            });
+        }
+        let mut push = |metric: &'static Metric, extra: Option<Extra>, value: Value| {
+            emit(self.point(metric, extra, value, at));
+        };
         if let Some(age) = age {
             push(&metric::WALK_AGE, None, seconds(age));
         }
@@ -627,6 +702,15 @@ fn link_attributes(
     let source_port = probe.source_port.or(source.port);
     attributes.extend(source_port.map(|port| Attribute::new("source_port", port)));
     attributes.extend(direction.map(|direction| Attribute::new("direction", direction.as_str())));
+    Arc::new(AttributeSet::new(attributes))
+}
+
+/// The attributes of a series, and the endpoint to which its destination is translated.
+fn translated_attributes(series: &AttributeSet, end: Endpoint) -> Arc<AttributeSet> {
+    let ip = AttributeValue::Str(end.ip().to_string().into());
+    let mut attributes = series.to_vec();
+    attributes.push(Attribute { key: "dest_translated_ip", value: ip });
+    attributes.push(Attribute::new("dest_translated_port", end.port()));
     Arc::new(AttributeSet::new(attributes))
 }
 

@@ -18,6 +18,7 @@ use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
 };
+use crate::translation::Translations;
 
 /// Connections that fit by address of which one look finds out who holds them, for all probes together: what is worked out
 /// about each takes about 1.1 kB meanwhile. Of what is beyond that, a probe with few loses none.
@@ -101,6 +102,8 @@ pub struct DirectionLook {
     pub process: Presence,
     /// The capabilities whose absence left connections unattributed.
     pub missing: BTreeSet<Capability>,
+    /// Of the connections that match, those whose destination is translated, and the endpoint to which it is.
+    pub translated: BTreeMap<Cookie, Endpoint>,
 }
 
 impl DirectionLook {
@@ -141,6 +144,9 @@ pub struct ProbeLook {
     /// The connection with which the next look has to begin, where this one left some out ([`MAX_CANDIDATES`]). Those are
     /// counted as undecided, and nothing else is told of them.
     pub next: Option<Cookie>,
+    /// Whether connections may be missing in reverse, because the translations by which they would be known could not be
+    /// read.
+    pub untranslated: bool,
 }
 
 impl ProbeLook {
@@ -157,6 +163,17 @@ impl ProbeLook {
     #[must_use]
     pub fn is_cut_short(&self) -> bool {
         Direction::ALL.iter().any(|way| self.direction(*way).undecided > 0)
+    }
+
+    /// Whether there may be more to find than was found.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.is_cut_short() || self.untranslated
+    }
+
+    /// Why there may be more to find than was found.
+    pub(crate) fn shortcoming(&self) -> LookError {
+        if self.is_cut_short() { LookError::CutShort } else { LookError::Untranslated }
     }
 
     fn direction_mut(&mut self, direction: Direction) -> &mut DirectionLook {
@@ -185,6 +202,7 @@ impl ProbeLook {
             undecided: both.iter().map(|look| look.undecided).sum(),
             process,
             missing: both.iter().flat_map(|look| look.missing.iter().copied()).collect(),
+            translated: both.iter().flat_map(|look| look.translated.clone()).collect(),
         }
     }
 }
@@ -207,6 +225,9 @@ pub enum LookError {
          has so many connections, processes or open files"
     )]
     CutShort,
+    /// What connections to a service are translated to could not be read, and without that the link may be up unseen.
+    #[error("connections that are known by their translation (NAT) alone could not be told")]
+    Untranslated,
     /// The processes could not be listed.
     #[error("processes could not be read")]
     Processes(#[source] Box<dyn Error + Send + Sync>),
@@ -230,6 +251,10 @@ pub struct Manner<'a> {
     pub allowance: &'a Allowance<'a>,
     /// With which connection to begin at a probe, given by its place, that has too many: what the last look at it told.
     pub begin_with: &'a dyn Fn(usize) -> Option<Cookie>,
+    /// The translations of the services ([`LookPlan::services`]), read before this look.
+    pub translations: &'a Translations,
+    /// Whether of a probe, given by its place, translations matter that could not be read.
+    pub untranslated: &'a dyn Fn(usize) -> bool,
 }
 
 impl fmt::Debug for Manner<'_> {
@@ -239,6 +264,7 @@ impl fmt::Debug for Manner<'_> {
             .field("every_holder", &self.every_holder)
             .field("known", &self.known)
             .field("now", &self.now)
+            .field("translations", &self.translations)
             .finish_non_exhaustive()
     }
 }
@@ -291,6 +317,8 @@ struct Candidate {
     direction: Direction,
     connection: usize,
     pattern: PatternId,
+    /// To what the destination is translated, where that is known.
+    translated: Option<Endpoint>,
 }
 
 /// What fits by address, and of which probes it is a part.
@@ -361,6 +389,12 @@ impl LookPlan {
         Self { probes, by_service, filter, selector }
     }
 
+    /// The services that the probes ask for, sorted, each once.
+    #[must_use]
+    pub fn services(&self) -> &[Endpoint] {
+        self.filter.endpoints()
+    }
+
     /// Looks once, and tells what was found of each probe, in the order in which they were planned.
     ///
     /// # Errors
@@ -371,10 +405,16 @@ impl LookPlan {
         processes: &mut P,
         manner: &Manner<'_>,
     ) -> Result<Vec<ProbeLook>, LookError> {
-        let dumped =
-            connections.dump(&self.filter).map_err(|error| LookError::Connections(Box::new(error)))?;
-        let fitting =
-            self.find_candidates(&dumped, manner.begin_with, |name| connections.interface_index(name));
+        let translations = manner.translations;
+        let wider = (!translations.backends().is_empty()).then(|| {
+            let endpoints = self.services().iter().chain(translations.backends());
+            ConnectionFilter::new(STATES, endpoints.copied())
+        });
+        let filter = wider.as_ref().unwrap_or(&self.filter);
+        let dumped = connections.dump(filter).map_err(|error| LookError::Connections(Box::new(error)))?;
+        let fitting = self.find_candidates(&dumped, translations, manner.begin_with, |name| {
+            connections.interface_index(name)
+        });
         let candidates = fitting.taken;
         let established =
             |candidate: &&Candidate| is_state(&dumped, candidate.connection, TcpState::Established);
@@ -431,7 +471,8 @@ impl LookPlan {
             }
         }
         let mut looks = self.decide(&dumped, &candidates, &census, &scan);
-        for (look, part) in looks.iter_mut().zip(fitting.parts) {
+        for (index, (look, part)) in looks.iter_mut().zip(fitting.parts).enumerate() {
+            look.untranslated = (manner.untranslated)(index);
             let Some(part) = part else { continue };
             // A search that was cut short has not seen all who could hold these: it goes on with the same.
             look.next = if look.is_cut_short() { part.first } else { part.next };
@@ -445,12 +486,13 @@ impl LookPlan {
     fn find_candidates(
         &self,
         dumped: &[Connection],
+        translations: &Translations,
         begin_with: &dyn Fn(usize) -> Option<Cookie>,
         interface_index: impl Fn(&str) -> Option<u32>,
     ) -> Candidates {
         let mut taken = Vec::new();
         let mut counts = vec![0_usize; self.probes.len()];
-        self.each_candidate(dumped, &interface_index, |candidate| {
+        self.each_candidate(dumped, translations, &interface_index, |candidate| {
             if let Some(count) = counts.get_mut(candidate.probe) {
                 *count += 1;
             }
@@ -471,7 +513,7 @@ impl LookPlan {
         taken.clear();
         // Those from the first on, and then, from the beginning, as many as there is room for.
         for is_second_round in [false, true] {
-            self.each_candidate(dumped, &interface_index, |candidate| {
+            self.each_candidate(dumped, translations, &interface_index, |candidate| {
                 let cookie = dumped.get(candidate.connection).map(|connection| connection.cookie);
                 match parts.get_mut(candidate.probe).and_then(Option::as_mut) {
                     None if is_second_round => {}
@@ -494,23 +536,35 @@ impl LookPlan {
     fn each_candidate(
         &self,
         dumped: &[Connection],
+        translations: &Translations,
         interface_index: &impl Fn(&str) -> Option<u32>,
         mut visit: impl FnMut(Candidate),
     ) {
         for (connection_index, connection) in dumped.iter().enumerate() {
-            for direction in Direction::ALL {
-                let service = connection.service_end(direction);
+            let mut visit_all = |service: Endpoint, direction: Direction, translated: Option<Endpoint>| {
                 for index in self.by_service.get(&service).into_iter().flatten().copied() {
                     let Some(planned) = self.probes.get(index) else { continue };
-                    if planned.probe.match_addresses(connection, direction, interface_index) {
+                    if planned.probe.match_but_service(connection, direction, interface_index) {
                         visit(Candidate {
                             probe: index,
                             direction,
                             connection: connection_index,
                             pattern: planned.pattern(direction),
+                            translated,
                         });
                     }
                 }
+            };
+            for direction in Direction::ALL {
+                let service = connection.service_end(direction);
+                let translated = match direction {
+                    Direction::Forward => translations.backend(connection),
+                    Direction::Reverse => None,
+                };
+                visit_all(service, direction, translated);
+            }
+            for service in translations.services(connection) {
+                visit_all(service, Direction::Reverse, Some(connection.local));
             }
         }
     }
@@ -535,6 +589,8 @@ impl LookPlan {
                     }
                     match match_holders(connection, candidate.pattern, scan) {
                         Holding::Fits(owners) => {
+                            let translated = candidate.translated.map(|end| (connection.cookie, end));
+                            look.translated.extend(translated);
                             look.matched.push(MatchedConnection { connection: *connection, owners });
                         }
                         Holding::Other => look.held_by_other += 1,

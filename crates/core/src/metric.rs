@@ -201,6 +201,12 @@ macro_rules! metrics {
     (@attributes [$attribute:literal] LINK) => {
         &["name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "direction", $attribute]
     };
+    (@attributes [$one:literal, $other:literal] LINK) => {
+        &[
+            "name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "direction", $one,
+            $other,
+        ]
+    };
     (@attributes [$($attribute:literal),*]) => { &[$($attribute),*] };
 }
 
@@ -220,6 +226,10 @@ metrics! {
     /// How many more it may have.
     UNATTRIBUTED = "vms.connection_mon.unattributed", "{connection}", Kind::Gauge, [] + LINK,
         "ESTABLISHED connections that fit by address, whose holder the agent was not permitted to learn.";
+    /// Where the connections go.
+    TRANSLATED = "vms.connection_mon.translated", "{connection}", Kind::Gauge,
+        ["dest_translated_ip", "dest_translated_port"] + LINK,
+        "Connections of the link by the endpoint to which its destination is translated (NAT), as of the last walk; no point where none is, or conntrack is not read.";
     /// Why the link is down.
     DOWN_REASON = "vms.connection_mon.down_reason", "1", Kind::Gauge, ["reason"] + LINK,
         "1 for the reason why the link is down; no point while it is up.";

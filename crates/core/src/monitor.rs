@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::adapter::{Clock, ConnAdapter, ProcessAdapter};
+use crate::adapter::{Clock, ConnAdapter, ProcessAdapter, TranslationAdapter, Untold};
 use crate::allowance::Allowance;
 use crate::budget::{Budget, CpuShare};
 use crate::connection::{Connection, Cookie, Direction, Inode};
@@ -17,6 +17,7 @@ use crate::process::{
     Capability, Pid, Process, ProcessSelector, SelectorBuilder, SelectorError, VerifyQuery,
 };
 use crate::track::Tracked;
+use crate::translation::Translations;
 
 /// How many plans of all probes may be kept, or as much of plans of some: for sets of probes that fall due together, or
 /// broke together.
@@ -28,6 +29,10 @@ const SECOND_LOOKS: usize = 4;
 
 /// How many times as long as looks took that were cut short it is until the next begin, at least.
 const PAUSE_AFTER_CUT: u32 = 2;
+
+/// How many times as long as it took in vain to read translations it is until they are read again: a table that is too
+/// large is so for long.
+const PAUSE_AFTER_UNTOLD: u32 = 20;
 
 /// How old what only a walk can tell may become: a probe that falls due after that is looked for whatever it costs.
 pub const WALK_BOUND: Duration = Duration::from_mins(1);
@@ -117,6 +122,8 @@ pub struct Cycle {
     pub unverified: Option<LookError>,
     /// The capabilities that began to be missed, and that no longer are.
     pub permissions: Vec<PermissionChange>,
+    /// Whether translations were told that were asked for; `None` where none were.
+    pub translations: Option<Result<(), Untold>>,
     /// How long it took.
     pub took: Duration,
 }
@@ -137,6 +144,17 @@ pub struct PermissionChange {
     pub capability: Capability,
     /// Whether it is missed now.
     pub missing: bool,
+}
+
+/// What came of asking for translations before a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    /// All were told, or nobody asked.
+    Whole,
+    /// They are not to be had here.
+    Unavailable,
+    /// They could not be told this time.
+    Failed,
 }
 
 /// What to make of a look at a link.
@@ -160,6 +178,12 @@ type Verified = (Vec<Option<Sighting>>, Vec<Option<Arc<Process>>>);
 pub struct Monitor<C, P, K> {
     connections: C,
     processes: P,
+    /// Absent where nobody asks for translations.
+    translations: Option<Box<dyn TranslationAdapter>>,
+    /// What came of asking for them last, until that is told.
+    told: Option<Result<(), Untold>>,
+    /// When translations may be asked for again after they could not be read.
+    untold_until: Duration,
     /// Shared with the allowance of the cycle under way.
     clock: Arc<K>,
     planned: Vec<PlannedProbe>,
@@ -202,6 +226,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let mut monitor = Self {
             connections,
             processes,
+            translations: None,
+            told: None,
+            untold_until: Duration::ZERO,
             clock: Arc::new(clock),
             planned: Vec::new(),
             links: Vec::new(),
@@ -262,6 +289,17 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// Puts another source of processes in force.
     pub fn replace_processes(&mut self, processes: P) {
         self.processes = processes;
+    }
+
+    /// Puts a source of translations in force.
+    pub fn set_translations(&mut self, translations: Box<dyn TranslationAdapter>) {
+        self.translations = Some(translations);
+    }
+
+    /// Why translations could not be told when they were last asked for.
+    #[must_use]
+    pub fn untold(&self) -> Option<&Untold> {
+        self.told.as_ref().and_then(|told| told.as_ref().err())
     }
 
     /// Puts other terms in force.
@@ -351,6 +389,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         if !reported.is_empty() {
             self.tell_permissions(wall, &mut cycle, emit);
         }
+        cycle.translations = self.told.take();
         cycle.took = self.clock.monotonic().saturating_sub(began);
         cycle
     }
@@ -375,6 +414,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                     *look = again;
                 }
             }
+        }
+        if looks.iter().any(|look| look.untranslated && is_down(look)) {
+            return Err(LookError::Untranslated);
         }
         Ok(self.links.iter().map(|link| Arc::clone(link.probe())).zip(looks).collect())
     }
@@ -503,7 +545,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                     self.tried.insert(index, self.clock.monotonic());
                     reported.push((index, wall));
                 }
-                Verdict::Undecided => undecided.push(index),
+                Verdict::Undecided if look.is_cut_short() => undecided.push(index),
+                Verdict::Undecided => self.fail(&[index], look.shortcoming(), cycle),
                 Verdict::Doubt => doubted.push((index, unheld(&look))),
             }
         }
@@ -535,7 +578,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 match self.judge(index, &look) {
                     Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
                     Verdict::Known => reported.push((index, wall)),
-                    Verdict::Undecided => self.fail(&[index], LookError::CutShort, cycle),
+                    Verdict::Undecided => self.fail(&[index], look.shortcoming(), cycle),
                     Verdict::Doubt => doubted.push((index, unheld(&look))),
                 }
             }
@@ -549,7 +592,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// What to make of a look at that link.
     fn judge(&self, index: usize, look: &ProbeLook) -> Verdict {
         let Some(link) = self.links.get(index) else { return Verdict::Believe };
-        if look.is_cut_short() {
+        if look.is_incomplete() {
             return match () {
                 () if link.is_settled() => Verdict::Known,
                 () if link.is_confirmed_by(look) => Verdict::Believe,
@@ -674,8 +717,18 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         allowance: &Allowance<'_>,
     ) -> Result<Vec<ProbeLook>, LookError> {
         let plan = self.plan(indices);
+        let (translations, telling) = self.translate(&plan);
         let now = self.clock.monotonic();
         let links = &self.links;
+        let untranslated = |place: usize| {
+            let link = indices.get(place).and_then(|index| links.get(*index));
+            link.is_some_and(|link| match telling {
+                Telling::Whole => false,
+                // As if nobody had asked, but for what is known to have been seen by them alone.
+                Telling::Unavailable => link.is_translated(),
+                Telling::Failed => link.is_translated() || !link.has_matched_any(),
+            })
+        };
         let wants_reason = |place: usize, direction| {
             indices
                 .get(place)
@@ -691,6 +744,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             now,
             allowance,
             begin_with: &begin_with,
+            translations: &translations,
+            untranslated: &untranslated,
         };
         let looks = plan.look(&mut self.connections, &mut self.processes, &manner)?;
         for (index, look) in indices.iter().zip(&looks) {
@@ -700,6 +755,34 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             };
         }
         Ok(looks)
+    }
+
+    /// Asks for the translations of the services of that plan. Where they are not told, there are none to look by.
+    fn translate(&mut self, plan: &LookPlan) -> (Translations, Telling) {
+        let Some(source) = &mut self.translations else { return (Translations::default(), Telling::Whole) };
+        let (now, cpu) = (self.clock.monotonic(), self.clock.cpu());
+        if now < self.untold_until {
+            return (Translations::default(), Telling::Failed);
+        }
+        match source.translations(plan.services()) {
+            Ok(translations) => {
+                // A failure is told that another look of the same cycle, for other services, did not have.
+                self.told.get_or_insert(Ok(()));
+                (Translations::new(translations), Telling::Whole)
+            }
+            Err(untold) => {
+                let telling = match untold {
+                    Untold::Unavailable(_) => Telling::Unavailable,
+                    Untold::Failed(_) => {
+                        let cost = self.clock.cpu().saturating_sub(cpu);
+                        self.untold_until = now.saturating_add(cost * PAUSE_AFTER_UNTOLD);
+                        Telling::Failed
+                    }
+                };
+                self.told = Some(Err(untold));
+                (Translations::default(), telling)
+            }
+        }
     }
 
     fn plan(&mut self, indices: &[usize]) -> Arc<LookPlan> {

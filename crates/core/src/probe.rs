@@ -71,14 +71,25 @@ impl ConnectionProbe {
         direction: Direction,
         interface_index: impl Fn(&str) -> Option<u32>,
     ) -> bool {
+        connection.service_end(direction) == self.service()
+            && self.match_but_service(connection, direction, interface_index)
+    }
+
+    /// As [`ConnectionProbe::match_addresses`], of a connection to this service whose end there has another address.
+    #[must_use]
+    pub fn match_but_service(
+        &self,
+        connection: &Connection,
+        direction: Direction,
+        interface_index: impl Fn(&str) -> Option<u32>,
+    ) -> bool {
         let zone_fits = |ip: &ServiceIp| match ip.zone() {
             None => true,
             Some(Zone::Index(index)) => connection.interface == *index,
             Some(Zone::Name(name)) => interface_index(name) == Some(connection.interface),
         };
         let source = connection.source_end(direction);
-        connection.service_end(direction) == self.service()
-            && zone_fits(&self.dest_ip)
+        zone_fits(&self.dest_ip)
             && self.source_port.is_none_or(|port| source.port() == port)
             && self.source_ip.as_ref().is_none_or(|ip| source.ip() == ip.ip() && zone_fits(ip))
     }

@@ -1,13 +1,13 @@
 //! A host made of plain data: the second implementer of the adapter traits, for this crate's tests.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::adapter::{ConnAdapter, ProcessAdapter};
+use crate::adapter::{ConnAdapter, ProcessAdapter, TranslationAdapter, Untold};
 use crate::address::Endpoint;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState};
 use crate::health::{Sighting, Vitals};
@@ -15,6 +15,7 @@ use crate::process::{
     Capability, HolderQuery, HolderScan, Known, Obscured, PatternId, Pid, Process, ProcessNames,
     ProcessSelector, VerifyQuery,
 };
+use crate::translation::Translation;
 
 /// What the agent may learn of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,5 +252,39 @@ impl ProcessAdapter for Host {
             holds.then(|| running.describe(*pid, query.selector))
         };
         Ok(query.holdings.iter().map(verify).collect())
+    }
+}
+
+/// A translating kernel, whose table is changed from outside.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Nat(pub(crate) Rc<RefCell<NatTable>>);
+
+#[derive(Debug, Default)]
+pub(crate) struct NatTable {
+    pub(crate) translations: Vec<Translation>,
+    /// Why nothing is told; `None` where it is.
+    pub(crate) untold: Option<fn(Box<dyn std::error::Error + Send + Sync>) -> Untold>,
+    pub(crate) reads: usize,
+    /// Asked for this service, it tells nothing.
+    pub(crate) fails_for: Option<Endpoint>,
+    /// A reading of CPU time, and what each attempt to read adds to it.
+    pub(crate) cost: Option<(Rc<Cell<Duration>>, Duration)>,
+}
+
+impl TranslationAdapter for Nat {
+    fn translations(&mut self, services: &[Endpoint]) -> Result<Vec<Translation>, Untold> {
+        let mut table = self.0.borrow_mut();
+        table.reads += 1;
+        if let Some((cpu, cost)) = &table.cost {
+            cpu.set(cpu.get() + *cost);
+        }
+        if table.fails_for.is_some_and(|service| services.contains(&service)) {
+            return Err(Untold::Failed(Box::new(Refused)));
+        }
+        if let Some(untold) = table.untold {
+            return Err(untold(Box::new(Refused)));
+        }
+        let asked = table.translations.iter().filter(|known| services.contains(&known.service));
+        Ok(asked.copied().collect())
     }
 }

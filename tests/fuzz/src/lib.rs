@@ -15,6 +15,7 @@
 mod answers;
 mod bounded;
 mod configuration;
+mod conntrack;
 mod cursor;
 mod netlink;
 mod proc_files;
@@ -23,6 +24,7 @@ mod spool;
 
 pub use answers::{otlp_grpc_answers, otlp_http_answers};
 pub use configuration::{configuration, configuration_documents, configuration_texts};
+pub use conntrack::conntrack_replies;
 pub use netlink::{netlink_replies, tcp_info};
 pub use proc_files::proc_files;
 pub use programs::filter_programs;
@@ -32,10 +34,11 @@ pub use spool::spool_records;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus and of its binary.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("configuration", configuration),
     ("configuration_documents", configuration_documents),
     ("configuration_texts", configuration_texts),
+    ("conntrack_replies", conntrack_replies),
     ("filter_programs", filter_programs),
     ("netlink_replies", netlink_replies),
     ("otlp_grpc_answers", otlp_grpc_answers),

@@ -36,7 +36,7 @@ fn framed(data: &[u8]) -> Vec<u8> {
     datagram
 }
 
-fn push_message(datagram: &mut Vec<u8>, kind: u16, flags: u16, payload: &[u8]) {
+pub(crate) fn push_message(datagram: &mut Vec<u8>, kind: u16, flags: u16, payload: &[u8]) {
     let length = u32::try_from(16 + payload.len()).expect("payloads are short");
     datagram.extend(length.to_ne_bytes());
     datagram.extend(kind.to_ne_bytes());
@@ -113,26 +113,26 @@ fn check_connection(connection: &Connection, told: &[u8]) {
 }
 
 /// A message, by its place.
-struct Raw<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    port_id: u32,
-    payload: &'a [u8],
-    end: usize,
+pub(crate) struct Raw<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) port_id: u32,
+    pub(crate) payload: &'a [u8],
+    pub(crate) end: usize,
 }
 
-fn u16_at(bytes: &[u8], place: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], place: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(place..place + 2)?.try_into().ok()?))
 }
 
-fn u32_at(bytes: &[u8], place: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], place: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(place..place + 4)?.try_into().ok()?))
 }
 
 impl<'a> Raw<'a> {
     /// `struct nlmsghdr` (`include/uapi/linux/netlink.h`) and what it spans.
-    fn read(datagram: &'a [u8], place: usize) -> Option<Self> {
+    pub(crate) fn read(datagram: &'a [u8], place: usize) -> Option<Self> {
         let length = usize::try_from(u32_at(datagram, place)?).ok()?;
         let kind = u16_at(datagram, place + 4)?;
         let flags = u16_at(datagram, place + 6)?;
@@ -143,15 +143,17 @@ impl<'a> Raw<'a> {
         Some(Self { kind, flags, sequence, port_id, payload, end })
     }
 
+    /// The negative errno, or 0, that a verdict and an end begin with.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        let errno = u32_at(self.payload, 0)?.wrapping_neg();
+        (errno <= 4095).then(|| i32::try_from(errno).expect("it is small"))
+    }
+
     fn reply<S>(&self, read_socket: impl FnOnce(&[u8]) -> Option<S>) -> Option<Reply<S>> {
-        let errno = || {
-            let errno = u32_at(self.payload, 0)?.wrapping_neg();
-            (errno <= 4095).then(|| i32::try_from(errno).expect("it is small"))
-        };
         Some(match self.kind {
             20 => Reply::Socket(read_socket(self.payload)?),
             1 => Reply::Nothing,
-            2 | 3 => match (errno()?, self.kind) {
+            2 | 3 => match (self.errno()?, self.kind) {
                 (0, 2) => Reply::Nothing,
                 (0, _) => Reply::Done,
                 (errno, kind) => Reply::Failed { errno, refused: kind == 2 },

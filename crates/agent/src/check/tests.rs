@@ -47,7 +47,7 @@ fn up() -> ProbeLook {
 
 fn down() -> ProbeLook {
     let absent = DirectionLook { process: Presence::Absent, ..DirectionLook::default() };
-    ProbeLook { forward: absent.clone(), reverse: absent, next: None }
+    ProbeLook { forward: absent.clone(), reverse: absent, ..ProbeLook::default() }
 }
 
 #[test]
@@ -80,4 +80,21 @@ fn the_table_says_what_to_do_about_what_is_down() {
     write_table(&rows(&[(probe(), up()), (probe(), down())]), &mut out).unwrap();
     let told = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
     insta::assert_snapshot!(told);
+}
+
+#[test]
+fn what_a_destination_is_translated_to_is_told_with_how_many_go_there() {
+    let mut look = up();
+    let end = Endpoint::new("fd00::7".parse().unwrap(), 8080);
+    look.forward.translated.insert(Cookie(7), end);
+    let mut out = Vec::new();
+    write_json(&rows(&[(probe(), look.clone())]), &mut out).unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let expected = serde_json::json!([{"ip": "fd00::7", "port": 8080, "connections": 1}]);
+    assert_eq!(told[0]["translated"], expected);
+
+    let mut out = Vec::new();
+    write_table(&rows(&[(probe(), look)]), &mut out).unwrap();
+    let told = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
+    assert!(told.contains("10.0.0.1:5432 -> [fd00::7]:8080"), "{told}");
 }

@@ -41,6 +41,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         log,
         self_telemetry,
         proc_root,
+        conntrack,
         sandbox,
     } = settings;
     let interval = interval.0.0;
@@ -68,6 +69,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
             export: own,
         },
         proc_root: proc_root.0.0,
+        conntrack,
         sandbox,
     })
 }

@@ -98,6 +98,13 @@ pub(super) struct Settings {
     #[serde(default = "default_proc_root")]
     pub(super) proc_root: Text<ExactPath>,
 
+    /// Whether translated destinations (NAT) are looked up in the kernel's connection tracking: then a link to an address
+    /// that is translated on this host, such as the cluster IP of a Kubernetes service, is seen at its server's end as
+    /// well. Costs the capability `CAP_NET_ADMIN`, by which the agent could change this host's network. Takes effect at the
+    /// start.
+    #[serde(default)]
+    pub(super) conntrack: ConntrackMode,
+
     /// Whether the running agent gives up all that it does not need: capabilities, system calls, files. Takes effect
     /// at the start.
     #[serde(default)]
@@ -131,6 +138,17 @@ pub(crate) enum SandboxMode {
     Required,
     /// Nothing. For finding out whether the sandbox stands in the way of something.
     Off,
+}
+
+/// Whether connection tracking is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ConntrackMode {
+    /// It is not, and the agent keeps no capability for it.
+    #[default]
+    Off,
+    /// It is, in each walk over all sockets, where this host lets it; where it does not, that is logged once.
+    Auto,
 }
 
 /// One measurement.

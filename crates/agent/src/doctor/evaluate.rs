@@ -11,7 +11,7 @@ use vms_process::{HiddenProcesses, HidePid};
 use super::facts::{
     Credentials, Facts, ForeignLook, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting,
 };
-use super::{Area, Finding, Level, links, restraint};
+use super::{Area, Finding, Level, conntrack, links, restraint};
 
 /// The inode number of the first network namespace, fixed since Linux 6.18 (`include/uapi/linux/nsfs.h`).
 /// Earlier kernels number it like any other, from 0xF0000000 upward.
@@ -24,6 +24,7 @@ pub(crate) fn evaluate(facts: &Facts) -> Vec<Finding> {
     findings.extend(evaluate_processes(&facts.processes, &facts.own, &facts.setting));
     findings.push(evaluate_network(&facts.network, &facts.processes, &facts.setting, &facts.executable));
     findings.extend(evaluate_kernel(facts));
+    findings.extend(conntrack::evaluate(facts));
     findings.extend(evaluate_collector(facts));
     findings.extend(evaluate_spool(facts));
     findings.extend(restraint::evaluate(facts));
@@ -219,7 +220,7 @@ pub(super) fn join(capabilities: &[Capability], separator: &str) -> String {
 }
 
 /// For a shell, when it needs that.
-fn quote(path: &Path) -> String {
+pub(super) fn quote(path: &Path) -> String {
     let text = path.to_string_lossy();
     if text.chars().all(|character| character.is_ascii_alphanumeric() || "/._-+".contains(character)) {
         text.into_owned()

@@ -34,6 +34,8 @@ pub(crate) struct Facts {
     pub(crate) yama: Option<u8>,
     /// Whether the kernel gave its sockets away.
     pub(crate) sockets: Result<(), Refusal>,
+    /// Whether the kernel told the translations of connections; `None` where nobody asks for them.
+    pub(crate) conntrack: Option<Result<(), Refusal>>,
     /// Whether the collector took an empty request; its address. `None` when nothing is exported.
     pub(crate) collector: Option<Result<String, CollectorProblem>>,
     /// The spool's directory, and whether it can be used; `None` where none is configured.
@@ -95,6 +97,11 @@ impl CapabilitySet {
     /// The capabilities that the agent needs and the set lacks.
     pub(crate) fn missing(self) -> Vec<Capability> {
         Capability::ALL.into_iter().filter(|capability| !self.allows(*capability)).collect()
+    }
+
+    /// Whether `CAP_NET_ADMIN` is in the set.
+    pub(crate) fn has_net_admin(self) -> bool {
+        self.bit(12)
     }
 
     fn bit(self, number: u32) -> bool {

@@ -72,6 +72,8 @@ pub(crate) fn read_facts(
         kernel_release: read_text(&sources.own_proc.join("sys/kernel/osrelease")).trim().to_owned(),
         yama: read_text(&sources.own_proc.join("sys/kernel/yama/ptrace_scope")).trim().parse().ok(),
         sockets: sockets(),
+        // That takes a right which not everybody wants to give: it is tried by the caller's means.
+        conntrack: None,
         collector,
         spool: sources.spool.map(|directory| (directory.to_owned(), examine_spool(directory))),
         links: links(),

@@ -4,7 +4,7 @@ use super::evaluate::{lack, ok};
 use super::facts::{CapabilitySet, Facts, RunningAgent};
 use super::{Area, Finding, Level};
 use crate::config::SandboxMode;
-use crate::sandbox::{KEPT, Layer};
+use crate::sandbox::{FOR_CONNTRACK, KEPT, Layer};
 
 /// Judges what the kernel has to offer, and then each running agent.
 pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
@@ -31,9 +31,10 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
     }
     for agent in &facts.agents {
         let who = format!("the running agent (PID {})", agent.pid);
-        let open = left_open(agent);
+        let kept = if facts.conntrack.is_some() { KEPT | FOR_CONNTRACK } else { KEPT };
+        let open = left_open(agent, kept);
         if open.is_empty() {
-            let kept = "keeps no capability beyond the two, gains none, dumps no core, and its system calls are filtered";
+            let kept = "keeps no capability beyond those that it needs, gains none, dumps no core, and its system calls are filtered";
             findings.push(ok(Area::Sandbox, format!("{who} {kept}")));
         }
         for layer in open {
@@ -47,9 +48,9 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
 }
 
 /// What a running agent has not given up, of what another process can see.
-fn left_open(agent: &RunningAgent) -> Vec<Layer> {
+fn left_open(agent: &RunningAgent, kept: rustix::thread::CapabilitySet) -> Vec<Layer> {
     let credentials = &agent.credentials;
-    let beyond = |set: CapabilitySet| set.0 & !KEPT.bits() != 0;
+    let beyond = |set: CapabilitySet| set.0 & !kept.bits() != 0;
     let layers = [
         (Layer::Capabilities, beyond(credentials.effective) || beyond(credentials.permitted)),
         (Layer::NewPrivileges, !credentials.no_new_privs),

@@ -54,6 +54,7 @@ fn sound() -> Facts {
         kernel_release: "6.1.0-18-amd64".to_owned(),
         yama: Some(1),
         sockets: Ok(()),
+        conntrack: None,
         collector: Some(Ok("http://localhost:4317".to_owned())),
         spool: Some(("/var/lib/vms-agent".into(), SpoolCondition::InUse("812".to_owned()))),
         probes: vec![ProbeFacts {
@@ -221,7 +222,11 @@ fn what_a_running_agent_has_not_given_up_is_told_with_what_to_do() {
         assert!(fix.starts_with("sandbox: auto; "), "{fix}");
     }
     let findings = found(|facts| facts.agents = vec![restrained(BOTH)]);
-    assert!(findings.iter().any(|finding| finding.what.contains("keeps no capability beyond the two")));
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding.what.contains("keeps no capability beyond those that it needs"))
+    );
 }
 
 #[test]
@@ -599,4 +604,65 @@ fn json_is_an_array_of_findings() {
     assert!(findings[0]["what"].as_str().unwrap().contains(Capability::SysPtrace.as_str()));
     assert!(findings[0]["fix"].as_str().unwrap().starts_with("sudo setcap"));
     assert_eq!(findings[1]["fix"], serde_json::Value::Null);
+}
+
+#[test]
+fn what_keeps_conntrack_from_being_read_is_fixed_in_the_way_of_the_setting() {
+    const NET_ADMIN: u64 = 1 << 12;
+    let refused = |errno: Errno| Some(Err(Refusal::new(&errno)));
+    let fix = |errno, setting: Setting, uid, bounding| {
+        let (area, level, what, fix) = lack(|facts| {
+            facts.conntrack = refused(errno);
+            facts.setting = setting;
+            facts.own = credentials(uid, BOTH);
+            facts.own.bounding = CapabilitySet(bounding);
+        });
+        assert_eq!(level, Level::Warn);
+        assert!(what.contains("are not seen at the server's end"), "{what}");
+        (area, fix)
+    };
+    let service = || Setting::Service("links".to_owned());
+    let ambient = "sudo systemctl edit links, under [Service]: AmbientCapabilities=CAP_NET_ADMIN";
+    for (setting, uid, bounding, expected) in [
+        (service(), 998, u64::MAX, ambient.to_owned()),
+        (service(), 998, BOTH, format!("{ambient} and CapabilityBoundingSet=CAP_NET_ADMIN")),
+        (Setting::Container, 0, BOTH, "--cap-add=NET_ADMIN".to_owned()),
+        (Setting::Container, 7, BOTH, "--cap-add=NET_ADMIN --user=0".to_owned()),
+        (Setting::Kubernetes, 0, BOTH, "securityContext.capabilities.add: [NET_ADMIN]".to_owned()),
+        (
+            Setting::Plain,
+            1000,
+            u64::MAX,
+            "sudo setcap cap_sys_ptrace,cap_dac_read_search,cap_net_admin=ep /usr/bin/vms-agent".to_owned(),
+        ),
+    ] {
+        assert_eq!(fix(Errno::PERM, setting, uid, bounding), (Area::Privileges, expected));
+    }
+    assert!(fix(Errno::PERM, Setting::Plain, 1000, BOTH).1.contains("systemd-run"));
+    assert!(fix(Errno::ACCESS, service(), 0, BOTH).1.contains("netlink_netfilter_socket"));
+    for errno in [Errno::INVAL, Errno::PROTONOSUPPORT] {
+        let module = "sudo modprobe nf_conntrack_netlink";
+        assert_eq!(fix(errno, service(), 0, BOTH), (Area::Kernel, module.to_owned()));
+        assert_eq!(fix(errno, Setting::Container, 0, BOTH).1, format!("on the host: {module}"));
+    }
+
+    // Of the running agent it counts what that one may.
+    let agent = |effective| {
+        found(|facts| {
+            facts.conntrack = refused(Errno::PERM);
+            facts.agents = vec![restrained(effective)];
+        })
+    };
+    assert!(agent(BOTH | NET_ADMIN).iter().all(|finding| finding.level == Level::Ok));
+    let lacks = agent(BOTH).into_iter().filter(|finding| finding.level != Level::Ok).collect::<Vec<_>>();
+    assert_eq!(lacks.len(), 1, "{lacks:#?}");
+    assert_eq!(lacks[0].fix.as_deref(), Some(ambient));
+    // Without the setting, it is a right too many.
+    let (area, ..) = lack(|facts| facts.agents = vec![restrained(BOTH | NET_ADMIN)]);
+    assert_eq!(area, Area::Sandbox);
+    assert!(
+        found(|facts| facts.conntrack = Some(Ok(())))
+            .iter()
+            .any(|finding| finding.what.contains("conntrack"))
+    );
 }

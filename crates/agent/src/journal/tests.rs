@@ -65,3 +65,32 @@ fn an_outage_of_measuring_is_told_at_its_start_and_at_its_end() {
     assert!(lines[0].contains("vms-agent doctor"), "{log}");
     assert!(lines[1].contains("failed_cycles=3"), "{log}");
 }
+
+#[test]
+fn conntrack_that_cannot_be_read_is_told_once_and_then_that_it_is_over() {
+    let cycle = |translations| Cycle { translations, ..Cycle::default() };
+    let untold = |kind: fn(Box<dyn std::error::Error + Send + Sync>) -> Untold| {
+        cycle(Some(Err(kind("conntrack request: failed".into()))))
+    };
+    let read = || cycle(Some(Ok(())));
+    // Cycles without a walk say nothing of it.
+    let told = log_of([
+        read(),
+        untold(Untold::Failed),
+        cycle(None),
+        untold(Untold::Failed),
+        read(),
+        cycle(None),
+        read(),
+        untold(Untold::Unavailable),
+        untold(Untold::Unavailable),
+    ]);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), 3, "{told}");
+    assert!(
+        lines[0].contains("could not be read") && lines[0].contains("conntrack request: failed"),
+        "{told}"
+    );
+    assert!(lines[1].contains("conntrack is read again"), "{told}");
+    assert!(lines[2].contains("`conntrack: off`") && lines[2].contains("vms-agent doctor"), "{told}");
+}

@@ -16,6 +16,7 @@ use seccompiler::{
 };
 
 use super::{Lack, Layer};
+use crate::config::ConntrackMode;
 
 mod legacy;
 mod list;
@@ -25,8 +26,8 @@ pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Restricts the calling thread to what measuring takes: reading files, asking the kernel for sockets, and handing over
 /// what was found.
-pub(super) fn restrict_measuring() -> Option<Lack> {
-    restrict(list::measuring)
+pub(super) fn restrict_measuring(conntrack: ConntrackMode) -> Option<Lack> {
+    restrict(|process| list::measuring(process, conntrack))
 }
 
 /// Restricts the calling thread, and those that it starts, to what sending, reloading and storing take.

@@ -25,7 +25,7 @@ fn kind<T>(result: std::io::Result<T>) -> Option<ErrorKind> {
 
 const DENIED: Option<ErrorKind> = Some(ErrorKind::PermissionDenied);
 
-const AUTO: Sandbox = Sandbox { mode: SandboxMode::Auto };
+const AUTO: Sandbox = Sandbox { mode: SandboxMode::Auto, conntrack: ConntrackMode::Off };
 
 #[expect(
     clippy::disallowed_methods,
@@ -192,4 +192,24 @@ fn a_refused_reload_is_explained_where_a_file_could_not_be_read() {
     let refused = std::io::Error::from_raw_os_error(13).to_string();
     assert!(explain_refusal(&format!("the certificate cannot be read: {refused}")).is_some());
     assert!(explain_refusal("unknown key `probez`").is_none());
+}
+
+#[test]
+fn only_where_it_is_configured_the_measuring_thread_can_ask_for_translations() {
+    use vms_conntrack::{Conntrack, Error, Operation};
+
+    let service = vms_core::address::Endpoint::new([127, 0, 0, 1].into(), 1);
+    let read = |conntrack| {
+        on_a_thread(|| {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            assert_eq!(AUTO.with_conntrack(conntrack).enter_measuring(), []);
+            Conntrack::new(std::path::Path::new("/proc")).read(&[service])
+        })
+    };
+    let refused = read(ConntrackMode::Off).unwrap_err();
+    assert!(matches!(refused, Error::PermissionMissing { operation: Operation::Open, .. }), "{refused:?}");
+    // Without the capability it is the kernel that refuses, once it is asked.
+    let read = read(ConntrackMode::Auto);
+    let asked = matches!(read, Ok(_) | Err(Error::PermissionMissing { operation: Operation::Request, .. }));
+    assert!(asked, "{read:?}");
 }

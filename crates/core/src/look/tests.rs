@@ -10,6 +10,7 @@ use crate::connection::Cookie;
 use crate::probe::MatchedSourceLabels;
 use crate::process::ProcessPattern;
 use crate::test_host::{Access, Host, Running};
+use crate::translation::Translation;
 
 fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
     look(&Manner {
@@ -19,6 +20,8 @@ fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
         now: Duration::ZERO,
         allowance: &Allowance::unlimited(),
         begin_with: &|_| None,
+        translations: &Translations::default(),
+        untranslated: &|_| false,
     })
 }
 
@@ -266,4 +269,51 @@ fn who_wants_little_gets_it_and_the_others_share_the_rest() {
     assert_eq!(share(&[1, 100, 100], 11), 5);
     assert_eq!(share(&[100, 2, 3, 100], 11), 3);
     assert_eq!(share(&[5; 20], 10), 1, "nobody is left with nothing");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Up in reverse by a translation, and by none that is about another pair of endpoints.
+    #[test]
+    fn a_translation_vouches_for_its_own_pair_of_endpoints_alone(
+        connections in proptest::collection::vec(a_connection(), 0..8),
+        pairs in proptest::collection::vec((0_usize..8, 0_usize..8), 0..6),
+    ) {
+        let service = Endpoint::new([10, 9, 9, 9].into(), 80);
+        let end = |place: usize| connections.get(place % connections.len().max(1)).copied();
+        let translations: Vec<Translation> = pairs
+            .iter()
+            .filter_map(|(one, other)| {
+                let (backend, peer) = (end(*one)?.local, end(*other)?.remote);
+                Some(Translation { backend, peer, service, source: peer })
+            })
+            .collect();
+        let mut host = Host::of(Vec::new(), connections.clone());
+        let held: Vec<u64> = connections.iter().filter_map(|known| known.inode).map(Inode::get).collect();
+        host.run("a", Access::Open, &held);
+
+        let mut patterns = SelectorBuilder::default();
+        let planned = vec![PlannedProbe::new(Arc::new(probe("10.9.9.9", 80, "a", "a")), &mut patterns)];
+        let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
+        let told = Translations::new(translations.clone());
+        let mut processes = host.clone();
+        let look = manner(true, |manner| {
+            let Manner { wants_reason, every_holder, known, now, allowance, begin_with, untranslated, .. } = *manner;
+            let manner = Manner {
+                wants_reason, every_holder, known, now, allowance, begin_with, untranslated, translations: &told,
+            };
+            plan.look(&mut host, &mut processes, &manner)
+        });
+        let look = look.unwrap().remove(0);
+        let vouched = |connection: &&Connection| {
+            connection.state == TcpState::Established
+                && connection.inode.is_some()
+                && translations.iter().any(|known| (known.backend, known.peer) == (connection.local, connection.remote))
+        };
+        let expected: Vec<&Connection> = connections.iter().filter(vouched).collect();
+        let found: Vec<&Connection> = look.reverse.matched.iter().map(|matched| &matched.connection).collect();
+        prop_assert_eq!(found, expected);
+        prop_assert!(!look.forward.is_up());
+    }
 }

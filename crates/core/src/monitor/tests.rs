@@ -6,13 +6,15 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 
 use super::*;
+use crate::address::Endpoint;
 use crate::connection::TcpState;
 use crate::health::Vitals;
 use crate::look::{DownReason, MAX_CANDIDATES};
 use crate::metric::AttributeValue;
 use crate::probe::MatchedSourceLabels;
 use crate::process::ProcessPattern;
-use crate::test_host::{Access, Host};
+use crate::test_host::{Access, Host, Nat};
+use crate::translation::Translation;
 
 /// Time that passes when the test says so; walks take none of it, unless it says so.
 #[derive(Debug, Default)]
@@ -1001,4 +1003,180 @@ fn a_link_that_is_verified_is_not_looked_for_in_each_cycle_because_looks_are_cut
     }
     let walks = monitor.connections.dumps - before;
     assert!((2..=4).contains(&walks), "{walks} walks in {cycles} cycles");
+}
+
+const SERVICE: (&str, u16) = ("10.0.0.1", 5432);
+const BACKEND: (&str, u16) = ("10.1.2.3", 8080);
+
+fn end((ip, port): (&str, u16)) -> Endpoint {
+    Endpoint::new(ip.parse().unwrap(), port)
+}
+
+/// That client asked for the service and is served by the back end.
+fn translation(client: (&str, u16)) -> Translation {
+    let client = end(client);
+    Translation { backend: end(BACKEND), peer: client, service: end(SERVICE), source: client }
+}
+
+/// The server's host: one client came by the service's address, one by the back end's own.
+fn server() -> (Host, Nat) {
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[7, 8]);
+    host.connect(BACKEND, ("10.0.0.9", 40000), TcpState::Established, 7);
+    host.connect(BACKEND, ("10.0.0.9", 40001), TcpState::Established, 8);
+    let nat = Nat::default();
+    nat.0.borrow_mut().translations = vec![translation(("10.0.0.9", 40000))];
+    (host, nat)
+}
+
+fn watching(nat: &Nat, mut monitor: Monitor<Host, Host, Manual>) -> Monitor<Host, Host, Manual> {
+    monitor.set_translations(Box::new(nat.clone()));
+    monitor
+}
+
+const CONNECTIONS: &str = "vms.connection_mon.connections";
+
+#[test]
+fn what_a_translation_vouches_for_is_the_link_in_reverse_and_what_came_directly_is_not() {
+    let (host, nat) = server();
+    let probes = vec![probe("service", 5432, 1)];
+    let without = monitor(&host, probes.clone()).tell(&[0]);
+    assert_eq!(values(&without, UP), [0], "as without translations");
+
+    let mut monitor = watching(&nat, monitor(&host, probes));
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), values(&cycle, CONNECTIONS)), (vec![1], vec![1]));
+    assert!(matches!(cycle.translations, Some(Ok(()))));
+    let told =
+        cycle.points.iter().find(|point| point.metric.name == "vms.connection_mon.translated").unwrap();
+    assert_eq!(told.value, Value::Int(1));
+    let of = |key| told.attributes.iter().find(|attribute| attribute.key == key).map(|one| one.value.clone());
+    assert_eq!(of("direction"), Some("reverse".into()));
+    assert_eq!(of("dest_ip"), Some("10.0.0.1".into()));
+    assert_eq!(of("dest_translated_ip"), Some("10.1.2.3".into()));
+    assert_eq!(of("dest_translated_port"), Some(8080.into()));
+
+    // The one that is vouched for ends; the other stays, and counts for nothing.
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.close(0);
+    }
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), values(&cycle, "vms.connection_mon.translated")), (vec![0], vec![]));
+}
+
+#[test]
+fn a_client_sees_what_its_service_is_translated_to() {
+    let (host, nat) = (host(), Nat::default());
+    nat.0.borrow_mut().translations =
+        vec![translation(("10.0.0.9", 40000)), translation(("10.0.0.8", 40000))];
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("a", 5432, 1)]));
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), values(&cycle, "vms.connection_mon.translated")), (vec![1], vec![1]));
+}
+
+#[test]
+fn a_link_that_translations_vouched_for_is_never_told_down_while_they_cannot_be_read() {
+    for untold in [Untold::Failed, Untold::Unavailable] {
+        let (host, nat) = server();
+        let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1)]));
+        assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+
+        nat.0.borrow_mut().untold = Some(untold);
+        let cycle = monitor.tell(&[0]);
+        assert_eq!(values(&cycle, UP), [1], "the connection is verified by its cookie");
+        assert!(cycle.failure.is_none() && matches!(cycle.translations, Some(Err(_))));
+
+        for host in [&mut monitor.connections, &mut monitor.processes] {
+            host.close(0);
+        }
+        for _cycle in 0..3 {
+            let cycle = monitor.tell(&[0]);
+            assert_eq!((cycle.points.len(), cycle.changes.len()), (0, 0), "failed, and not 0");
+            let failure = cycle.cycle.failure.unwrap();
+            assert!(matches!(failure.error, LookError::Untranslated) && failure.probes == ["service".into()]);
+        }
+        nat.0.borrow_mut().untold = None;
+        let cycle = monitor.tell(&[0]);
+        assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![0], 1));
+    }
+}
+
+#[test]
+fn where_translations_are_not_to_be_had_all_is_as_without_them() {
+    let (host, nat) = server();
+    nat.0.borrow_mut().untold = Some(Untold::Unavailable);
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1)]));
+    let cycle = monitor.tell(&[0]);
+    assert_eq!(values(&cycle, UP), [0]);
+    assert!(cycle.failure.is_none() && matches!(cycle.translations, Some(Err(Untold::Unavailable(_)))));
+    assert!(!monitor.check().unwrap()[0].1.reverse.is_up());
+    assert!(monitor.untold().is_some());
+}
+
+#[test]
+fn what_never_matched_is_not_told_down_while_translations_fail_and_what_matched_forward_is() {
+    let (mut host, nat) = server();
+    host.connect(("10.0.0.9", 41000), ("10.0.0.1", 9), TcpState::Established, 9);
+    host.run("app", Access::Open, &[9]);
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1), probe("forward", 9, 1)]));
+    nat.0.borrow_mut().untold = Some(Untold::Failed);
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!(values(&cycle, UP), [1], "forward does not depend on it");
+    assert_eq!(cycle.cycle.failure.unwrap().probes, ["service".into()]);
+    assert!(matches!(monitor.check(), Err(LookError::Untranslated)));
+
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.close(2);
+    }
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!(values(&cycle, UP), [0], "and is told down at once");
+}
+
+#[test]
+fn translations_are_read_by_walks_alone() {
+    let (host, nat) = server();
+    let mut monitor = watching(&nat, frugal(&host, vec![probe("service", 5432, 1)]));
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    let reads = nat.0.borrow().reads;
+    for _cycle in 0..20 {
+        let cycle = monitor.tell(&[0]);
+        assert_eq!(values(&cycle, UP), [1]);
+        assert!(cycle.translations.is_none());
+    }
+    assert_eq!(nat.0.borrow().reads, reads);
+}
+
+#[test]
+fn a_second_look_that_is_told_translations_does_not_hide_that_the_first_was_not() {
+    let (mut host, nat) = server();
+    host.connect(("10.0.0.9", 41000), ("10.0.0.1", 9), TcpState::Established, 9);
+    host.run("app", Access::Open, &[9]);
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1), probe("forward", 9, 1)]));
+    monitor.tell(&[0, 1]);
+    nat.0.borrow_mut().fails_for = Some(end(SERVICE));
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.close(2);
+    }
+    let reads = nat.0.borrow().reads;
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!(values(&cycle, UP), [1, 0]);
+    assert_eq!(nat.0.borrow().reads - reads, 2, "the second look was at the other link alone");
+    assert!(matches!(cycle.translations, Some(Err(Untold::Failed(_)))));
+}
+
+#[test]
+fn translations_that_are_dear_to_read_in_vain_are_not_asked_for_in_each_cycle() {
+    let (host, nat) = server();
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1)]));
+    nat.0.borrow_mut().untold = Some(Untold::Failed);
+    nat.0.borrow_mut().cost = Some((Rc::clone(&monitor.clock.cpu), Duration::from_millis(500)));
+    for _cycle in 0..40 {
+        let cycle = monitor.tell(&[0]);
+        assert!(cycle.points.is_empty() && cycle.failure.is_some(), "not known is not known");
+    }
+    let reads = nat.0.borrow().reads;
+    assert!((3..=5).contains(&reads), "every ten seconds: {reads}");
+    nat.0.borrow_mut().untold = None;
+    let told: Vec<i64> = (0..12).flat_map(|_| values(&monitor.tell(&[0]), UP)).collect();
+    assert_eq!(told.first(), Some(&1), "and then it is found");
 }

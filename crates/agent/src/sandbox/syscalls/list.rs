@@ -4,6 +4,8 @@
 use rustix::fs::OFlags;
 use seccompiler::BackendError;
 
+use crate::config::ConntrackMode;
+
 use super::{Process, Rules, all, is, legacy, masked, one_of};
 
 /// Memory, time, threads, signals to itself, and files that are open: what any thread does.
@@ -135,8 +137,9 @@ const RUNTIME: &[i64] = &[
     libc::SYS_sendfile,
 ];
 
-/// The measuring thread's: it opens files to read them, and sockets to ask the kernel about sockets.
-pub(super) fn measuring(process: Process) -> Result<Rules, BackendError> {
+/// The measuring thread's: it opens files to read them, and sockets to ask the kernel about sockets, and about their
+/// translations where that is configured.
+pub(super) fn measuring(process: Process, conntrack: ConntrackMode) -> Result<Rules, BackendError> {
     let mut rules = shared(process)?;
     let writing = OFlags::ACCMODE | OFlags::CREATE | OFlags::TRUNC | OFlags::APPEND | OFlags::TMPFILE;
     // O_TMPFILE has the bit of O_DIRECTORY, by which directories are opened.
@@ -148,7 +151,11 @@ pub(super) fn measuring(process: Process) -> Result<Rules, BackendError> {
     // And the service manager's watchdog is fed by datagrams to a local socket. Each names its receiver, so that nothing
     // has to be connected: a filter cannot see where to, and the sockets of the other threads are within reach.
     let feeding = all([is(0, UNIX), masked(1, SOCKET_KIND, DATAGRAM)])?;
-    rules.insert(libc::SYS_socket, vec![all([is(0, NETLINK), is(2, NETLINK_SOCK_DIAG)])?, feeding]);
+    let mut sockets = vec![all([is(0, NETLINK), is(2, NETLINK_SOCK_DIAG)])?, feeding];
+    if conntrack == ConntrackMode::Auto {
+        sockets.push(all([is(0, NETLINK), is(2, NETLINK_NETFILTER)])?);
+    }
+    rules.insert(libc::SYS_socket, sockets);
     rules.insert(libc::SYS_mmap, vec![all([masked(2, EXECUTABLE, 0)])?]);
     rules.insert(libc::SYS_mprotect, vec![all([masked(2, EXECUTABLE, 0)])?]);
     Ok(rules)
@@ -202,6 +209,7 @@ const INET6: u64 = 10;
 const NETLINK: u64 = 16;
 const NETLINK_ROUTE: u64 = 0;
 const NETLINK_SOCK_DIAG: u64 = 4;
+const NETLINK_NETFILTER: u64 = 12;
 /// `sizeof(struct sockaddr_nl)` (`include/uapi/linux/netlink.h`): a family and padding of 2 bytes each, a port id and a mask of
 /// groups of 4 bytes each. The kernel takes no address of IPv4 of less than 16 bytes, and none of IPv6 of less than 24.
 const NETLINK_ADDRESS_BYTES: u64 = 12;

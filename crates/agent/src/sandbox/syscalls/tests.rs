@@ -1,11 +1,17 @@
 use super::*;
 
+fn all_lists(process: Process) -> [Rules; 3] {
+    let [off, auto] = [ConntrackMode::Off, ConntrackMode::Auto]
+        .map(|conntrack| list::measuring(process, conntrack).unwrap());
+    [off, auto, list::runtime(process).unwrap()]
+}
+
 #[test]
-fn both_filters_fit_the_kernel_on_every_architecture_with_a_list() {
+fn the_filters_fit_the_kernel_on_every_architecture_with_a_list() {
     let process = Process { pid: 812 };
     for name in ["x86_64", "aarch64"] {
         let architecture: TargetArch = name.try_into().unwrap();
-        for rules in [list::measuring(process).unwrap(), list::runtime(process).unwrap()] {
+        for rules in all_lists(process) {
             let filter =
                 SeccompFilter::new(rules, SeccompAction::Errno(1), SeccompAction::Allow, architecture)
                     .unwrap();
@@ -18,7 +24,7 @@ fn both_filters_fit_the_kernel_on_every_architecture_with_a_list() {
 }
 
 #[test]
-fn neither_list_holds_a_call_that_starts_programs_or_listens_or_reaches_into_the_kernel() {
+fn no_list_holds_a_call_that_starts_programs_or_listens_or_reaches_into_the_kernel() {
     let process = Process { pid: 812 };
     let never = [
         libc::SYS_execve,
@@ -48,12 +54,12 @@ fn neither_list_holds_a_call_that_starts_programs_or_listens_or_reaches_into_the
         libc::SYS_open_by_handle_at,
         libc::SYS_seccomp,
     ];
-    for rules in [list::measuring(process).unwrap(), list::runtime(process).unwrap()] {
+    for rules in all_lists(process) {
         for call in never {
             assert!(!rules.contains_key(&call), "{call}");
         }
     }
-    let measuring = list::measuring(process).unwrap();
+    let measuring = list::measuring(process, ConntrackMode::Auto).unwrap();
     for call in
         [libc::SYS_connect, libc::SYS_bind, libc::SYS_unlinkat, libc::SYS_renameat2, libc::SYS_mkdirat]
     {
