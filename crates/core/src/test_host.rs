@@ -125,6 +125,7 @@ impl Host {
             inode: Inode::new(inode),
             cookie: Cookie(inode),
             uid: 0,
+            cgroup: None,
         });
     }
 

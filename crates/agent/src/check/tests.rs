@@ -40,6 +40,7 @@ fn up() -> ProbeLook {
         inode: Inode::new(7),
         cookie: Cookie(7),
         uid: 0,
+        cgroup: None,
     };
     let matched = vec![MatchedConnection { connection, owners: vec![process(813), process(812)] }];
     ProbeLook { forward: DirectionLook { matched, ..DirectionLook::default() }, ..ProbeLook::default() }

@@ -29,6 +29,7 @@ fn connection(source: &str, port: u16) -> Connection {
         inode: Inode::new(u64::from(port)),
         cookie: Cookie(u64::from(port)),
         uid: 0,
+        cgroup: None,
     }
 }
 

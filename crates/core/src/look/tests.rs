@@ -187,6 +187,7 @@ fn a_connection() -> impl Strategy<Value = Connection> {
         inode: Inode::new(inode),
         cookie: Cookie(inode),
         uid: 0,
+        cgroup: None,
     })
 }
 
