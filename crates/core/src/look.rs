@@ -14,6 +14,7 @@ use crate::adapter::{ConnAdapter, ProcessAdapter};
 use crate::address::Endpoint;
 use crate::allowance::Allowance;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
+use crate::infer::{self, Attribution, AttributionMode, InferenceLack};
 use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
@@ -75,8 +76,10 @@ pub enum Presence {
 pub struct MatchedConnection {
     /// The connection.
     pub connection: Connection,
-    /// The processes that hold it and fit: at least one.
+    /// The processes that hold it and fit: at least one. Where that is inferred, those of which one does.
     pub owners: Vec<Arc<Process>>,
+    /// By what that is known.
+    pub attribution: Attribution,
 }
 
 /// What a look found of one probe in one direction.
@@ -99,7 +102,7 @@ pub struct DirectionLook {
     pub undecided: usize,
     /// Whether a process fits.
     pub process: Presence,
-    /// The capabilities whose absence left connections unattributed.
+    /// The capabilities whose absence left connections unattributed, or to be inferred.
     pub missing: BTreeSet<Capability>,
 }
 
@@ -141,6 +144,8 @@ pub struct ProbeLook {
     /// The connection with which the next look has to begin, where this one left some out ([`MAX_CANDIDATES`]). Those are
     /// counted as undecided, and nothing else is told of them.
     pub next: Option<Cookie>,
+    /// Why holders were not inferred of what is unattributed, as far as that is the host's.
+    pub lacks: BTreeSet<InferenceLack>,
 }
 
 impl ProbeLook {
@@ -159,7 +164,7 @@ impl ProbeLook {
         Direction::ALL.iter().any(|way| self.direction(*way).undecided > 0)
     }
 
-    fn direction_mut(&mut self, direction: Direction) -> &mut DirectionLook {
+    pub(crate) fn direction_mut(&mut self, direction: Direction) -> &mut DirectionLook {
         match direction {
             Direction::Forward => &mut self.forward,
             Direction::Reverse => &mut self.reverse,
@@ -230,6 +235,8 @@ pub struct Manner<'a> {
     pub allowance: &'a Allowance<'a>,
     /// With which connection to begin at a probe, given by its place, that has too many: what the last look at it told.
     pub begin_with: &'a dyn Fn(usize) -> Option<Cookie>,
+    /// Whether holders are inferred where they may not be read.
+    pub attribution: AttributionMode,
 }
 
 impl fmt::Debug for Manner<'_> {
@@ -431,6 +438,11 @@ impl LookPlan {
             }
         }
         let mut looks = self.decide(&dumped, &candidates, &census, &scan);
+        if manner.attribution == AttributionMode::Inferred {
+            let pattern =
+                |probe, way| self.probes.get(probe).map(|planned: &PlannedProbe| planned.pattern(way));
+            infer::attribute(&mut looks, pattern, &self.selector, (connections, processes), manner)?;
+        }
         for (look, part) in looks.iter_mut().zip(fitting.parts) {
             let Some(part) = part else { continue };
             // A search that was cut short has not seen all who could hold these: it goes on with the same.
@@ -535,7 +547,12 @@ impl LookPlan {
                     }
                     match match_holders(connection, candidate.pattern, scan) {
                         Holding::Fits(owners) => {
-                            look.matched.push(MatchedConnection { connection: *connection, owners });
+                            let attribution = Attribution::Holder;
+                            look.matched.push(MatchedConnection {
+                                connection: *connection,
+                                owners,
+                                attribution,
+                            });
                         }
                         Holding::Other => look.held_by_other += 1,
                         Holding::Undecided => look.undecided += 1,

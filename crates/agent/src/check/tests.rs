@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use vms_core::address::Endpoint;
 use vms_core::connection::{Cookie, Inode, TcpState};
+use vms_core::infer::Attribution;
 use vms_core::look::{DirectionLook, Presence};
 use vms_core::probe::MatchedSourceLabels;
 use vms_core::process::{Pid, Process, ProcessPattern};
@@ -42,13 +43,17 @@ fn up() -> ProbeLook {
         uid: 0,
         cgroup: None,
     };
-    let matched = vec![MatchedConnection { connection, owners: vec![process(813), process(812)] }];
+    let matched = vec![MatchedConnection {
+        connection,
+        owners: vec![process(813), process(812)],
+        attribution: Attribution::Holder,
+    }];
     ProbeLook { forward: DirectionLook { matched, ..DirectionLook::default() }, ..ProbeLook::default() }
 }
 
 fn down() -> ProbeLook {
     let absent = DirectionLook { process: Presence::Absent, ..DirectionLook::default() };
-    ProbeLook { forward: absent.clone(), reverse: absent, next: None }
+    ProbeLook { forward: absent.clone(), reverse: absent, ..ProbeLook::default() }
 }
 
 #[test]

@@ -3,6 +3,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::address::Endpoint;
 use crate::connection::{Cookie, Inode, TcpState};
+use crate::infer::Attribution;
 use crate::process::{Pid, ProcessPattern};
 
 fn probe(labels: MatchedSourceLabels) -> Arc<ConnectionProbe> {
@@ -39,7 +40,11 @@ fn up(connections: &[Connection]) -> ProbeLook {
     let addressed = connections.iter().map(|connection| connection.cookie).collect();
     let matched = connections
         .iter()
-        .map(|connection| MatchedConnection { connection: *connection, owners: vec![Arc::clone(&owner)] })
+        .map(|connection| MatchedConnection {
+            connection: *connection,
+            owners: vec![Arc::clone(&owner)],
+            attribution: Attribution::Holder,
+        })
         .collect();
     ProbeLook {
         forward: DirectionLook { matched, addressed, ..DirectionLook::default() },

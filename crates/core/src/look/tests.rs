@@ -19,6 +19,7 @@ fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
         now: Duration::ZERO,
         allowance: &Allowance::unlimited(),
         begin_with: &|_| None,
+        attribution: AttributionMode::Strict,
     })
 }
 
