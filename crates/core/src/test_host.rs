@@ -300,7 +300,7 @@ impl ProcessAdapter for Host {
                     let (cgroup, uid) = *self.origins.get(&index)?;
                     let process =
                         running.describe_outsider(Pid(u32::try_from(index).ok()? + 1), query.selector);
-                    is_there(cgroup, uid).then(|| Outsider { process, uids: Some([uid; 4]) })
+                    is_there(cgroup, uid).then_some(Outsider { process, uids: Some([uid; 4]) })
                 })
                 .collect()
         };

@@ -216,7 +216,7 @@ impl Track {
             match found.get(&cookie) {
                 Some(attribution) => tracked.attribution = *attribution,
                 None if tracked.attribution != Attribution::Holder && is_seen(cookie) => {
-                    tracked.owners.clear()
+                    tracked.owners.clear();
                 }
                 None => {}
             }
