@@ -117,6 +117,12 @@ impl Peer {
             .expect("a process has a number")
     }
 
+    /// Its process id, as the machine numbers it.
+    #[must_use]
+    pub fn machine_pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where the kernel says that its executable is.
     #[must_use]
     #[track_caller]
@@ -216,6 +222,12 @@ impl Peer {
         self.order(format_args!("child {} {}", stream.id, program.path.display()))
             .parse()
             .expect("a process id")
+    }
+
+    /// Goes on as another user, with nothing of root's left.
+    #[track_caller]
+    pub fn become_user(&mut self, uid: u32) {
+        self.order(format_args!("user {uid}"));
     }
 
     /// Renames the process.

@@ -132,7 +132,7 @@ fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
         probe("hidden", &scene.name("root"), hidden.service()),
     ];
     let mut agent = AgentCommand::new(&scene, &host)
-        .config(&config(&probes))
+        .config(&with_inference(config(&probes)))
         .privileges(Privileges::User(AGENT, &[]))
         .start();
     let own: &[_] = &[("name", "own"), ("direction", "forward")];
@@ -168,6 +168,12 @@ fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
     assert!(complete.is_ok(), "never sent: {:#?}", missing());
     agent.stop();
     assert_eq!(render(&collect(&responder)), render(&defined()));
+}
+
+/// There is a metric of it.
+fn with_inference(mut config: serde_json::Value) -> serde_json::Value {
+    config["attribution"] = json!("inferred");
+    config
 }
 
 /// Each metric as it was sent, with every attribute that any of its points carried.

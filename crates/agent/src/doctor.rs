@@ -2,15 +2,21 @@
 //!
 //! [`read`] looks, [`evaluate`] judges, and what is left here shows.
 
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
-use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
-use vms_core::connection::{ConnectionFilter, TcpState, TcpStates};
+use vms_core::allowance::Allowance;
+use vms_core::connection::{CgroupId, ConnectionFilter, TcpState, TcpStates};
+use vms_core::infer::{InferenceLack, OutsiderQuery};
+use vms_core::process::ProcessSelector;
+use vms_core::{ConnAdapter, ProcessAdapter};
+use vms_process::ProcReader;
 use vms_sock_diag::SockDiag;
 
 use self::facts::{CollectorProblem, Refusal};
@@ -21,6 +27,7 @@ use crate::terminal::{Format, escape};
 
 mod evaluate;
 mod facts;
+mod inference;
 pub(crate) mod read;
 mod restraint;
 
@@ -114,7 +121,8 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         }),
         Exporter::Console | Exporter::None => None,
     };
-    let hidden = host::processes(config).ok().and_then(|processes| processes.hidden_processes().ok());
+    let mut processes = host::processes(config).ok();
+    let hidden = processes.as_ref().and_then(|processes| processes.hidden_processes().ok());
     let sources = read::Sources {
         root: Path::new("/"),
         own_proc: Path::new("/proc"),
@@ -128,6 +136,8 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         },
         probes: &config.probes,
         sandbox: config.sandbox,
+        attribution: config.terms.attribution,
+        inference: processes.as_mut().map(try_inference).unwrap_or_default(),
     };
     evaluate::evaluate(&read::read_facts(&sources, &mut || try_sockets(&config.proc_root), collector))
 }
@@ -156,6 +166,19 @@ fn try_sockets(proc_root: &Path) -> Result<(), Refusal> {
         .and_then(|mut sockets| sockets.dump(&filter))
         .map(drop)
         .map_err(|error| Refusal::new(&error))
+}
+
+/// What stands in the way of telling who is left to hold a socket: asks for a cgroup and a user that nobody has.
+fn try_inference(processes: &mut ProcReader) -> BTreeSet<InferenceLack> {
+    let query = OutsiderQuery {
+        selector: &ProcessSelector::default(),
+        cgroups: &CgroupId::new(u64::MAX).into_iter().collect(),
+        uids: &BTreeSet::from([u32::MAX]),
+        sockets: &HashSet::new(),
+        now: Duration::ZERO,
+        allowance: &Allowance::unlimited(),
+    };
+    processes.find_outsiders(&query).map(|scan| scan.lacks).unwrap_or_default()
 }
 
 /// Writes aligned lines, styled: `output` is expected to strip styles where they are not wanted (anstream).

@@ -20,6 +20,8 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
+use rustix::process::Uid;
+use rustix::thread::set_thread_res_uid;
 use vms_agent_tests::program;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -121,6 +123,11 @@ impl Peer {
                 self.keep_stream(stream)
             }
             ["child", id, path] => self.child(id, path),
+            ["user", uid] => {
+                let uid = Uid::from_raw(uid.parse()?);
+                set_thread_res_uid(uid, uid, uid)?;
+                Ok(String::new())
+            }
             ["comm", name] => {
                 fs::write("/proc/self/comm", name)?;
                 Ok(String::new())

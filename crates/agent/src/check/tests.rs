@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use vms_core::address::Endpoint;
 use vms_core::connection::{Cookie, Inode, TcpState};
-use vms_core::infer::Attribution;
 use vms_core::look::{DirectionLook, Presence};
 use vms_core::probe::MatchedSourceLabels;
 use vms_core::process::{Pid, Process, ProcessPattern};
@@ -59,7 +58,7 @@ fn down() -> ProbeLook {
 #[test]
 fn json_has_the_documented_fields() {
     let mut out = Vec::new();
-    write_json(&rows(&[(probe(), up()), (probe(), down())]), &mut out).unwrap();
+    write_json(&rows(&[(probe(), up()), (probe(), down())], AttributionMode::Strict), &mut out).unwrap();
     let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
     let expected = serde_json::json!([
         {
@@ -83,7 +82,28 @@ fn json_has_the_documented_fields() {
 #[test]
 fn the_table_says_what_to_do_about_what_is_down() {
     let mut out = Vec::new();
-    write_table(&rows(&[(probe(), up()), (probe(), down())]), &mut out).unwrap();
+    write_table(&rows(&[(probe(), up()), (probe(), down())], AttributionMode::Strict), &mut out).unwrap();
     let told = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
     insta::assert_snapshot!(told);
+}
+
+#[test]
+fn what_is_inferred_is_told_as_such_where_it_may_be() {
+    let mut inferred = up();
+    inferred.forward.matched[0].attribution = Attribution::Cgroup;
+    let mut mixed = inferred.clone();
+    mixed.forward.matched.extend(up().forward.matched);
+    let looks = [(probe(), inferred), (probe(), mixed), (probe(), down())];
+    let mut out = Vec::new();
+    write_json(&rows(&looks, AttributionMode::Inferred), &mut out).unwrap();
+    let told: Vec<serde_json::Value> = serde_json::from_slice(&out).unwrap();
+    let of = |row: &serde_json::Value| (row["attribution"].clone(), row["inferred"].clone());
+    assert_eq!(of(&told[0]), ("cgroup".into(), 1.into()));
+    assert_eq!(of(&told[1]), ("holder".into(), 1.into()), "the surest of its connections");
+    assert_eq!(of(&told[2]), (serde_json::Value::Null, serde_json::Value::Null));
+    let mut out = Vec::new();
+    write_table(&rows(&looks, AttributionMode::Inferred), &mut out).unwrap();
+    let table = String::from_utf8(out).unwrap();
+    assert!(table.contains("1 (1 inferred)") && table.contains("orders[813] (by cgroup)"), "{table}");
+    assert!(table.contains("2 (1 inferred)"), "{table}");
 }

@@ -15,8 +15,8 @@ use vms_export::config::{self as export, Secret, SpoolConfig, TlsFiles};
 use super::fault::{ConfigErrors, Fault, Place};
 use super::relations::DEFAULT_SPOOL_DIRECTORY;
 use super::settings::{
-    Attribution, Compression, ConnectionMon, Export, ExporterKind, MatchedSourceLabels, Probe, Protocol, Resource,
-    Settings, Spool, SpoolMode,
+    Attribution, Compression, ConnectionMon, Export, ExporterKind, MatchedSourceLabels, Probe, Protocol,
+    Resource, Settings, Spool, SpoolMode,
 };
 use super::text::{ExactPath, Text};
 use super::{Config, Exporter, LogConfig, ResourceConfig, SelfTelemetry, endpoint};

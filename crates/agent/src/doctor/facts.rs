@@ -1,9 +1,11 @@
 //! What the judgment rests on: plain values, so that it can be tested without such a host.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use vms_core::infer::{AttributionMode, InferenceLack};
 use vms_core::process::{Capability, Known, Pid};
 use vms_export::{ExportError, SpoolCondition};
 use vms_process::HiddenProcesses;
@@ -39,6 +41,8 @@ pub(crate) struct Facts {
     pub(crate) probes: Vec<ProbeFacts>,
     /// What the running agent can give up.
     pub(crate) sandbox: SandboxFacts,
+    /// Whether holders can be inferred that may not be read.
+    pub(crate) inference: InferenceFacts,
 }
 
 /// What `/proc/PID/status` says about a process's rights (`fs/proc/array.c`).
@@ -69,6 +73,15 @@ pub(crate) struct SandboxFacts {
     pub(crate) seccomp: bool,
     /// Files can be restricted.
     pub(crate) landlock: bool,
+}
+
+/// What there is to infer holders by, and what is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InferenceFacts {
+    /// `attribution`.
+    pub(crate) mode: AttributionMode,
+    /// What stands in the way.
+    pub(crate) lacks: BTreeSet<InferenceLack>,
 }
 
 /// A set of capabilities, one bit each (`include/uapi/linux/capability.h`).

@@ -65,3 +65,15 @@ fn an_outage_of_measuring_is_told_at_its_start_and_at_its_end() {
     assert!(lines[0].contains("vms-agent doctor"), "{log}");
     assert!(lines[1].contains("failed_cycles=3"), "{log}");
 }
+
+#[test]
+fn what_keeps_holders_from_being_inferred_is_told_with_what_to_do() {
+    let lacks = [InferenceLack::NoCgroups, InferenceLack::OwnProcesses].into();
+    let log = log_of([Cycle { lacks, ..Cycle::default() }, Cycle::default()]);
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(
+        lines.iter().all(|line| line.contains("stay unattributed") && line.contains("vms-agent doctor")),
+        "{log}"
+    );
+}
