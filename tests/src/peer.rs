@@ -20,6 +20,7 @@ pub struct Program {
     path: PathBuf,
     argv0: Option<String>,
     user: Option<u32>,
+    is_powerless: bool,
 }
 
 /// A running program.
@@ -51,7 +52,7 @@ impl Program {
     /// The program in that file.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, argv0: None, user: None }
+        Self { path, argv0: None, user: None, is_powerless: false }
     }
 
     /// Where the file is.
@@ -74,11 +75,24 @@ impl Program {
         self
     }
 
+    /// Starts without any capability, whoever's it is.
+    #[must_use]
+    pub fn powerless(mut self) -> Self {
+        self.is_powerless = true;
+        self
+    }
+
     /// Starts it on a host.
     #[must_use]
     #[track_caller]
     pub fn start(&self, host: &Namespace) -> Peer {
-        let mut command = program::command(&self.path);
+        let mut command = if self.is_powerless {
+            let mut command = program::command("setpriv");
+            command.args(["--inh-caps=-all", "--bounding-set=-all", "--"]).arg(&self.path);
+            command
+        } else {
+            program::command(&self.path)
+        };
         command.env_clear().current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Some(argv0) = &self.argv0 {
             command.arg0(argv0);
@@ -228,6 +242,12 @@ impl Peer {
     #[track_caller]
     pub fn become_user(&mut self, uid: u32) {
         self.order(format_args!("user {uid}"));
+    }
+
+    /// Keeps its memory from being dumped, and itself from being looked into by others of its user.
+    #[track_caller]
+    pub fn keep_to_itself(&mut self) {
+        self.order(format_args!("undumpable"));
     }
 
     /// Renames the process.

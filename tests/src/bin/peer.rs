@@ -20,7 +20,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
-use rustix::process::Uid;
+use rustix::process::{DumpableBehavior, Uid, set_dumpable_behavior};
 use rustix::thread::set_thread_res_uid;
 use vms_agent_tests::program;
 
@@ -126,6 +126,10 @@ impl Peer {
             ["user", uid] => {
                 let uid = Uid::from_raw(uid.parse()?);
                 set_thread_res_uid(uid, uid, uid)?;
+                Ok(String::new())
+            }
+            ["undumpable"] => {
+                set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
                 Ok(String::new())
             }
             ["comm", name] => {

@@ -362,10 +362,52 @@ fn a_walk_takes_back_what_can_no_longer_be_inferred() {
 }
 
 #[test]
+fn what_a_walk_cannot_infer_for_once_is_looked_for_again_before_the_link_is_down() {
+    let mut watched = Watched::new(two_services(), 1_000_000);
+    assert_eq!(up(&watched.tell().0), [1]);
+    watched.world().confused = 2;
+    let dumps = watched.world().dumps;
+    let (points, changes) = watched.tell();
+    assert_eq!((up(&points), changes.len()), (vec![1], 0), "by cgroup and by user nothing was known");
+    assert_eq!(watched.world().dumps - dumps, 2);
+}
+
+#[test]
+fn a_socket_that_was_seen_with_somebody_meanwhile_is_left_open() {
+    let host = two_services();
+    let connection = host.connections()[0];
+    let mut patterns = SelectorBuilder::default();
+    let planned = PlannedProbe::new(Arc::new(probe("app")), &mut patterns);
+    let selector = patterns.build().unwrap();
+    let pattern = planned.pattern(Direction::Forward);
+    let cgroups = connection.cgroup.into_iter().collect();
+    let (uids, sockets, allowance) = (BTreeSet::new(), HashSet::new(), Allowance::unlimited());
+    let query = OutsiderQuery {
+        selector: &selector,
+        cgroups: &cgroups,
+        uids: &uids,
+        sockets: &sockets,
+        now: Duration::ZERO,
+        allowance: &allowance,
+    };
+    let mut scan = host.clone().find_outsiders(&query).unwrap();
+    let left_open = |scan: &OutsiderScan| {
+        let mut open = vec![Open { probe: 0, direction: Direction::Forward, connection, pattern }];
+        infer_all(&mut open, scan, Attribution::Cgroup, &mut Vec::new());
+        open.len()
+    };
+    assert_eq!(left_open(&scan), 0);
+    scan.seen.extend(connection.inode);
+    assert_eq!(left_open(&scan), 1);
+}
+
+#[test]
 fn what_was_inferred_is_forgotten_when_it_is_not_to_be_any_more() {
     let mut watched = Watched::new(two_services(), 0);
     assert_eq!(up(&watched.tell().0), [1]);
-    watched.monitor.set_terms(Terms { attribution: AttributionMode::Strict, ..Terms::default() });
+    let cpu_budget = CpuShare::from_parts_per_million(0);
+    let terms = Terms { attribution: AttributionMode::Strict, cpu_budget, ..Terms::default() };
+    watched.monitor.set_terms(terms);
     let (points, _) = watched.tell();
     assert_eq!((up(&points), values(&points, &metric::UNATTRIBUTED)), (vec![0], vec![1]));
     assert_eq!(values(&points, &metric::ATTRIBUTION), [], "nothing is told of it");

@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use rustix::fs::{major, minor};
@@ -283,4 +283,30 @@ fn nobody_is_an_outsider_to_whom_everything_is_shown() {
     let scan = find(&mut world.proc.reader_with(privileged()), &[web], &[1000], &Allowance::unlimited());
     assert_eq!((pids(scan.by_cgroup.get(&web)), pids(scan.by_uid.get(&1000))), (Some(vec![]), Some(vec![])));
     assert_eq!(scan.seen.len(), 1);
+}
+
+#[test]
+fn a_number_that_is_given_to_another_in_mid_search_is_looked_at_again() {
+    without_overriding_modes(|| {
+        let world = World::new();
+        for pid in [10, 11] {
+            world.outsider(pid, "app", "web", 1000);
+        }
+        world.members("web", "10\n11\n");
+        let (web, root) = (world.cgroup("web"), world.proc.path().to_owned());
+        let replaced = world.proc.when_comm_is_read(11, b"app\n", move || {
+            fs::set_permissions(root.join("10/fd"), fs::Permissions::from_mode(0o700)).unwrap();
+            for (from, to) in [("10", "old"), ("next", "10")] {
+                fs::rename(root.join(from), root.join(to)).unwrap();
+            }
+            fs::remove_dir_all(root.join("old")).unwrap();
+        });
+        world.outsider(12, "other", "web", 1000);
+        world.proc.rename(12, "next");
+        let scan = world.find(&[web], &[]);
+        replaced.join().unwrap();
+        let fits: Vec<usize> =
+            scan.by_cgroup[&web].iter().map(|outsider| outsider.process.fits.len()).collect();
+        assert_eq!((pids(scan.by_cgroup.get(&web)), fits), (Some(vec![10, 11]), vec![0, 1]));
+    });
 }
