@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::cgroup::Cgroup;
 use crate::deadline::{eventually, now};
 use crate::namespace::{Namespace, enter};
 use crate::program;
@@ -55,6 +56,8 @@ pub struct AgentCommand<'a> {
     environment: Vec<(String, String)>,
     /// Whether it is in the machine's PID namespace instead of the host's.
     sees_machine: bool,
+    /// The root of its cgroup namespace, and where that is mounted anew.
+    cgroups: Option<(PathBuf, Option<PathBuf>)>,
     /// What strace is told, where it watches.
     trace: Vec<String>,
     /// Agents of one scene have a spool each; one that is started again finds its own.
@@ -145,6 +148,7 @@ impl<'a> AgentCommand<'a> {
             mounts: Vec::new(),
             environment: Vec::new(),
             sees_machine: false,
+            cgroups: None,
             trace: Vec::new(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         }
@@ -191,6 +195,14 @@ impl<'a> AgentCommand<'a> {
     #[must_use]
     pub fn seeing_the_machine(mut self) -> Self {
         self.sees_machine = true;
+        self
+    }
+
+    /// In a cgroup, which is the root of its cgroup namespace. What is mounted of cgroups is as on the machine, or that
+    /// namespace's alone in the place given.
+    #[must_use]
+    pub fn in_cgroup(mut self, cgroup: &Cgroup, mounted_at: Option<PathBuf>) -> Self {
+        self.cgroups = Some((cgroup.path().to_owned(), mounted_at));
         self
     }
 
@@ -326,9 +338,19 @@ impl<'a> AgentCommand<'a> {
         let hidepid = self.hidepid.unwrap_or(0);
         let mut script = format!("mount -t proc -o hidepid={hidepid} proc /proc && ");
         for (file, place) in &self.mounts {
-            script.push_str(&format!("mount --bind '{}' '{}' && ", file.display(), place.display()));
+            let (file, place) = (file.display().to_string(), place.display().to_string());
+            script.extend(["mount --bind '", &file, "' '", &place, "' && "]);
         }
-        script.push_str("exec \"$@\"");
+        if let Some((cgroup, mounted_at)) = &self.cgroups {
+            let (cgroup, place) = (cgroup.display().to_string(), mounted_at.as_ref());
+            let mount =
+                place.map(|place| format!("umount {0} && mount -t cgroup2 none {0} && ", place.display()));
+            let mount = mount.unwrap_or_default();
+            script.extend(["echo $$ > '", &cgroup, "/cgroup.procs' && exec unshare --cgroup -- sh -c '"]);
+            script.extend([&mount, "exec \"$@\"' sh \"$@\""]);
+        } else {
+            script.push_str("exec \"$@\"");
+        }
         let mut words = ["unshare", "--mount", "--", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
         let list = |sign: &str, capabilities: &[&str]| {
             capabilities.iter().map(|name| format!("{sign}{name}")).collect::<Vec<_>>().join(",")

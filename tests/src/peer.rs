@@ -238,6 +238,12 @@ impl Peer {
             .expect("a process id")
     }
 
+    /// Acts as another user, and can go on as any other: for a program that was started as root.
+    #[track_caller]
+    pub fn act_as(&mut self, uid: u32) {
+        self.order(format_args!("act {uid}"));
+    }
+
     /// Goes on as another user, with nothing of root's left.
     #[track_caller]
     pub fn become_user(&mut self, uid: u32) {

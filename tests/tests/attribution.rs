@@ -1,5 +1,6 @@
 //! Weaker attribution, by choice: a link that can only be its service's is up and said to be inferred; where it errs, it errs as
 //! the README says, and nowhere else.
+#![expect(clippy::expect_used, reason = "tests fail by panicking")]
 
 use std::path::PathBuf;
 
@@ -16,6 +17,13 @@ use vms_agent_tests::{
 const OWNER: u32 = 61_021;
 /// Whom the agent runs as.
 const AGENT: u32 = 61_022;
+
+/// Of whom no test has another process on the machine meanwhile.
+const ALONE_ON_MACHINE: u32 = 61_023;
+const ALONE_ON_HOST: u32 = 61_024;
+/// As whom a connection is made, and as whom its holder goes on.
+const THEN: u32 = 61_025;
+const NOW: u32 = 61_026;
 
 const UP: &str = "vms.connection_mon.up";
 const ATTRIBUTION: &str = "vms.connection_mon.attribution";
@@ -73,7 +81,8 @@ fn connect(client: Peer, scene: &Scene, far: &Namespace) -> Link {
 
 fn agent<'a>(scene: &'a Scene, host: &'a Namespace, probe: Value, attribution: &str) -> AgentCommand<'a> {
     let mut config = config(&[probe]);
-    config["attribution"] = json!(attribution);
+    let keys = config.as_object_mut().expect("a configuration is an object");
+    keys.insert("attribution".to_owned(), json!(attribution));
     AgentCommand::new(scene, host).config(&config).privileges(Privileges::User(AGENT, &[]))
 }
 
@@ -236,21 +245,20 @@ fn with_strict_attribution_nothing_is_told_of_it() {
     agent.stop();
     assert_eq!(collector.series(ATTRIBUTION, &[]), []);
     assert_eq!(collector.series(UP, unattributed), [], "it has not matched");
-    assert_eq!(agent.log_with(&["attribution"]), [] as [String; 0]);
+    assert!(agent.log_with(&["attribution"]).is_empty(), "{:#?}", agent.log());
 }
 
 #[test]
 fn the_user_serves_where_all_of_his_processes_fit() {
     needs!(Need::Agent, Need::Tool("setpriv"), Need::WholeMachine);
-    const ALONE: u32 = 61_023;
     let (scene, (host, far)) = (Scene::new(), Namespace::pair());
-    let link = connect(scene.program("svc").user(ALONE).start(&host), &scene, &far);
+    let link = connect(scene.program("svc").user(ALONE_ON_MACHINE).start(&host), &scene, &far);
     let wanted = probe("link", &scene.name("svc"), link.service());
     let agent = agent(&scene, &host, wanted, "inferred").seeing_the_machine();
     assert_inferred(&agent.check(), "uid", &[link.client.machine_pid()]);
     // Wherever on the machine it is.
     let elsewhere = Namespace::new();
-    let other = scene.program("other").user(ALONE).start(&elsewhere);
+    let other = scene.program("other").user(ALONE_ON_MACHINE).start(&elsewhere);
     assert_flagged(&agent.check());
     drop(other);
     let left = |check: &Check| check.row().is_up();
@@ -260,9 +268,8 @@ fn the_user_serves_where_all_of_his_processes_fit() {
 #[test]
 fn the_user_does_not_serve_where_not_all_processes_of_the_host_are_seen() {
     needs!(Need::Agent, Need::Tool("setpriv"));
-    const ALONE: u32 = 61_024;
     let (scene, (host, far)) = (Scene::new(), Namespace::pair());
-    let link = connect(scene.program("svc").user(ALONE).start(&host), &scene, &far);
+    let link = connect(scene.program("svc").user(ALONE_ON_HOST).start(&host), &scene, &far);
     let wanted = probe("link", &scene.name("svc"), link.service());
     assert_flagged(&agent(&scene, &host, wanted, "inferred").check());
 }
@@ -295,6 +302,25 @@ fn without_a_hierarchy_of_cgroups_nothing_is_inferred_and_that_is_said() {
     let doctor = agent.output(&["doctor"]);
     let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(told.contains("no hierarchy of cgroups of version 2 is mounted"), "{told}");
+}
+
+#[test]
+fn an_agent_in_a_cgroup_namespace_of_its_own_infers_what_is_mounted_for_it() {
+    needs!(Need::Agent, Need::Tool("setpriv"), Need::Tool("unshare"), Need::Cgroups);
+    let (mut scenery, own) = (Scenery::new(), Cgroup::new());
+    // The machine's hierarchy, to which paths lead upward from there.
+    let agent = scenery.agent("inferred").in_cgroup(&own, None);
+    assert_inferred(&agent.check(), "cgroup", &[scenery.link.client.pid()]);
+    // Only its own part of it: the service is in none that it sees.
+    assert_flagged(&scenery.agent("inferred").in_cgroup(&own, Cgroup::mount()).check());
+    own.take_in(&scenery.link.client);
+    scenery.link.connect_again();
+    let check = scenery.agent("inferred").in_cgroup(&own, Cgroup::mount()).check();
+    assert_eq!(
+        (check.row().inferred, check.row().unattributed),
+        (Some(1), 1),
+        "the new one alone: {check:#?}"
+    );
 }
 
 #[test]
@@ -387,29 +413,24 @@ fn a_service_that_moved_after_it_connected_is_not_inferred() {
 #[test]
 fn a_socket_is_of_the_user_who_made_it_whoever_he_is_by_now() {
     needs!(Need::Agent, Need::Tool("setpriv"), Need::WholeMachine);
-    const THEN: u32 = 61_025;
-    const NOW: u32 = 61_026;
     let (scene, (host, far)) = (Scene::new(), Namespace::pair());
-    let link = connect(scene.program("other").start(&host), &scene, &far);
-    let mut other = link;
+    let mut other = connect(scene.program("other").start(&host), &scene, &far);
     // What it connected as root stays root's.
     other.client.become_user(NOW);
     let wanted = probe("link", &scene.name("other"), other.service());
     let as_root = agent(&scene, &host, wanted, "inferred").seeing_the_machine();
     assert_flagged(&as_root.check());
-    // A user's who went on as somebody else is held to be that of whoever is that user, if he fits.
-    let mut fits = scene.program("svc").user(THEN).start(&host);
-    let mut server = scene.program("far2").start(&far);
-    let listener = server.listen((far.ipv4(), 0).into());
-    let mailbox = scene.public_directory("mail").join("box");
-    let made = fits.connect(listener.address);
-    let _accepted = server.accept(listener);
-    let mut holder = scene.program("other").user(NOW).start(&host);
-    holder.mailbox(&mailbox);
-    fits.give(made, &mailbox);
-    holder.take();
-    fits.close(made);
-    let wanted = probe("link", &scene.name("svc"), listener.address);
+    // And what it connected as a user is held to be that of whoever is that user, if all who are do fit. An up that is false.
+    let mut other = scene.program("other").start(&host);
+    other.act_as(THEN);
+    let link = connect(other, &scene, &far);
+    let mut other = link.client;
+    other.become_user(NOW);
+    let innocent = scene.program("svc").user(THEN).start(&host);
+    let wanted = probe("link", &scene.name("svc"), link.client_end.remote);
     let agent = agent(&scene, &host, wanted, "inferred").seeing_the_machine();
-    assert_inferred(&agent.check(), "uid", &[fits.machine_pid()]);
+    assert_inferred(&agent.check(), "uid", &[innocent.machine_pid()]);
+    drop(innocent);
+    let flagged_or_gone = |check: &Check| !check.row().is_up();
+    let _check = agent.check_until("nobody to be left", flagged_or_gone);
 }

@@ -172,7 +172,8 @@ fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
 
 /// There is a metric of it.
 fn with_inference(mut config: serde_json::Value) -> serde_json::Value {
-    config["attribution"] = json!("inferred");
+    let keys = config.as_object_mut().expect("a configuration is an object");
+    keys.insert("attribution".to_owned(), json!("inferred"));
     config
 }
 

@@ -87,7 +87,7 @@ pub struct MatchedConnection {
 pub struct DirectionLook {
     /// The connections that satisfy the probe.
     pub matched: Vec<MatchedConnection>,
-    /// ESTABLISHED connections that fit by address, whose holder the agent was not permitted to learn.
+    /// ESTABLISHED connections that fit by address, whose holder the agent was not permitted to learn and did not infer.
     pub unattributed: Vec<Connection>,
     /// ESTABLISHED connections that fit by address, and that no process that fits holds.
     pub held_by_other: usize,

@@ -201,17 +201,14 @@ fn read_attributes(payload: &[u8]) -> Option<Vec<(u16, &[u8])>> {
     Some(attributes)
 }
 
-fn read_cgroup(value: &[u8]) -> Option<Option<CgroupId>> {
-    let number = u64::from_ne_bytes(*value.first_chunk()?);
-    Some(CgroupId::new(number).filter(|_| number > 1))
-}
-
 fn read_connection(payload: &[u8]) -> Option<Connection> {
     const CGROUP: u16 = 21;
     let (mut connection, _) = read_socket(payload)?;
     for (kind, value) in read_attributes(payload)? {
         if kind == CGROUP {
-            connection.cgroup = read_cgroup(value)?;
+            let number = u64::from_ne_bytes(*value.first_chunk()?);
+            // The root is 1, and says nothing.
+            connection.cgroup = CgroupId::new(number).filter(|_| number > 1);
         }
     }
     Some(connection)

@@ -125,7 +125,12 @@ impl Peer {
             ["child", id, path] => self.child(id, path),
             ["user", uid] => {
                 let uid = Uid::from_raw(uid.parse()?);
+                set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
                 set_thread_res_uid(uid, uid, uid)?;
+                Ok(String::new())
+            }
+            ["act", uid] => {
+                set_thread_res_uid(Uid::ROOT, Uid::from_raw(uid.parse()?), Uid::ROOT)?;
                 Ok(String::new())
             }
             ["undumpable"] => {
