@@ -5,8 +5,8 @@
 //! is not always so: a socket can be handed on, and a process can change its cgroup or user after it made one. So a
 //! connection that is attributed in this way says so ([`Attribution`]), and nothing is without [`AttributionMode::Inferred`].
 //!
-//! Who is left is found out in walks ([`attribute`]), together with who holds what may be read; between walks each cycle
-//! asks whether those processes are still what they were ([`Suspects`]).
+//! Who is left is found out in walks (`attribute`), together with who holds what may be read; between walks each cycle
+//! asks whether those processes are still what they were (`Suspects`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
