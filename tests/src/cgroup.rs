@@ -37,8 +37,19 @@ impl Cgroup {
     }
 
     fn make() -> Option<Self> {
+        Self::make_in(&Self::mount()?)
+    }
+
+    /// A new one below this one.
+    #[must_use]
+    #[track_caller]
+    pub fn below(&self) -> Self {
+        Self::make_in(&self.0).expect("a cgroup without processes can be divided")
+    }
+
+    fn make_in(parent: &Path) -> Option<Self> {
         let serial = SERIAL.fetch_add(1, Ordering::SeqCst);
-        let path = Self::mount()?.join(format!("vmst-{}-{serial}", std::process::id()));
+        let path = parent.join(format!("vmst-{}-{serial}", std::process::id()));
         fs::create_dir(&path).ok()?;
         Some(Self(path))
     }

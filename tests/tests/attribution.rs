@@ -307,12 +307,22 @@ fn without_a_hierarchy_of_cgroups_nothing_is_inferred_and_that_is_said() {
 #[test]
 fn an_agent_in_a_cgroup_namespace_of_its_own_infers_what_is_mounted_for_it() {
     needs!(Need::Agent, Need::Tool("setpriv"), Need::Tool("unshare"), Need::Cgroups);
-    let (mut scenery, own) = (Scenery::new(), Cgroup::new());
+    let mut scenery = Scenery::new();
+    let outer = Cgroup::new();
+    let own = outer.below();
     // The machine's hierarchy, to which paths lead upward from there.
     let agent = scenery.agent("inferred").in_cgroup(&own, None);
     assert_inferred(&agent.check(), "cgroup", &[scenery.link.client.pid()]);
+    let collector = Collector::start(&scenery.host, Protocol::Grpc);
+    let mut running = agent.variable("VMS_CPU_BUDGET", "0%").start();
+    let up = collector.wait_for_points(UP, FORWARD, 4, 0);
+    assert!(up.iter().all(|point| point.value.as_int() == 1), "{up:#?}");
+    running.stop();
     // Only its own part of it: the service is in none that it sees.
     assert_flagged(&scenery.agent("inferred").in_cgroup(&own, Cgroup::mount()).check());
+    let mut running = scenery.agent("inferred").in_cgroup(&own, Cgroup::mount()).start();
+    running.wait_for_log(&["attribution: inferred", "only a part of the hierarchy"]);
+    running.stop();
     own.take_in(&scenery.link.client);
     scenery.link.connect_again();
     let check = scenery.agent("inferred").in_cgroup(&own, Cgroup::mount()).check();

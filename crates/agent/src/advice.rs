@@ -38,6 +38,10 @@ pub(crate) fn for_lack(lack: InferenceLack) -> &'static str {
              version 2, or Linux is older than 5.8"
         }
         InferenceLack::NoCgroups => "no hierarchy of cgroups of version 2 is mounted that the agent can read",
+        InferenceLack::PartOfCgroups => {
+            "only a part of the hierarchy of cgroups is mounted where the agent sees it, and the cgroups of some processes are in \
+             none of it"
+        }
         InferenceLack::HiddenProcesses => "/proc hides processes (hidepid), so that nobody can be excluded",
         InferenceLack::ForeignNumbers => {
             "the /proc that is read numbers processes otherwise than the agent's PID namespace, so that those of a cgroup \

@@ -155,6 +155,8 @@ pub enum InferenceLack {
     UntaggedSockets,
     /// No hierarchy of cgroups of version 2 is mounted where the agent sees it.
     NoCgroups,
+    /// Only a part of the hierarchy is mounted where the agent sees it.
+    PartOfCgroups,
     /// A /proc hides processes, so that nobody can be excluded.
     HiddenProcesses,
     /// The processes are numbered otherwise than the agent is: those of a cgroup cannot be told.

@@ -1,8 +1,8 @@
 //! Who may not be looked into, and so could hold a socket that nobody is seen to hold: by cgroup and by user.
 //!
-//! Who is in a cgroup its directory tells, whatever of them /proc shows or hides; who has a user, only a /proc of the whole
-//! host. Each of them is looked at: who may be looked into, and holds none of the sockets in question, is out of the
-//! question. What was found is believed when nobody has come meanwhile.
+//! Who is in a cgroup its directory tells, whatever of them /proc shows or hides; it is found by the number that the socket
+//! has. Who has a user, only a /proc of the whole host tells. Each of them is looked at: who may be looked into, and holds none
+//! of the sockets in question, is out of the question. What was found is believed when nobody has come meanwhile.
 //!
 //! A socket of a thread that has left its process's cgroup or user is not that process's; a cgroup of threads tells nothing.
 
@@ -20,7 +20,9 @@ use crate::cgroup::{CgroupDir, Cgroups};
 use crate::error::ProcessError;
 use crate::kept::NAMES_BOUND;
 use crate::ledger::Holder;
-use crate::parse::{HiddenProcesses, HidePid, TaskKind, parse_cgroup, parse_pid_numbers, parse_uids};
+use crate::parse::{
+    HiddenProcesses, HidePid, TaskKind, leads_up, parse_cgroup, parse_pid_numbers, parse_uids,
+};
 use crate::privileges::Privileges;
 use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
 
@@ -55,6 +57,8 @@ const FIRST_PID_NAMESPACE: &[u8] = b"pid:[4026531836]";
 pub(crate) struct Suspects {
     kept: HashMap<Pid, Suspect>,
     cgroups: Option<Cgroups>,
+    /// Cgroups that were asked about. A number is never another's.
+    directories: HashMap<CgroupId, CgroupDir>,
     most: usize,
 }
 
@@ -63,6 +67,8 @@ pub(crate) struct Suspects {
 struct Suspect {
     dir: ProcessDir,
     process: Arc<Process>,
+    /// The cgroup that it was in, and the path of it.
+    cgroup: Option<(CgroupId, Vec<u8>)>,
     /// When its names were read; `None` when they were matched against another selector.
     names_read: Option<Duration>,
     asked: Duration,
@@ -72,7 +78,12 @@ impl Suspects {
     /// For an agent that may have that many descriptors open; `None` is without limit.
     pub(crate) fn new(descriptor_limit: Option<u64>) -> Self {
         let most = descriptor_limit.map_or(MAX_MEMBERS, |limit| MAX_MEMBERS.min(limit / DESCRIPTOR_SHARE));
-        Self { kept: HashMap::new(), cgroups: None, most: usize::try_from(most).unwrap_or(usize::MAX) }
+        Self {
+            kept: HashMap::new(),
+            cgroups: None,
+            directories: HashMap::new(),
+            most: usize::try_from(most).unwrap_or(usize::MAX),
+        }
     }
 
     /// Takes in that what processes fit has to be worked out again.
@@ -85,6 +96,7 @@ impl Suspects {
     /// Closes all that is kept open.
     pub(crate) fn shed(&mut self) {
         self.kept.clear();
+        self.directories.clear();
     }
 
     /// Whether those who were suspects still are, in the order given.
@@ -107,10 +119,10 @@ impl Suspects {
             return None;
         }
         let is_there = match basis {
-            Basis::Cgroup(cgroup) => {
-                let text = suspect.dir.read_file("cgroup", CGROUP_BYTES).ok()??;
-                let (id, _) = self.cgroups.as_ref()?.directory(parse_cgroup(&text)?)?;
-                id == cgroup
+            Basis::Cgroup(wanted) => {
+                let (cgroup, path) = suspect.cgroup.as_ref()?;
+                // Another of the same path can only be made when nobody is left in this one.
+                *cgroup == wanted && read_cgroup(&suspect.dir).ok()?.as_ref() == Some(path)
             }
             Basis::Uid(uid) => read_uids(&suspect.dir).ok()??.contains(&uid),
         };
@@ -150,6 +162,8 @@ struct Looked {
     dir: Option<ProcessDir>,
     /// `None` where it holds none of the sockets in question, for certain.
     outsider: Option<Outsider>,
+    /// Of its cgroup.
+    path: Option<Vec<u8>>,
 }
 
 impl<'a> Search<'a> {
@@ -210,33 +224,53 @@ impl<'a> Search<'a> {
             self.found.lacks.insert(InferenceLack::ForeignNumbers);
             return Ok(());
         }
-        for (cgroup, directory) in self.find_directories()? {
+        self.find_directories();
+        for cgroup in self.query.cgroups {
+            // It is put back where it is still of use.
+            let Some(directory) = self.memory.directories.remove(cgroup) else { continue };
             if let Some(outsiders) = self.search_members(&directory)? {
-                self.found.by_cgroup.insert(cgroup, outsiders);
+                self.found.by_cgroup.insert(*cgroup, outsiders);
+                self.memory.directories.insert(*cgroup, directory);
             }
+        }
+        let is_all_known = self.found.by_cgroup.len() == self.query.cgroups.len();
+        if !is_all_known && !self.is_cut && !self.is_whole()? {
+            self.found.lacks.insert(InferenceLack::PartOfCgroups);
         }
         Ok(())
     }
 
-    /// The directories of the cgroups in question: the way to them is known to those who are in them.
-    fn find_directories(&mut self) -> Result<Vec<(CgroupId, CgroupDir)>, ProcessError> {
-        let mut found: Vec<(CgroupId, CgroupDir)> = Vec::new();
-        let mut seen: HashSet<Vec<u8>> = HashSet::new();
+    /// Finds the directories of the cgroups in question.
+    fn find_directories(&mut self) {
+        let memory = &mut *self.memory;
+        let is_new = |cgroup: &CgroupId| !memory.directories.contains_key(cgroup);
+        let wanted: BTreeSet<CgroupId> = self.query.cgroups.iter().copied().filter(is_new).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        if memory.directories.len() + wanted.len() > memory.most {
+            memory.directories.clear();
+        }
+        if let Some(cgroups) = &memory.cgroups {
+            memory.directories.extend(cgroups.find(&wanted, self.scratch, self.query.allowance));
+        }
+    }
+
+    /// Whether every process is in a cgroup that is mounted, as far as that can be told.
+    fn is_whole(&mut self) -> Result<bool, ProcessError> {
+        if self.memory.cgroups.as_ref().is_some_and(Cgroups::leads_out) {
+            return Ok(true);
+        }
         for listed in self.procfs.read_processes(self.scratch)? {
-            if found.len() == self.query.cgroups.len() || self.query.allowance.is_spent_after(UNITS_A_FILE) {
+            let text = self.procfs.read_file(listed.pid, "cgroup", CGROUP_BYTES).ok().flatten();
+            if text.is_some_and(|text| parse_cgroup(&text).is_some_and(leads_up)) {
+                return Ok(false);
+            }
+            if self.query.allowance.is_spent_after(UNITS_A_FILE) {
                 break;
             }
-            let text = match self.procfs.read_file(listed.pid, "cgroup", CGROUP_BYTES) {
-                Ok(Some(text)) => text,
-                Ok(None) | Err(Obstacle::Vanished | Obstacle::Refused(_)) => continue,
-                Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(listed.pid, errno)),
-            };
-            let Some(path) = parse_cgroup(&text).filter(|path| !seen.contains(*path)) else { continue };
-            seen.insert(path.to_vec());
-            let directory = self.memory.cgroups.as_ref().and_then(|cgroups| cgroups.directory(path));
-            found.extend(directory.filter(|(cgroup, _)| self.query.cgroups.contains(cgroup)));
         }
-        Ok(found)
+        Ok(true)
     }
 
     /// Those of the processes in a cgroup that may not be looked into; `None` where they could not all be told.
@@ -332,7 +366,7 @@ impl<'a> Search<'a> {
             }
             Err(Obstacle::Refused(_)) => {
                 let outsider = self.outsider_of(pid, Names::DENIED, None);
-                self.looked_at.insert(pid, Looked { dir: None, outsider: Some(outsider) });
+                self.looked_at.insert(pid, Looked { dir: None, outsider: Some(outsider), path: None });
             }
             Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(pid, errno)),
         }
@@ -343,7 +377,7 @@ impl<'a> Search<'a> {
         let (dir, names) = self.procfs.enter(pid)?;
         let has_none = |kind| matches!(kind, TaskKind::Dead | TaskKind::Kernel);
         if names.executable == Known::Absent && dir.read_task_kind().is_ok_and(has_none) {
-            return Ok(Looked { dir: Some(dir), outsider: None });
+            return Ok(Looked { dir: Some(dir), outsider: None, path: None });
         }
         let (query, seen) = (self.query, &mut self.found.seen);
         let extent = dir.read_descriptors(self.scratch, 0..u32::MAX, query.allowance, |_, inode| {
@@ -355,15 +389,12 @@ impl<'a> Search<'a> {
         match extent {
             Ok(extent) => {
                 self.is_cut |= extent != Extent::Whole;
-                Ok(Looked { dir: Some(dir), outsider: None })
+                Ok(Looked { dir: Some(dir), outsider: None, path: None })
             }
             Err(Obstacle::Refused(_)) => {
-                let uids = read_uids(&dir).or_else(|obstacle| match obstacle {
-                    Obstacle::Refused(_) => Ok(None),
-                    other => Err(other),
-                })?;
+                let (uids, path) = (if_shown(read_uids(&dir))?, if_shown(read_cgroup(&dir))?);
                 let outsider = self.outsider_of(pid, names, uids);
-                Ok(Looked { dir: Some(dir), outsider: Some(outsider) })
+                Ok(Looked { dir: Some(dir), outsider: Some(outsider), path })
             }
             Err(other) => Err(other),
         }
@@ -376,19 +407,21 @@ impl<'a> Search<'a> {
     /// Keeps hold of those who may be asked about between walks.
     fn keep_suspects(&mut self) {
         let now = self.query.now;
-        let told = self.found.by_cgroup.values().chain(self.found.by_uid.values()).flatten();
-        let told: BTreeSet<Pid> = told.map(|outsider| outsider.process.pid).collect();
         self.memory.sweep(now);
-        for pid in told {
-            let Some(Looked { dir: Some(dir), outsider: Some(outsider) }) = self.looked_at.remove(&pid)
-            else {
-                continue;
-            };
-            let process = outsider.process;
-            let has_room = self.memory.kept.len() < self.memory.most || self.memory.kept.contains_key(&pid);
-            if has_room && !process.fits.is_empty() {
-                let suspect = Suspect { dir, process, names_read: Some(now), asked: now };
-                self.memory.kept.insert(pid, suspect);
+        let of_cgroups = self.found.by_cgroup.iter().map(|(cgroup, outsiders)| (Some(*cgroup), outsiders));
+        let of_users = self.found.by_uid.values().map(|outsiders| (None, outsiders));
+        let kept = &mut self.memory.kept;
+        for (cgroup, outsiders) in of_cgroups.chain(of_users) {
+            for process in outsiders.iter().map(|outsider| Arc::clone(&outsider.process)) {
+                let pid = process.pid;
+                let Some(Looked { dir: Some(dir), path, .. }) = self.looked_at.remove(&pid) else { continue };
+                let before = kept.remove(&pid).filter(|before| !before.dir.is_gone());
+                if process.fits.is_empty() || kept.len() >= self.memory.most {
+                    continue;
+                }
+                // Who is told of for his user may be a suspect for his cgroup as well.
+                let cgroup = cgroup.zip(path).or_else(|| before.and_then(|before| before.cgroup));
+                kept.insert(pid, Suspect { dir, process, cgroup, names_read: Some(now), asked: now });
             }
         }
     }
@@ -397,6 +430,18 @@ impl<'a> Search<'a> {
 /// The users of a process; `None` where they cannot be made out.
 fn read_uids(dir: &ProcessDir) -> Result<Option<[u32; 4]>, Obstacle> {
     Ok(dir.read_file("status", STATUS_BYTES)?.and_then(|status| parse_uids(&status)))
+}
+
+/// The path of a process's cgroup; `None` where it cannot be made out.
+fn read_cgroup(dir: &ProcessDir) -> Result<Option<Vec<u8>>, Obstacle> {
+    Ok(dir.read_file("cgroup", CGROUP_BYTES)?.and_then(|text| parse_cgroup(&text).map(<[u8]>::to_vec)))
+}
+
+fn if_shown<T>(outcome: Result<Option<T>, Obstacle>) -> Result<Option<T>, Obstacle> {
+    match outcome {
+        Err(Obstacle::Refused(_)) => Ok(None),
+        other => other,
+    }
 }
 
 #[cfg(test)]

@@ -190,12 +190,19 @@ fn parse_proc_mount(line: &[u8], device: Device) -> Option<HiddenProcesses> {
 }
 
 /// The path of a process's cgroup of version 2, from `/proc/PID/cgroup` (cgroups(7)): its line `0::`. It is relative to the
-/// reader's cgroup namespace, and leads upward where the process is in none of that namespace's cgroups.
+/// reader's cgroup namespace, and leads upward where the process is in none of that namespace's cgroups
+/// ([`leads_up`]).
 #[must_use]
 pub fn parse_cgroup(text: &[u8]) -> Option<&[u8]> {
     // No name of a cgroup holds a line feed: the kernel refuses them.
     let path = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
     path.starts_with(b"/").then_some(path)
+}
+
+/// Whether a path of a cgroup leads out of the reader's cgroup namespace.
+#[must_use]
+pub fn leads_up(path: &[u8]) -> bool {
+    path == b"/.." || path.starts_with(b"/../")
 }
 
 /// A hierarchy of cgroups of version 2, as a line of `/proc/PID/mountinfo` tells of it.
@@ -241,20 +248,6 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 fn parse_octal(digits: [u8; 3]) -> Option<u8> {
     let text = std::str::from_utf8(&digits).ok()?;
     digits.iter().all(|digit| (b'0'..b'8').contains(digit)).then(|| u8::from_str_radix(text, 8).ok())?
-}
-
-/// Where a cgroup is below the one that is mounted, without a leading slash and empty for that one itself; `None` where it
-/// is not below it. Both paths are relative to the same cgroup namespace.
-#[must_use]
-pub fn match_below<'a>(root: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
-    let rest = path.strip_prefix(root.strip_suffix(b"/").unwrap_or(root))?;
-    let below = match rest {
-        [] => rest,
-        [b'/', below @ ..] => below,
-        _ => return None,
-    };
-    let leads_up = below.split(|byte| *byte == b'/').any(|name| name == b"..");
-    (!leads_up).then_some(below)
 }
 
 /// The processes in `cgroup.procs`; `None` when one of them has no number where the reader is.

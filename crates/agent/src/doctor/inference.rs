@@ -8,11 +8,12 @@ use super::{Area, Finding, Level};
 use crate::advice;
 
 /// What keeps holders from being inferred by their cgroup.
-const BY_CGROUP: [InferenceLack; 4] = [
+const BY_CGROUP: [InferenceLack; 5] = [
     InferenceLack::HiddenProcesses,
     InferenceLack::NoCgroups,
     InferenceLack::ForeignNumbers,
     InferenceLack::UntaggedSockets,
+    InferenceLack::PartOfCgroups,
 ];
 
 /// Judges, where holders may not be read.
@@ -70,12 +71,13 @@ fn fix(lack: InferenceLack, setting: &Setting) -> String {
         (InferenceLack::ForeignNumbers | InferenceLack::OwnProcesses, _) => {
             "--pid=host and procRoot: /proc".to_owned()
         }
-        (InferenceLack::NoCgroups, Setting::Container) => {
-            "--cgroupns=host and --volume=/sys/fs/cgroup:/sys/fs/cgroup:ro".to_owned()
+        (InferenceLack::NoCgroups | InferenceLack::PartOfCgroups, Setting::Container) => {
+            "--volume=/sys/fs/cgroup:/sys/fs/cgroup:ro".to_owned()
         }
-        (InferenceLack::NoCgroups, Setting::Kubernetes) => {
+        (InferenceLack::NoCgroups | InferenceLack::PartOfCgroups, Setting::Kubernetes) => {
             "a hostPath volume of /sys/fs/cgroup mounted there, read-only".to_owned()
         }
+        (InferenceLack::PartOfCgroups, _) => "mount the host's hierarchy where the agent sees it".to_owned(),
         (InferenceLack::NoCgroups | InferenceLack::UntaggedSockets, _) => {
             "boot the host with systemd.unified_cgroup_hierarchy=1 and a kernel from 5.8 on, or grant the capabilities"
                 .to_owned()

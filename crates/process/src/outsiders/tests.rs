@@ -209,6 +209,11 @@ fn what_stands_in_the_way_is_told() {
         fs::remove_file(world.proc.path().join("self/ns/pid")).unwrap();
         symlink("pid:[4026532000]", world.proc.path().join("self/ns/pid")).unwrap();
         assert_eq!(lacks(&world), BTreeSet::from([InferenceLack::OwnProcesses]), "a container");
+        let elsewhere = BTreeSet::from([InferenceLack::PartOfCgroups, InferenceLack::OwnProcesses]);
+        world.put(10, "../web", 1000);
+        assert_eq!(lacks(&world), BTreeSet::from([InferenceLack::OwnProcesses]), "it was found");
+        fs::remove_dir_all(world.hierarchy.path().join("web")).unwrap();
+        assert_eq!(lacks(&world), elsewhere, "another container's cgroup");
         world.proc.mount_options("rw");
         let both = BTreeSet::from([InferenceLack::NoCgroups, InferenceLack::OwnProcesses]);
         assert_eq!(lacks(&world), both, "no hierarchy is mounted");
