@@ -14,8 +14,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::cgroup::Cgroup;
 use crate::deadline::{eventually, now};
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, enter};
 use crate::program;
 use crate::scene::Scene;
 use crate::trace::Trace;
@@ -52,8 +53,12 @@ pub struct AgentCommand<'a> {
     config: Option<PathBuf>,
     privileges: Privileges,
     hidepid: Option<u8>,
-    mounts: Vec<(PathBuf, &'static str)>,
+    mounts: Vec<(PathBuf, PathBuf)>,
     environment: Vec<(String, String)>,
+    /// Whether it is in the machine's PID namespace instead of the host's.
+    sees_machine: bool,
+    /// The root of its cgroup namespace, and where that is mounted anew.
+    cgroups: Option<(PathBuf, Option<PathBuf>)>,
     /// What strace is told, where it watches.
     trace: Vec<String>,
     /// Agents of one scene have a spool each; one that is started again finds its own.
@@ -93,6 +98,10 @@ pub struct Row {
     pub unattributed: u64,
     /// Who holds the connections.
     pub owners: Vec<Owner>,
+    /// By what that is known, the surest way; where it may be inferred.
+    pub attribution: Option<String>,
+    /// Of how many connections it is only inferred.
+    pub inferred: Option<u64>,
     /// The configured destination.
     pub dest_ip: String,
     /// The configured destination.
@@ -154,6 +163,8 @@ impl<'a> AgentCommand<'a> {
             hidepid: None,
             mounts: Vec::new(),
             environment: Vec::new(),
+            sees_machine: false,
+            cgroups: None,
             trace: Vec::new(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         }
@@ -196,6 +207,21 @@ impl<'a> AgentCommand<'a> {
         self
     }
 
+    /// Sees all processes of the machine, and the sockets of the host.
+    #[must_use]
+    pub fn seeing_the_machine(mut self) -> Self {
+        self.sees_machine = true;
+        self
+    }
+
+    /// In a cgroup, which is the root of its cgroup namespace. What is mounted of cgroups is as on the machine, or that
+    /// namespace's alone in the place given.
+    #[must_use]
+    pub fn in_cgroup(mut self, cgroup: &Cgroup, mounted_at: Option<PathBuf>) -> Self {
+        self.cgroups = Some((cgroup.path().to_owned(), mounted_at));
+        self
+    }
+
     /// With every system call written to a file, by strace.
     #[must_use]
     pub fn traced(mut self, file: &Path) -> Self {
@@ -210,10 +236,10 @@ impl<'a> AgentCommand<'a> {
         self
     }
 
-    /// Sees a file in the place of one of the machine's, such as `/etc/hosts`.
+    /// Sees a file, or a directory, in the place of one of the machine's, such as `/etc/hosts`.
     #[must_use]
-    pub fn in_place_of(mut self, file: PathBuf, place: &'static str) -> Self {
-        self.mounts.push((file, place));
+    pub fn in_place_of(mut self, file: PathBuf, place: impl Into<PathBuf>) -> Self {
+        self.mounts.push((file, place.into()));
         self
     }
 
@@ -260,7 +286,7 @@ impl<'a> AgentCommand<'a> {
     #[track_caller]
     pub fn output(&self, arguments: &[&str]) -> Output {
         let mut command = self.command(arguments);
-        self.host.inside(|| program::output(&mut command))
+        self.inside(|| program::output(&mut command))
     }
 
     /// `vms-agent run`.
@@ -292,11 +318,28 @@ impl<'a> AgentCommand<'a> {
     fn spawn(&self, arguments: &[&str]) -> (Agent, Unread) {
         let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.host.spawn(&mut command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut child =
+            self.inside(|| command.spawn()).unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (log, output) = (Arc::default(), Arc::default());
         let readers = vec![collect_lines(child.stdout.take().expect("stdout is piped"), &output)];
         let unread = Unread(child.stderr.take().expect("stderr is piped"));
         (Agent { child, log, output, readers }, unread)
+    }
+
+    /// Does it where the agent is to be.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        if !self.sees_machine {
+            return self.host.inside(work);
+        }
+        let network = self.host.entrance();
+        let result = thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                enter(&network);
+                work()
+            });
+            worker.join()
+        });
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// Where its spool is, also when it is started again.
@@ -311,9 +354,19 @@ impl<'a> AgentCommand<'a> {
         let hidepid = self.hidepid.unwrap_or(0);
         let mut script = format!("mount -t proc -o hidepid={hidepid} proc /proc && ");
         for (file, place) in &self.mounts {
-            script.extend(["mount --bind '", &file.display().to_string(), "' ", place, " && "]);
+            let (file, place) = (file.display().to_string(), place.display().to_string());
+            script.extend(["mount --bind '", &file, "' '", &place, "' && "]);
         }
-        script.push_str("exec \"$@\"");
+        if let Some((cgroup, mounted_at)) = &self.cgroups {
+            let (cgroup, place) = (cgroup.display().to_string(), mounted_at.as_ref());
+            let mount =
+                place.map(|place| format!("umount {0} && mount -t cgroup2 none {0} && ", place.display()));
+            let mount = mount.unwrap_or_default();
+            script.extend(["echo $$ > '", &cgroup, "/cgroup.procs' && exec unshare --cgroup -- sh -c '"]);
+            script.extend([&mount, "exec \"$@\"' sh \"$@\""]);
+        } else {
+            script.push_str("exec \"$@\"");
+        }
         let mut words = ["unshare", "--mount", "--", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
         let list = |sign: &str, capabilities: &[&str]| {
             capabilities.iter().map(|name| format!("{sign}{name}")).collect::<Vec<_>>().join(",")

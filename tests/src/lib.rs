@@ -15,6 +15,7 @@
 
 pub mod agent;
 pub mod authority;
+pub mod cgroup;
 pub mod collector;
 pub mod container;
 pub mod deadline;
@@ -43,6 +44,7 @@ pub mod usage;
 pub mod watched;
 
 pub use agent::{Agent, AgentCommand, Check, Privileges, Row};
+pub use cgroup::Cgroup;
 pub use collector::{Collector, Protocol};
 pub use container::{Engine, Image, Pod};
 pub use deadline::eventually;

@@ -20,6 +20,7 @@ pub struct Program {
     path: PathBuf,
     argv0: Option<String>,
     user: Option<u32>,
+    is_powerless: bool,
 }
 
 /// A running program.
@@ -51,7 +52,7 @@ impl Program {
     /// The program in that file.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, argv0: None, user: None }
+        Self { path, argv0: None, user: None, is_powerless: false }
     }
 
     /// Where the file is.
@@ -74,11 +75,24 @@ impl Program {
         self
     }
 
+    /// Starts without any capability, whoever's it is.
+    #[must_use]
+    pub fn powerless(mut self) -> Self {
+        self.is_powerless = true;
+        self
+    }
+
     /// Starts it on a host.
     #[must_use]
     #[track_caller]
     pub fn start(&self, host: &Namespace) -> Peer {
-        let mut command = program::command(&self.path);
+        let mut command = if self.is_powerless {
+            let mut command = program::command("setpriv");
+            command.args(["--inh-caps=-all", "--bounding-set=-all", "--"]).arg(&self.path);
+            command
+        } else {
+            program::command(&self.path)
+        };
         command.env_clear().current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Some(argv0) = &self.argv0 {
             command.arg0(argv0);
@@ -115,6 +129,12 @@ impl Peer {
             .and_then(|numbers| numbers.split_whitespace().last())
             .and_then(|number| number.parse().ok())
             .expect("a process has a number")
+    }
+
+    /// Its process id, as the machine numbers it.
+    #[must_use]
+    pub fn machine_pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where the kernel says that its executable is.
@@ -216,6 +236,24 @@ impl Peer {
         self.order(format_args!("child {} {}", stream.id, program.path.display()))
             .parse()
             .expect("a process id")
+    }
+
+    /// Acts as another user, and can go on as any other: for a program that was started as root.
+    #[track_caller]
+    pub fn act_as(&mut self, uid: u32) {
+        self.order(format_args!("act {uid}"));
+    }
+
+    /// Goes on as another user, with nothing of root's left.
+    #[track_caller]
+    pub fn become_user(&mut self, uid: u32) {
+        self.order(format_args!("user {uid}"));
+    }
+
+    /// Keeps its memory from being dumped, and itself from being looked into by others of its user.
+    #[track_caller]
+    pub fn keep_to_itself(&mut self) {
+        self.order(format_args!("undumpable"));
     }
 
     /// Renames the process.

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use crate::cgroup::Cgroup;
 use crate::environment;
 use crate::program;
 
@@ -18,6 +19,10 @@ pub enum Need {
     Steady,
     /// The collector rotel.
     Rotel,
+    /// A hierarchy of cgroups of version 2 in which groups can be made.
+    Cgroups,
+    /// The machine's own PID namespace, so that all of its processes can be seen.
+    WholeMachine,
     /// The kernel's packet filter, and its tool.
     PacketFilter,
     /// The library that shows a program another time of day.
@@ -36,6 +41,8 @@ impl Need {
             Self::Agent => environment::agent_program().is_none(),
             Self::Steady => environment::steady_program().is_none(),
             Self::Rotel => environment::rotel_program().is_none(),
+            Self::Cgroups => !Cgroup::can_be_made(),
+            Self::WholeMachine => !is_first_pid_namespace(),
             Self::PacketFilter => !has_tool("nft"),
             Self::FakeTime => environment::fake_time_library().is_none(),
             Self::LoopDevice => !has_tool("mkfs.ext4") || !has_loop_device(),
@@ -47,12 +54,19 @@ impl Need {
             Self::Agent => "needs the agent: cargo build --profile fast -p vms-agent".to_owned(),
             Self::Steady => "needs vms-steady: cargo build --profile fast -p vms-bench".to_owned(),
             Self::Rotel => "needs the collector rotel: pip install --pre rotel".to_owned(),
+            Self::Cgroups => "needs a mount of cgroup2 in which directories can be made".to_owned(),
+            Self::WholeMachine => "needs the first PID namespace".to_owned(),
             Self::PacketFilter => "needs nft".to_owned(),
             Self::FakeTime => "needs libfaketime: apt-get install faketime".to_owned(),
             Self::LoopDevice => "needs mkfs.ext4, and a free loop device (losetup --find)".to_owned(),
             Self::Containers => "needs podman and runc: apt-get install podman runc".to_owned(),
         })
     }
+}
+
+/// Its number is fixed (`include/uapi/linux/nsfs.h`).
+fn is_first_pid_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }
 
 fn has_tool(name: &str) -> bool {

@@ -142,7 +142,7 @@ fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
     let mut config = config(&probes);
     config["conntrack"] = json!("auto");
     let mut agent = AgentCommand::new(&scene, &host)
-        .config(&config)
+        .config(&with_inference(config))
         .privileges(Privileges::User(AGENT, &["net_admin"]))
         .start();
     let own: &[_] = &[("name", "own"), ("direction", "forward")];
@@ -178,6 +178,13 @@ fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
     assert!(complete.is_ok(), "never sent: {:#?}", missing());
     agent.stop();
     assert_eq!(render(&collect(&responder)), render(&defined()));
+}
+
+/// There is a metric of it.
+fn with_inference(mut config: serde_json::Value) -> serde_json::Value {
+    let keys = config.as_object_mut().expect("a configuration is an object");
+    keys.insert("attribution".to_owned(), json!("inferred"));
+    config
 }
 
 /// Each metric as it was sent, with every attribute that any of its points carried.

@@ -1,6 +1,7 @@
 //! What to do about a link that is down: the same words in the log and in `vms-agent check`.
 
 use vms_core::connection::Direction;
+use vms_core::infer::InferenceLack;
 use vms_core::look::DownReason;
 use vms_core::probe::ConnectionProbe;
 
@@ -25,6 +26,29 @@ pub(crate) fn for_down(probe: &ConnectionProbe, direction: Option<Direction>, re
         ),
         DownReason::NoConnection => {
             format!("no ESTABLISHED connection with {service}: see the service, and the log of {process}")
+        }
+    }
+}
+
+/// Why holders cannot be inferred.
+pub(crate) fn for_lack(lack: InferenceLack) -> &'static str {
+    match lack {
+        InferenceLack::UntaggedSockets => {
+            "the kernel tells of no socket in which cgroup it was made, but for the root: services are in no cgroups of \
+             version 2, or Linux is older than 5.8"
+        }
+        InferenceLack::NoCgroups => "no hierarchy of cgroups of version 2 is mounted that the agent can read",
+        InferenceLack::PartOfCgroups => {
+            "only a part of the hierarchy of cgroups is mounted where the agent sees it, and the cgroups of some processes are in \
+             none of it"
+        }
+        InferenceLack::HiddenProcesses => "/proc hides processes (hidepid), so that nobody can be excluded",
+        InferenceLack::ForeignNumbers => {
+            "the /proc that is read numbers processes otherwise than the agent's PID namespace, so that those of a cgroup \
+             cannot be told"
+        }
+        InferenceLack::OwnProcesses => {
+            "not all processes of the host can be seen, so that nobody can be excluded by his user"
         }
     }
 }

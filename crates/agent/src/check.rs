@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, Direction};
+use vms_core::infer::{Attribution, AttributionMode, Attributions};
 use vms_core::link::MatchedSource;
 use vms_core::look::{DirectionLook, DownReason, MatchedConnection, ProbeLook};
 use vms_core::probe::ConnectionProbe;
@@ -29,6 +30,12 @@ pub(crate) struct Row {
     connections: usize,
     unattributed: usize,
     owners: Vec<Owner>,
+    /// By what it is known that it is up, the surest way; told where holders may be inferred.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attribution: Option<&'static str>,
+    /// How many of the connections are only inferred to be its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inferred: Option<u64>,
     dest_ip: String,
     dest_port: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +101,7 @@ impl Row {
         matched: &[&MatchedConnection],
         look: &DirectionLook,
         unattributed: usize,
+        mode: AttributionMode,
     ) -> Self {
         let mut owners: Vec<Owner> = Vec::new();
         for process in matched.iter().flat_map(|matched| &matched.owners) {
@@ -103,6 +111,8 @@ impl Row {
             }
         }
         owners.sort_unstable_by_key(|owner| owner.pid);
+        let attributions: Attributions = matched.iter().map(|matched| matched.attribution).collect();
+        let tells = mode == AttributionMode::Inferred;
         let configured_ip = probe.source_ip.as_ref().map(ToString::to_string);
         Self {
             direction: Some(direction.as_str()),
@@ -110,6 +120,8 @@ impl Row {
             status: "up",
             connections: matched.len(),
             owners,
+            attribution: attributions.surest().filter(|_| tells).map(Attribution::as_str),
+            inferred: tells.then(|| attributions.by(Attribution::Cgroup) + attributions.by(Attribution::Uid)),
             source_ip: configured_ip.or_else(|| source.ip.map(|ip| ip.to_string())),
             source_port: probe.source_port.or(source.port),
             translated: Translated::of(matched, look),
@@ -128,6 +140,8 @@ impl Row {
             connections: 0,
             unattributed,
             owners: Vec::new(),
+            attribution: None,
+            inferred: None,
             dest_ip: probe.dest_ip.to_string(),
             dest_port: probe.dest_port,
             source_ip: probe.source_ip.as_ref().map(ToString::to_string),
@@ -165,7 +179,7 @@ pub(crate) fn select(mut config: Config, names: &[String]) -> Result<Config, Unk
 
 /// The rows of what was found: one for each direction and, where asked for, source that matched; one without
 /// direction where none did.
-pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)]) -> Vec<Row> {
+pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)], mode: AttributionMode) -> Vec<Row> {
     let mut rows = Vec::new();
     for (probe, look) in looks {
         let before = rows.len();
@@ -179,7 +193,7 @@ pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)]) -> Vec<Row> {
             for (source, connections) in matched {
                 let same = |other: &&Connection| MatchedSource::of(probe, other, direction) == source;
                 let unattributed = look.unattributed.iter().filter(same).count();
-                rows.push(Row::up(probe, direction, source, &connections, look, unattributed));
+                rows.push(Row::up(probe, direction, source, &connections, look, unattributed, mode));
             }
         }
         if rows.len() == before {
@@ -210,12 +224,18 @@ pub(crate) fn write_table(rows: &[Row], out: &mut impl Write) -> io::Result<()> 
         let tone = if row.is_up() { Tone::Ok } else { Tone::Error };
         let plain = |text: String| Cell::new(Tone::Plain, text);
         let ip = if row.dest_ip.contains(':') { format!("[{}]", row.dest_ip) } else { row.dest_ip.clone() };
-        let connections = match row.unattributed {
-            0 => row.connections.to_string(),
-            unattributed => format!("{} (+{unattributed} unknown)", row.connections),
+        let inferred =
+            row.inferred.filter(|inferred| *inferred > 0).map(|inferred| format!("{inferred} inferred"));
+        let unknown = (row.unattributed > 0).then(|| format!("+{} unknown", row.unattributed));
+        let remarks: Vec<String> = inferred.into_iter().chain(unknown).collect();
+        let connections = match remarks.as_slice() {
+            [] => row.connections.to_string(),
+            remarks => format!("{} ({})", row.connections, remarks.join(", ")),
         };
-        let owners: Vec<String> =
+        let mut owners: Vec<String> =
             row.owners.iter().map(|owner| format!("{}[{}]", owner.name, owner.pid)).collect();
+        let seen = Attribution::Holder.as_str();
+        owners.extend(row.attribution.filter(|way| *way != seen).map(|way| format!("(by {way})")));
         table.row([
             plain(row.name.clone()),
             Cell::new(tone, row.status),

@@ -2,17 +2,22 @@
 //!
 //! [`read`] looks, [`evaluate`] judges, and what is left here shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use vms_conntrack::Conntrack;
-use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
-use vms_core::connection::{ConnectionFilter, TcpState, TcpStates};
+use vms_core::allowance::Allowance;
+use vms_core::connection::{CgroupId, ConnectionFilter, TcpState, TcpStates};
+use vms_core::infer::{InferenceLack, OutsiderQuery};
+use vms_core::process::ProcessSelector;
+use vms_core::{ConnAdapter, ProcessAdapter};
+use vms_process::ProcReader;
 use vms_sock_diag::SockDiag;
 
 use self::facts::{CollectorProblem, Facts, Refusal};
@@ -25,6 +30,7 @@ mod conntrack;
 mod evaluate;
 mod facts;
 mod fixes;
+mod inference;
 mod links;
 pub(crate) mod read;
 mod restraint;
@@ -122,7 +128,8 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         }),
         Exporter::Console | Exporter::None => None,
     };
-    let hidden = host::processes(config).ok().and_then(|processes| processes.hidden_processes().ok());
+    let mut processes = host::processes(config).ok();
+    let hidden = processes.as_ref().and_then(|processes| processes.hidden_processes().ok());
     let sources = read::Sources {
         root: Path::new("/"),
         own_proc: Path::new("/proc"),
@@ -136,6 +143,8 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         },
         probes: &config.probes,
         sandbox: config.sandbox,
+        attribution: config.terms.attribution,
+        inference: processes.as_mut().map(try_inference).unwrap_or_default(),
     };
     let facts = read::read_facts(
         &sources,
@@ -177,6 +186,19 @@ fn try_sockets(proc_root: &Path) -> Result<(), Refusal> {
 fn try_conntrack(proc_root: &Path) -> Result<(), Refusal> {
     let service = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 1);
     Conntrack::new(proc_root).read(&[service]).map(drop).map_err(|error| Refusal::new(&error))
+}
+
+/// What stands in the way of telling who is left to hold a socket: asks for a cgroup and a user that nobody has.
+fn try_inference(processes: &mut ProcReader) -> BTreeSet<InferenceLack> {
+    let query = OutsiderQuery {
+        selector: &ProcessSelector::default(),
+        cgroups: &CgroupId::new(u64::MAX).into_iter().collect(),
+        uids: &BTreeSet::from([u32::MAX]),
+        sockets: &HashSet::new(),
+        now: Duration::ZERO,
+        allowance: &Allowance::unlimited(),
+    };
+    processes.find_outsiders(&query).map(|scan| scan.lacks).unwrap_or_default()
 }
 
 /// Writes aligned lines, styled: `output` is expected to strip styles where they are not wanted (anstream).

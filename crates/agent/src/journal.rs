@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 use vms_core::adapter::Untold;
 use vms_core::connection::Direction;
+use vms_core::infer::{Attribution, InferenceLack};
 use vms_core::link::LinkChange;
 use vms_core::look::LookError;
 use vms_core::monitor::{Cycle, Failure, PermissionChange};
@@ -29,6 +30,9 @@ impl Journal {
         }
         for change in &cycle.permissions {
             tell_permission(*change);
+        }
+        for lack in &cycle.lacks {
+            tell_lack(*lack);
         }
         self.tell_unverified(cycle.unverified.as_ref());
         if let Some(told) = &cycle.translations {
@@ -129,7 +133,9 @@ fn tell_change(change: &LinkChange) {
     match change.reason {
         None => {
             let connections = change.connections;
-            info!(link, direction, source_ip, source_port, connections, owner, "link is up");
+            let inferred = change.attribution.filter(|attribution| *attribution != Attribution::Holder);
+            let attribution = inferred.map(Attribution::as_str);
+            info!(link, direction, source_ip, source_port, connections, owner, attribution, "link is up");
         }
         Some(reason) => {
             let advice = advice::for_down(&change.probe, change.direction, reason);
@@ -158,6 +164,13 @@ fn tell_permission(change: PermissionChange) {
     } else {
         info!(capability, "connections can be attributed again");
     }
+}
+
+fn tell_lack(lack: InferenceLack) {
+    warn!(
+        "`attribution: inferred`: {}; such links stay unattributed: run `vms-agent doctor`",
+        advice::for_lack(lack)
+    );
 }
 
 /// The owners, as `name[pid]`, the first few.

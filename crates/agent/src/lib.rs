@@ -138,6 +138,7 @@ fn spool_directory(config: &config::Config) -> Option<PathBuf> {
 fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> anyhow::Result<u8> {
     let config = load(global, environment)?.config;
     let config = check::select(config, &args.names)?;
+    let mode = config.terms.attribution;
     let looks = host::monitor(&config, SystemClock::start()).and_then(|mut monitor| {
         let looks = monitor.check();
         if let Some(untold) = monitor.untold() {
@@ -154,7 +155,7 @@ fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> an
             return Ok(COULD_NOT_MEASURE);
         }
     };
-    let rows = check::rows(&looks);
+    let rows = check::rows(&looks, mode);
     let status = u8::from(!rows.iter().all(check::Row::is_up));
     let mut out = anstream::stdout();
     let printed = match args.format {

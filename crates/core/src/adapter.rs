@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::address::Endpoint;
 use crate::connection::{Connection, ConnectionFilter};
 use crate::health::Sighting;
+use crate::infer::{OutsiderQuery, OutsiderScan, SuspectQuery};
 use crate::process::{HolderQuery, HolderScan, Process, VerifyQuery};
 use crate::translation::Translation;
 
@@ -53,6 +54,27 @@ pub trait ProcessAdapter {
     /// # Errors
     /// When nothing can be told of any process.
     fn verify_holders(&mut self, query: &VerifyQuery<'_>) -> Result<Vec<Option<Arc<Process>>>, Self::Error>;
+
+    /// Who could hold sockets that nobody was seen to hold, because he may not be looked into. What cannot be told for
+    /// certain is left out, which is all of it unless an implementation says otherwise.
+    ///
+    /// # Errors
+    /// When processes cannot be listed at all.
+    fn find_outsiders(&mut self, _query: &OutsiderQuery<'_>) -> Result<OutsiderScan, Self::Error> {
+        Ok(OutsiderScan::default())
+    }
+
+    /// Whether processes that were told by [`find_outsiders`](Self::find_outsiders) are still what was inferred from, in the
+    /// order given: the process as it is known now, or `None` when it is gone, dead or elsewhere, or not known any more.
+    ///
+    /// # Errors
+    /// When nothing can be told of any process.
+    fn verify_suspects(
+        &mut self,
+        query: &SuspectQuery<'_>,
+    ) -> Result<Vec<Option<Arc<Process>>>, Self::Error> {
+        Ok(vec![None; query.suspects.len()])
+    }
 }
 
 /// A source of translations.

@@ -159,6 +159,27 @@ impl Inode {
     }
 }
 
+/// The number of a cgroup of version 2: the inode of its directory (`cgroup_id`, `include/linux/cgroup.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CgroupId(NonZeroU64);
+
+impl CgroupId {
+    /// The root's, which the kernel also gives to sockets that it can give no other: it says nothing about who made them.
+    const ROOT: u64 = 1;
+
+    /// The cgroup with that number; `None` for the root, and for what is none.
+    #[must_use]
+    pub fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).filter(|number| number.get() != Self::ROOT).map(Self)
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
 /// What tells a socket from its successors: never used twice until reboot (`SO_COOKIE`, since Linux 4.12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cookie(pub u64);
@@ -180,6 +201,9 @@ pub struct Connection {
     pub cookie: Cookie,
     /// The user who made the socket.
     pub uid: u32,
+    /// The cgroup in which the socket was made; of an accepted one, that of the listener. `None` where the kernel does
+    /// not tell, or only the root.
+    pub cgroup: Option<CgroupId>,
 }
 
 impl Connection {

@@ -12,6 +12,7 @@ pub mod allowance;
 pub mod budget;
 pub mod connection;
 pub mod health;
+pub mod infer;
 pub mod link;
 pub mod look;
 pub mod metric;

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use crate::address::Endpoint;
 use crate::connection::{Connection, Cookie, Direction};
 use crate::health::Sighting;
+use crate::infer::{Attribution, Attributions};
 use crate::look::{DirectionLook, DownReason, MatchedConnection, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Kind, Metric, Value};
 use crate::probe::{ConnectionProbe, MatchedSourceLabels};
@@ -56,6 +57,8 @@ pub struct LinkChange {
     pub reason: Option<DownReason>,
     /// The connections that match.
     pub connections: u64,
+    /// By what it is known that a process that fits holds one of them, the surest way; `None` when it is down.
+    pub attribution: Option<Attribution>,
     /// The owners of the connections: the present ones, or when it went down the last ones.
     pub owners: Vec<Arc<Process>>,
 }
@@ -101,6 +104,8 @@ struct Series {
 struct Finding {
     up: bool,
     connections: u64,
+    /// By what it is known that they are the link's.
+    attributions: Attributions,
     unattributed: u64,
     reason: Option<DownReason>,
 }
@@ -186,8 +191,9 @@ impl Link {
             return true;
         }
         self.series.iter().any(|((direction, source), series)| {
+            let addressed = &look.direction(*direction).addressed;
             series.is_up()
-                && !series.track.is_held()
+                && !series.track.stays_held(|cookie| addressed.contains(&cookie))
                 && !look
                     .direction(*direction)
                     .matched
@@ -263,6 +269,7 @@ impl Link {
             let lost = series.track.verify(pattern(*direction), now, &mut sighting, &mut owner);
             if let Some(finding) = &mut series.finding {
                 finding.connections = finding.connections.saturating_sub(lost);
+                finding.attributions.lose(series.track.ended());
             }
         }
     }
@@ -271,6 +278,13 @@ impl Link {
     pub(crate) fn distrust(&mut self) {
         for series in self.series.values_mut() {
             series.track.distrust();
+        }
+    }
+
+    /// Takes in that nothing is to be inferred any more.
+    pub(crate) fn distrust_inferred(&mut self) {
+        for series in self.series.values_mut() {
+            series.track.distrust_inferred();
         }
     }
 
@@ -290,7 +304,9 @@ impl Link {
     pub fn absorb(&mut self, look: &ProbeLook, at: Moment, room: usize, changes: &mut Vec<LinkChange>) {
         let is_first = self.walked_at.is_none();
         self.walked_at = Some(at.monotonic);
-        self.translated |= !look.reverse.translated.is_empty();
+        let reverse = &look.reverse;
+        self.translated |=
+            reverse.matched.iter().any(|matched| reverse.translated.contains_key(&matched.connection.cookie));
         let matching: BTreeSet<SeriesKey> = Direction::ALL
             .into_iter()
             .flat_map(|way| look.direction(way).matched.iter().map(move |matched| (way, &matched.connection)))
@@ -370,6 +386,14 @@ impl Link {
         }
     }
 
+    /// Tells by what it is known that the link's connections are its own, for whoever lets that be inferred: of each series
+    /// that has matched, all ways, so that none stays behind when another takes its place.
+    pub fn report_attribution(&self, time: SystemTime, emit: &mut dyn FnMut(DataPoint)) {
+        for series in self.series.values() {
+            series.report_attribution(time, emit);
+        }
+    }
+
     fn absorb_undirected(&mut self, look: &DirectionLook, time: SystemTime, changes: &mut Vec<LinkChange>) {
         let probe = &self.probe;
         let series = self.undirected.get_or_insert_with(|| {
@@ -378,6 +402,7 @@ impl Link {
         let finding = Finding {
             up: false,
             connections: 0,
+            attributions: Attributions::default(),
             unattributed: count(&look.unattributed),
             reason: look.down_reason(),
         };
@@ -410,10 +435,20 @@ impl Link {
                 .iter()
                 .map(|matched| (matched.connection.cookie, matched.owners.as_slice()))
                 .collect();
+            let attributions: HashMap<Cookie, Attribution> =
+                connections.iter().map(|matched| (matched.connection.cookie, matched.attribution)).collect();
+            series.track.attribute(&attributions, |cookie| look.addressed.contains(&cookie));
             series.track.renew(&found, |cookie| has_unseen || look.addressed.contains(&cookie));
             // What was verified in this cycle and not found by the walk is there all the same.
-            let unseen = series.track.held().filter(|known| !found.contains_key(&known.connection().cookie));
-            let connections = count(&connections) + u64::try_from(unseen.count()).unwrap_or(u64::MAX);
+            let unseen: Attributions = series
+                .track
+                .held()
+                .filter(|known| !found.contains_key(&known.connection().cookie))
+                .map(Tracked::attribution)
+                .collect();
+            let mut attributions: Attributions = attributions.into_values().collect();
+            attributions.add(&unseen);
+            let connections = count(&connections) + unseen.total();
             let owners = distinct_owners(
                 found.values().copied().chain(series.track.held().map(Tracked::owners)).flatten(),
             );
@@ -425,7 +460,7 @@ impl Link {
                 Some(reason) if !labels_sources || reason == DownReason::ProcessAbsent => Some(reason),
                 _ => Some(DownReason::NoConnection),
             };
-            let finding = Finding { up, connections, unattributed, reason };
+            let finding = Finding { up, connections, attributions, unattributed, reason };
             if series.take_in(finding, owners, time) {
                 changes.push(series.change(finding, &self.probe, Some(direction), *source));
             }
@@ -491,6 +526,7 @@ impl Link {
                 if !has_to_wait {
                     left = left.saturating_sub(1);
                     series.track.admit(matched.connection, inode, &matched.owners, now, past);
+                    series.track.attribute(&HashMap::from([(cookie, matched.attribution)]), |_| false);
                 }
                 has_to_wait
             });
@@ -608,6 +644,7 @@ impl Series {
             up: finding.up,
             reason: finding.reason,
             connections: finding.connections,
+            attribution: finding.attributions.surest().filter(|_| finding.up),
             owners,
         }
     }
@@ -655,6 +692,20 @@ impl Series {
         }
         if with_health {
             self.report_health(at.monotonic, &mut push);
+        }
+    }
+
+    fn report_attribution(&self, time: SystemTime, emit: &mut dyn FnMut(DataPoint)) {
+        let Some(finding) = self.finding else { return };
+        for attribution in Attribution::ALL {
+            emit(DataPoint {
+                metric: &metric::ATTRIBUTION,
+                attributes: Arc::clone(&self.attributes),
+                extra: Some(Extra { key: "attribution", value: attribution.as_str() }),
+                time,
+                start: None,
+                value: int(finding.attributions.by(attribution)),
+            });
         }
     }
 

@@ -14,6 +14,7 @@ use crate::adapter::{ConnAdapter, ProcessAdapter};
 use crate::address::Endpoint;
 use crate::allowance::Allowance;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
+use crate::infer::{self, Attribution, AttributionMode, InferenceLack};
 use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
@@ -76,8 +77,10 @@ pub enum Presence {
 pub struct MatchedConnection {
     /// The connection.
     pub connection: Connection,
-    /// The processes that hold it and fit: at least one.
+    /// The processes that hold it and fit: at least one. Where that is inferred, those of which one does.
     pub owners: Vec<Arc<Process>>,
+    /// By what that is known.
+    pub attribution: Attribution,
 }
 
 /// What a look found of one probe in one direction.
@@ -85,7 +88,7 @@ pub struct MatchedConnection {
 pub struct DirectionLook {
     /// The connections that satisfy the probe.
     pub matched: Vec<MatchedConnection>,
-    /// ESTABLISHED connections that fit by address, whose holder the agent was not permitted to learn.
+    /// ESTABLISHED connections that fit by address, whose holder the agent was not permitted to learn and did not infer.
     pub unattributed: Vec<Connection>,
     /// ESTABLISHED connections that fit by address, and that no process that fits holds.
     pub held_by_other: usize,
@@ -100,9 +103,10 @@ pub struct DirectionLook {
     pub undecided: usize,
     /// Whether a process fits.
     pub process: Presence,
-    /// The capabilities whose absence left connections unattributed.
+    /// The capabilities whose absence left connections unattributed, or to be inferred.
     pub missing: BTreeSet<Capability>,
-    /// Of the connections that match, those whose destination is translated, and the endpoint to which it is.
+    /// Of the ESTABLISHED connections that fit by address, those whose destination is translated, and the endpoint to which it
+    /// is.
     pub translated: BTreeMap<Cookie, Endpoint>,
 }
 
@@ -147,6 +151,8 @@ pub struct ProbeLook {
     /// Whether connections may be missing in reverse, because the translations by which they would be known could not be
     /// read.
     pub untranslated: bool,
+    /// Why holders were not inferred of what is unattributed, as far as that is the host's.
+    pub lacks: BTreeSet<InferenceLack>,
 }
 
 impl ProbeLook {
@@ -176,7 +182,7 @@ impl ProbeLook {
         if self.is_cut_short() { LookError::CutShort } else { LookError::Untranslated }
     }
 
-    fn direction_mut(&mut self, direction: Direction) -> &mut DirectionLook {
+    pub(crate) fn direction_mut(&mut self, direction: Direction) -> &mut DirectionLook {
         match direction {
             Direction::Forward => &mut self.forward,
             Direction::Reverse => &mut self.reverse,
@@ -255,6 +261,8 @@ pub struct Manner<'a> {
     pub translations: &'a Translations,
     /// Whether of a probe, given by its place, translations matter that could not be read.
     pub untranslated: &'a dyn Fn(usize) -> bool,
+    /// Whether holders are inferred where they may not be read.
+    pub attribution: AttributionMode,
 }
 
 impl fmt::Debug for Manner<'_> {
@@ -471,6 +479,11 @@ impl LookPlan {
             }
         }
         let mut looks = self.decide(&dumped, &candidates, &census, &scan);
+        if manner.attribution == AttributionMode::Inferred {
+            let pattern =
+                |probe, way| self.probes.get(probe).map(|planned: &PlannedProbe| planned.pattern(way));
+            infer::attribute(&mut looks, pattern, &self.selector, (connections, processes), manner)?;
+        }
         for (index, (look, part)) in looks.iter_mut().zip(fitting.parts).enumerate() {
             look.untranslated = (manner.untranslated)(index);
             let Some(part) = part else { continue };
@@ -587,11 +600,16 @@ impl LookPlan {
                     if connection.inode.is_some_and(|inode| !scan.holders.contains_key(&inode)) {
                         look.unheld.insert(connection.cookie);
                     }
+                    // Also where it is not known yet that it matches: that may be inferred.
+                    look.translated.extend(candidate.translated.map(|end| (connection.cookie, end)));
                     match match_holders(connection, candidate.pattern, scan) {
                         Holding::Fits(owners) => {
-                            let translated = candidate.translated.map(|end| (connection.cookie, end));
-                            look.translated.extend(translated);
-                            look.matched.push(MatchedConnection { connection: *connection, owners });
+                            let attribution = Attribution::Holder;
+                            look.matched.push(MatchedConnection {
+                                connection: *connection,
+                                owners,
+                                attribution,
+                            });
                         }
                         Holding::Other => look.held_by_other += 1,
                         Holding::Undecided => look.undecided += 1,

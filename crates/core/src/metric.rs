@@ -230,6 +230,9 @@ metrics! {
     TRANSLATED = "vms.connection_mon.translated", "{connection}", Kind::Gauge,
         ["dest_translated_ip", "dest_translated_port"] + LINK,
         "Connections of the link by the endpoint to which its destination is translated (NAT), as of the last walk; no point where none is, or conntrack is not read.";
+    /// By what that is known.
+    ATTRIBUTION = "vms.connection_mon.attribution", "{connection}", Kind::Gauge, ["attribution"] + LINK,
+        "Connections of the link by how it is known that a process that fits holds them: one was seen to (holder), or only such are left that could, by the cgroup in which the socket was made (cgroup) or its user (uid). Sent with `attribution: inferred`.";
     /// Why the link is down.
     DOWN_REASON = "vms.connection_mon.down_reason", "1", Kind::Gauge, ["reason"] + LINK,
         "1 for the reason why the link is down; no point while it is up.";

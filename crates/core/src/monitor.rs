@@ -9,6 +9,7 @@ use crate::allowance::Allowance;
 use crate::budget::{Budget, CpuShare};
 use crate::connection::{Connection, Cookie, Direction, Inode};
 use crate::health::Sighting;
+use crate::infer::{Attribution, AttributionMode, InferenceLack, Suspects};
 use crate::link::{Link, LinkChange, Moment, Untracked};
 use crate::look::{LookError, LookPlan, Manner, PlannedProbe, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, DataPoint, Value};
@@ -103,11 +104,13 @@ pub struct Terms {
     pub cpu_budget: CpuShare,
     /// Whether points tell how the connections of links fare, beside whether they are there.
     pub link_health: bool,
+    /// Whether holders are inferred where they may not be read.
+    pub attribution: AttributionMode,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { cpu_budget: CpuShare::DEFAULT, link_health: true }
+        Self { cpu_budget: CpuShare::DEFAULT, link_health: true, attribution: AttributionMode::default() }
     }
 }
 
@@ -124,6 +127,8 @@ pub struct Cycle {
     pub permissions: Vec<PermissionChange>,
     /// Whether translations were told that were asked for; `None` where none were.
     pub translations: Option<Result<(), Untold>>,
+    /// Why holders cannot be inferred, as far as that was not told before.
+    pub lacks: BTreeSet<InferenceLack>,
     /// How long it took.
     pub took: Duration,
 }
@@ -208,6 +213,9 @@ pub struct Monitor<C, P, K> {
     tried: HashMap<usize, Duration>,
     /// When looks may go on after a cycle's were cut short: they take half of a processor's time at most.
     pause_until: Duration,
+    /// Why holders could not be inferred, and what of it was told.
+    lacks: BTreeSet<InferenceLack>,
+    told_lacks: BTreeSet<InferenceLack>,
 }
 
 impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
@@ -246,6 +254,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             next: HashMap::new(),
             tried: HashMap::new(),
             pause_until: Duration::ZERO,
+            lacks: BTreeSet::new(),
+            told_lacks: BTreeSet::new(),
         };
         monitor.replace_probes(probes)?;
         Ok(monitor)
@@ -305,6 +315,11 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// Puts other terms in force.
     pub fn set_terms(&mut self, terms: Terms) {
         self.budget.set_share(terms.cpu_budget);
+        if terms.attribution != self.terms.attribution {
+            self.lacks.clear();
+            self.told_lacks.clear();
+            self.links.iter_mut().for_each(Link::distrust_inferred);
+        }
         self.terms = terms;
     }
 
@@ -390,6 +405,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             self.tell_permissions(wall, &mut cycle, emit);
         }
         cycle.translations = self.told.take();
+        cycle.lacks = self.lacks.difference(&self.told_lacks).copied().collect();
+        self.told_lacks.extend(&cycle.lacks);
         cycle.took = self.clock.monotonic().saturating_sub(began);
         cycle
     }
@@ -463,27 +480,37 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let connections: Vec<Connection> = tracked.iter().map(|tracked| *tracked.connection()).collect();
         let sightings = self.connections.lookup(&connections);
         let sightings = sightings.map_err(|error| LookError::Connections(Box::new(error)))?;
-        let mut holdings: Vec<(Inode, Pid)> = Vec::with_capacity(tracked.len());
+        let mut there: Vec<&Tracked> = Vec::with_capacity(tracked.len());
         for (tracked, sighting) in tracked.iter().zip(&sightings) {
             if sighting.as_ref().is_some_and(|sighting| tracked.is_seen_in(sighting)) {
-                holdings.extend(tracked.owners().iter().map(|owner| (tracked.inode(), owner.pid)));
+                there.push(tracked);
             }
+        }
+        let mut holdings: Vec<(Inode, Pid)> = Vec::with_capacity(there.len());
+        for tracked in there.iter().filter(|tracked| tracked.attribution() == Attribution::Holder) {
+            holdings.extend(tracked.owners().iter().map(|owner| (tracked.inode(), owner.pid)));
         }
         let query = VerifyQuery { selector: &self.selector, holdings: &holdings, now };
         let owners = self.processes.verify_holders(&query);
         let owners = owners.map_err(|error| LookError::Processes(Box::new(error)))?;
-        if (sightings.len(), owners.len()) == (tracked.len(), holdings.len()) {
-            Ok((sightings, owners))
-        } else {
-            Err(LookError::Incomplete)
+        if (sightings.len(), owners.len()) != (tracked.len(), holdings.len()) {
+            return Err(LookError::Incomplete);
         }
+        if there.iter().all(|tracked| tracked.attribution() == Attribution::Holder) {
+            return Ok((sightings, owners));
+        }
+        let suspects = Suspects::ask(there.iter().copied(), &mut self.processes, &self.selector, now)?;
+        let mut held = owners.into_iter();
+        let owners = there.iter().flat_map(|tracked| suspects.owners(tracked, || held.next().flatten()));
+        Ok((sightings, owners.collect()))
     }
 
-    /// The sockets that are known to be held, as was just verified, by inode.
+    /// The sockets that are known to be held, as was just verified, by inode. What is inferred a walk has to find out anew.
     fn held(&self, due: &[usize]) -> HashMap<Inode, Vec<Arc<Process>>> {
         let mut held: HashMap<Inode, Vec<Arc<Process>>> = HashMap::new();
         let links = due.iter().filter_map(|index| self.links.get(*index));
-        for tracked in links.flat_map(Link::tracked).filter(|tracked| tracked.is_held()) {
+        let is_known = |tracked: &&Tracked| tracked.is_held() && tracked.attribution() == Attribution::Holder;
+        for tracked in links.flat_map(Link::tracked).filter(is_known) {
             let holders = held.entry(tracked.inode()).or_default();
             for owner in tracked.owners() {
                 if !holders.iter().any(|holder| holder.pid == owner.pid) {
@@ -664,6 +691,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         for (index, wall) in reported {
             let Some(link) = self.links.get(*index) else { continue };
             link.report(Moment { wall: *wall, monotonic }, self.terms.link_health, emit);
+            if self.terms.attribution == AttributionMode::Inferred {
+                link.report_attribution(*wall, emit);
+            }
             if link.is_unattributed() {
                 self.outcomes.permission_missing += 1;
             } else {
@@ -746,9 +776,11 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             begin_with: &begin_with,
             translations: &translations,
             untranslated: &untranslated,
+            attribution: self.terms.attribution,
         };
         let looks = plan.look(&mut self.connections, &mut self.processes, &manner)?;
         for (index, look) in indices.iter().zip(&looks) {
+            self.lacks.extend(&look.lacks);
             match look.next {
                 Some(next) => self.next.insert(*index, next),
                 None => self.next.remove(index),

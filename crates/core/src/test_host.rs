@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use crate::adapter::{ConnAdapter, ProcessAdapter, TranslationAdapter, Untold};
 use crate::address::Endpoint;
-use crate::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState};
+use crate::connection::{CgroupId, Connection, ConnectionFilter, Cookie, Inode, TcpState};
 use crate::health::{Sighting, Vitals};
+use crate::infer::{Basis, InferenceLack, Outsider, OutsiderQuery, OutsiderScan, SuspectQuery};
 use crate::process::{
     Capability, HolderQuery, HolderScan, Known, Obscured, PatternId, Pid, Process, ProcessNames,
     ProcessSelector, VerifyQuery,
@@ -51,6 +52,22 @@ impl Running {
     }
 }
 
+impl Running {
+    /// As it is known to whoever may not look into it.
+    fn describe_outsider(&self, pid: Pid, selector: &ProcessSelector) -> Arc<Process> {
+        if self.access != Access::NoExecutable {
+            return self.describe(pid, selector);
+        }
+        let names = ProcessNames {
+            comm: Known::Is(self.comm.as_bytes()),
+            argv0: Known::Absent,
+            executable: Known::Denied,
+        };
+        let fits = selector.fits(&names).certain;
+        Arc::new(Process { pid, name: self.comm.clone(), executable: None, fits })
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Host {
     connections: Vec<Connection>,
@@ -68,6 +85,10 @@ pub(crate) struct Host {
     pub(crate) patience: Option<usize>,
     /// A reading of CPU time, and what each dump adds to it.
     pub(crate) cost: Option<(Rc<Cell<Duration>>, Duration)>,
+    /// The cgroup and the user of a process, by its place; without them nothing can be inferred of it.
+    pub(crate) origins: HashMap<usize, (u64, u32)>,
+    /// How often it can be told of nobody who could hold a socket.
+    pub(crate) confused: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +147,22 @@ impl Host {
             inode: Inode::new(inode),
             cookie: Cookie(inode),
             uid: 0,
+            cgroup: None,
         });
+    }
+
+    /// Makes that process of that cgroup and user.
+    pub(crate) fn place(&mut self, index: usize, cgroup: u64, uid: u32) {
+        self.origins.insert(index, (cgroup, uid));
+    }
+
+    /// Connects as a process does that has a place: its socket is made there.
+    pub(crate) fn connect_as(&mut self, index: usize, local: (&str, u16), remote: (&str, u16), inode: u64) {
+        self.connect(local, remote, TcpState::Established, inode);
+        if let (Some((cgroup, uid)), Some(made)) = (self.origins.get(&index), self.connections.last_mut()) {
+            made.cgroup = CgroupId::new(*cgroup);
+            made.uid = *uid;
+        }
     }
 
     pub(crate) fn disconnect_last(&mut self) {
@@ -252,6 +288,50 @@ impl ProcessAdapter for Host {
             holds.then(|| running.describe(*pid, query.selector))
         };
         Ok(query.holdings.iter().map(verify).collect())
+    }
+
+    fn find_outsiders(&mut self, query: &OutsiderQuery<'_>) -> Result<OutsiderScan, Refused> {
+        let mut scan = OutsiderScan::default();
+        if self.confused > 0 {
+            self.confused -= 1;
+            return Ok(scan);
+        }
+        if self.processes.iter().any(|running| running.access == Access::Hidden) {
+            scan.lacks.insert(InferenceLack::HiddenProcesses);
+            return Ok(scan);
+        }
+        let outsiders = |is_there: &dyn Fn(u64, u32) -> bool| -> Vec<Outsider> {
+            let all = self.processes.iter().enumerate();
+            all.filter(|(_, running)| running.access != Access::Open)
+                .filter_map(|(index, running)| {
+                    let (cgroup, uid) = *self.origins.get(&index)?;
+                    let process =
+                        running.describe_outsider(Pid(u32::try_from(index).ok()? + 1), query.selector);
+                    is_there(cgroup, uid).then_some(Outsider { process, uids: Some([uid; 4]) })
+                })
+                .collect()
+        };
+        for cgroup in query.cgroups {
+            scan.by_cgroup.insert(*cgroup, outsiders(&|known, _| known == cgroup.get()));
+        }
+        for uid in query.uids {
+            scan.by_uid.insert(*uid, outsiders(&|_, known| known == *uid));
+        }
+        Ok(scan)
+    }
+
+    fn verify_suspects(&mut self, query: &SuspectQuery<'_>) -> Result<Vec<Option<Arc<Process>>>, Refused> {
+        let verify = |(pid, basis): &(Pid, Basis)| {
+            let index = usize::try_from(pid.0).unwrap() - 1;
+            let (cgroup, uid) = *self.origins.get(&index)?;
+            let is_there = match basis {
+                Basis::Cgroup(wanted) => wanted.get() == cgroup,
+                Basis::Uid(wanted) => *wanted == uid,
+            };
+            let running = self.processes.get(index)?;
+            is_there.then(|| running.describe_outsider(*pid, query.selector))
+        };
+        Ok(query.suspects.iter().map(verify).collect())
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::connection::{Connection, Cookie, Inode, TcpState};
 use crate::health::{Sighting, Vitals};
+use crate::infer::{Attribution, Attributions};
 use crate::process::{PatternId, Process};
 
 /// A connection that satisfied a probe.
@@ -17,6 +18,8 @@ pub(crate) struct Tracked {
     inode: Inode,
     /// The processes that hold it and fit. None while it is not known who holds it now: then only a walk can tell.
     owners: Vec<Arc<Process>>,
+    /// By what that is known.
+    attribution: Attribution,
     first_seen: Duration,
     /// When last the peer owed no answer.
     settled_at: Duration,
@@ -67,6 +70,8 @@ pub(crate) struct Track {
     connections: Vec<Tracked>,
     /// Connections that ended and were not replaced yet.
     vacant: u64,
+    /// What ended when they were last looked up.
+    ended: Attributions,
     totals: Totals,
 }
 
@@ -82,6 +87,11 @@ impl Tracked {
 
     pub(crate) fn owners(&self) -> &[Arc<Process>] {
         &self.owners
+    }
+
+    /// By what it is known that they do.
+    pub(crate) fn attribution(&self) -> Attribution {
+        self.attribution
     }
 
     /// Whether it is known to satisfy the probe.
@@ -140,6 +150,12 @@ impl Track {
         self.held().next().is_some()
     }
 
+    /// Whether any is, also if a walk that saw some of them (`is_seen`) could not infer who holds those.
+    pub(crate) fn stays_held(&self, is_seen: impl Fn(Cookie) -> bool) -> bool {
+        self.held()
+            .any(|tracked| tracked.attribution == Attribution::Holder || !is_seen(tracked.connection.cookie))
+    }
+
     /// Takes in what was found by looking each connection up: `sighting` answers for them in order, and `owner` for the
     /// owners of those that are still there. Returns how many have ended.
     pub(crate) fn verify<'a>(
@@ -149,16 +165,25 @@ impl Track {
         mut sighting: impl FnMut() -> Option<&'a Sighting>,
         mut owner: impl FnMut() -> Option<Arc<Process>>,
     ) -> u64 {
-        let totals = &mut self.totals;
+        let (totals, lost) = (&mut self.totals, &mut self.ended);
+        *lost = Attributions::default();
         let before = self.connections.len();
         self.connections.retain_mut(|tracked| {
             let seen = sighting().filter(|sighting| tracked.is_seen_in(sighting));
-            if let Some(sighting) = seen {
-                tracked.owners.retain_mut(|known| {
-                    let still = owner().filter(|owner| owner.fits.binary_search(&pattern).is_ok());
-                    still.map(|owner| *known = owner).is_some()
-                });
-                tracked.examine(sighting.vitals, now, totals);
+            match seen {
+                Some(sighting) => {
+                    let owners = tracked.owners.len();
+                    tracked.owners.retain_mut(|known| {
+                        let still = owner().filter(|owner| owner.fits.binary_search(&pattern).is_ok());
+                        still.map(|owner| *known = owner).is_some()
+                    });
+                    // Of those who alone could hold it, the one who does may be the one who has changed.
+                    if tracked.attribution != Attribution::Holder && tracked.owners.len() < owners {
+                        tracked.owners.clear();
+                    }
+                    tracked.examine(sighting.vitals, now, totals);
+                }
+                None => lost.extend([tracked.attribution]),
             }
             seen.is_some()
         });
@@ -170,6 +195,39 @@ impl Track {
     /// Forgets who holds the connections: it could not be verified.
     pub(crate) fn distrust(&mut self) {
         for tracked in &mut self.connections {
+            tracked.owners.clear();
+        }
+    }
+
+    /// What ended when they were last looked up.
+    pub(crate) fn ended(&self) -> &Attributions {
+        &self.ended
+    }
+
+    /// Takes in by what it is known who holds the connections that a walk found. It forgets who was inferred to hold one
+    /// that the walk saw (`is_seen`), and could not infer it of again.
+    pub(crate) fn attribute(
+        &mut self,
+        found: &HashMap<Cookie, Attribution>,
+        is_seen: impl Fn(Cookie) -> bool,
+    ) {
+        for tracked in &mut self.connections {
+            let cookie = tracked.connection.cookie;
+            match found.get(&cookie) {
+                Some(attribution) => tracked.attribution = *attribution,
+                None if tracked.attribution != Attribution::Holder && is_seen(cookie) => {
+                    tracked.owners.clear();
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Forgets who was inferred to hold connections.
+    pub(crate) fn distrust_inferred(&mut self) {
+        for tracked in
+            self.connections.iter_mut().filter(|tracked| tracked.attribution != Attribution::Holder)
+        {
             tracked.owners.clear();
         }
     }
@@ -216,6 +274,7 @@ impl Track {
             connection,
             inode,
             owners: owners.to_vec(),
+            attribution: Attribution::Holder,
             first_seen: now,
             settled_at: now,
             vitals: None,

@@ -3,7 +3,8 @@
 //! [`ProcReader`] is the door. Below it, `scan` decides whom to look at and when enough is known, and keeps its books in
 //! `ledger`; `verify` looks at known holders again. Three things are remembered from call to call: in `kept`, where
 //! sockets were found, with a handle of each holder; in `table`, what the names of all processes fitted; in
-//! `conclusions`, which sockets nobody who fits holds. `procfs` does the reading, and [`parse`] makes sense of what was read: it is
+//! `conclusions`, which sockets nobody who fits holds. Where holders are to be inferred, `outsiders` tells who may not be
+//! looked into, by `cgroup` and by user. `procfs` does the reading, and [`parse`] makes sense of what was read: it is
 //! pure, and public for `tests/fuzz`.
 //!
 //! Every process is looked at through one descriptor of its `/proc/PID`, which goes dead with the process: names
@@ -15,12 +16,14 @@
 //! or that only other threads hold after the first one of its process has exited. `/proc/PID/fd` shows the table
 //! of the first thread.
 
+mod cgroup;
 mod conclusions;
 mod descriptors;
 mod effort;
 mod error;
 mod kept;
 mod ledger;
+mod outsiders;
 pub mod parse;
 mod privileges;
 mod procfs;

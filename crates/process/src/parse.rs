@@ -189,6 +189,95 @@ fn parse_proc_mount(line: &[u8], device: Device) -> Option<HiddenProcesses> {
     Some(hidden)
 }
 
+/// The path of a process's cgroup of version 2, from `/proc/PID/cgroup` (cgroups(7)): its line `0::`. It is relative to the
+/// reader's cgroup namespace, and leads upward where the process is in none of that namespace's cgroups
+/// ([`leads_up`]).
+#[must_use]
+pub fn parse_cgroup(text: &[u8]) -> Option<&[u8]> {
+    // No name of a cgroup holds a line feed: the kernel refuses them.
+    let path = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
+    path.starts_with(b"/").then_some(path)
+}
+
+/// Whether a path of a cgroup leads out of the reader's cgroup namespace.
+#[must_use]
+pub fn leads_up(path: &[u8]) -> bool {
+    path == b"/.." || path.starts_with(b"/../")
+}
+
+/// A hierarchy of cgroups of version 2, as a line of `/proc/PID/mountinfo` tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupMount {
+    /// What identifies it: each has its own.
+    pub device: Device,
+    /// Which cgroup is mounted, relative to the reader's cgroup namespace.
+    pub root: Vec<u8>,
+    /// Where.
+    pub point: Vec<u8>,
+}
+
+/// The mounts of cgroups of version 2 in a `/proc/PID/mountinfo`.
+#[must_use]
+pub fn parse_cgroup_mounts(mountinfo: &[u8]) -> Vec<CgroupMount> {
+    mountinfo.split(|byte| *byte == b'\n').filter_map(parse_cgroup_mount).collect()
+}
+
+fn parse_cgroup_mount(line: &[u8]) -> Option<CgroupMount> {
+    const DEVICE_AFTER_IDS: usize = 2;
+    let mut fields = line.split(|byte| *byte == b' ');
+    let mut numbers = fields.nth(DEVICE_AFTER_IDS)?.split(|byte| *byte == b':');
+    let mut number = || u32::try_from(parse_decimal(numbers.next()?)?).ok();
+    let device = Device { major: number()?, minor: number()? };
+    let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
+    fields.find(|field| *field == b"-")?;
+    (fields.next()? == b"cgroup2").then_some(CgroupMount { device, root, point })
+}
+
+/// What the kernel writes in octal in paths: blanks, tabs, line feeds and backslashes (`mangle`, `fs/proc_namespace.c`).
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, others)) = rest.split_first() {
+        let octal = others.first_chunk().filter(|_| *first == b'\\').and_then(|digits| parse_octal(*digits));
+        plain.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { others.get(3..).unwrap_or_default() } else { others };
+    }
+    plain
+}
+
+fn parse_octal(digits: [u8; 3]) -> Option<u8> {
+    let text = std::str::from_utf8(&digits).ok()?;
+    digits.iter().all(|digit| (b'0'..b'8').contains(digit)).then(|| u8::from_str_radix(text, 8).ok())?
+}
+
+/// The processes in `cgroup.procs`; `None` when one of them has no number where the reader is.
+#[must_use]
+pub fn parse_members(text: &[u8]) -> Option<Vec<Pid>> {
+    let lines = text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n');
+    lines.filter(|line| !line.is_empty()).map(parse_pid).collect()
+}
+
+/// The users of a process, from `/proc/PID/status` (proc(5)): real, effective, saved, of the file system. The name in it is
+/// escaped by the kernel, and can be no line of its own.
+#[must_use]
+pub fn parse_uids(status: &[u8]) -> Option<[u32; 4]> {
+    let mut fields = numbers_of(status, b"Uid:")?;
+    let mut number = || u32::try_from(fields.next()??).ok();
+    Some([number()?, number()?, number()?, number()?])
+}
+
+/// The numbers of a process, from `/proc/PID/status`, in each PID namespace from that of the /proc inward (since Linux 4.1).
+#[must_use]
+pub fn parse_pid_numbers(status: &[u8]) -> Option<Vec<u64>> {
+    numbers_of(status, b"NSpid:")?.collect()
+}
+
+/// The numbers behind a key of `/proc/PID/status`, separated by tabs.
+fn numbers_of<'a>(status: &'a [u8], key: &[u8]) -> Option<impl Iterator<Item = Option<u64>> + use<'a>> {
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(key))?;
+    Some(line.split(|byte| *byte == b'\t').filter(|field| !field.is_empty()).map(parse_decimal))
+}
+
 /// A name fit for a log line or a terminal: what is no UTF-8 is replaced; control characters, and those that
 /// reorder or break a line, are escaped.
 #[must_use]

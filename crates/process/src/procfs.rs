@@ -78,6 +78,8 @@ const SCRATCH_BYTES: usize = 32 * 1024;
 const COMM_BYTES: usize = 256;
 /// The longest path, with its NUL (`PATH_MAX`): what does not fit is no path to a program.
 const ARGV0_BYTES: usize = 4096;
+/// What a file is read by that is read whole: the `status` of a process has half of it.
+const WHOLE_BYTES: usize = 4096;
 /// 52 numbers of at most 20 digits, and a name.
 const STAT_BYTES: usize = 2048;
 /// The length of the longest text that names a socket is 29: longer links are of something else.
@@ -158,6 +160,24 @@ impl Procfs {
         let device = Device { major: major(device), minor: minor(device) };
         parse_hidden_processes(&mountinfo, device)
             .ok_or(ProcessError::Malformed { path, what: "no readable line about this /proc" })
+    }
+
+    /// A file of a process, whole; `None` when it is longer than `limit`.
+    pub(crate) fn read_file(&self, pid: Pid, name: &str, limit: usize) -> Result<Option<Vec<u8>>, Obstacle> {
+        read_whole(&self.root, &format!("{pid}/{name}"), limit)
+            .map_err(|errno| obstacle(errno, Refusal::Enter))
+    }
+
+    /// A file of the reader itself, whole; `None` when it cannot be read, or is too long.
+    pub(crate) fn read_own_file(&self, name: &str) -> Option<Vec<u8>> {
+        let limit = usize::try_from(MOUNTINFO_BYTES).unwrap_or(usize::MAX);
+        read_whole(&self.root, &format!("self/{name}"), limit).ok().flatten()
+    }
+
+    /// Where a link of the reader itself leads.
+    pub(crate) fn read_own_link(&self, name: &str) -> Option<Vec<u8>> {
+        let link = rustix::fs::readlinkat(&self.root, format!("self/{name}"), Vec::new());
+        link.ok().map(std::ffi::CString::into_bytes)
     }
 
     /// The failure of a step that says nothing about the process it was about.
@@ -303,6 +323,11 @@ impl ProcessDir {
         Ok(text)
     }
 
+    /// A file, whole; `None` when it is longer than `limit`.
+    pub(crate) fn read_file(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>, Obstacle> {
+        read_whole(&self.0, name, limit).map_err(|errno| self.obstacle(errno, Refusal::Enter))
+    }
+
     fn read_link(&self, name: &CStr) -> Result<Vec<u8>, Obstacle> {
         rustix::fs::readlinkat(&self.0, name, Vec::new())
             .map(std::ffi::CString::into_bytes)
@@ -335,6 +360,19 @@ impl Names {
             executable: as_deref(&self.executable),
         }
     }
+}
+
+/// A file below a directory, whole; `None` when it is longer than `limit`.
+pub(crate) fn read_whole(directory: &OwnedFd, path: &str, limit: usize) -> Result<Option<Vec<u8>>, Errno> {
+    let file = openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = Vec::with_capacity(WHOLE_BYTES);
+    while text.len() <= limit {
+        text.reserve(WHOLE_BYTES);
+        if rustix::io::read(&file, spare_capacity(&mut text))? == 0 {
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
 }
 
 fn as_deref<T: std::ops::Deref>(known: &Known<T>) -> Known<&T::Target> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use vms_core::ProcessAdapter;
+use vms_core::infer::{OutsiderQuery, OutsiderScan, SuspectQuery};
 use vms_core::process::{HolderQuery, HolderScan, Process, ProcessSelector, SelectorIdentity, VerifyQuery};
 
 use crate::conclusions::Conclusions;
@@ -14,6 +15,7 @@ use crate::descriptors::raise_descriptor_limit;
 use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::kept::Kept;
+use crate::outsiders::{Search, Suspects};
 use crate::parse::HiddenProcesses;
 use crate::privileges::Privileges;
 use crate::procfs::{Procfs, scratch};
@@ -42,6 +44,7 @@ pub struct ProcReader {
     procfs: Procfs,
     privileges: Privileges,
     memory: Memory,
+    suspects: Suspects,
     /// Whose ids are remembered.
     selector: SelectorIdentity,
     scratch: Vec<u8>,
@@ -61,11 +64,13 @@ impl ProcReader {
     /// # Errors
     /// When `root` is no directory, or may not be read.
     pub fn open(root: &Path, privileges: Privileges) -> Result<Self, ProcessError> {
+        let descriptor_limit = raise_descriptor_limit();
         Ok(Self {
             procfs: Procfs::open(root)?,
             privileges,
+            suspects: Suspects::new(descriptor_limit),
             memory: Memory {
-                kept: Kept::new(raise_descriptor_limit()),
+                kept: Kept::new(descriptor_limit),
                 table: NameTable::default(),
                 conclusions: Conclusions::default(),
                 unfinished: Unfinished::default(),
@@ -100,6 +105,7 @@ impl ProcReader {
     fn adopt(&mut self, selector: &ProcessSelector) {
         if self.selector != *selector.identity() {
             self.memory.kept.forget_fits();
+            self.suspects.forget_fits();
             self.memory.table.forget_fits();
             self.memory.conclusions.clear();
             self.memory.unfinished = Unfinished::default();
@@ -119,6 +125,7 @@ impl ProcReader {
                 if is_out_of_descriptors(&source) && self.kept_handles() > 0 =>
             {
                 self.memory.kept.shed(now);
+                self.suspects.shed();
                 act(self)
             }
             outcome => outcome,
@@ -148,6 +155,22 @@ impl ProcessAdapter for ProcReader {
             let Self { procfs, memory, scratch, effort, .. } = reader;
             Verification { query, procfs, kept: &mut memory.kept, scratch, effort }.run()
         })
+    }
+
+    fn find_outsiders(&mut self, query: &OutsiderQuery<'_>) -> Result<OutsiderScan, ProcessError> {
+        self.adopt(query.selector);
+        self.with_descriptors_to_spare(query.now, |reader| {
+            let Self { procfs, privileges, suspects, scratch, .. } = reader;
+            Search::new(query, procfs, privileges, suspects, scratch).run()
+        })
+    }
+
+    fn verify_suspects(
+        &mut self,
+        query: &SuspectQuery<'_>,
+    ) -> Result<Vec<Option<Arc<Process>>>, ProcessError> {
+        self.adopt(query.selector);
+        Ok(self.suspects.verify(query))
     }
 }
 

@@ -24,7 +24,7 @@ const ATTEMPTS: u32 = 4;
 /// How many sockets one dump may tell of in one attempt, asked for or not. To read that many takes half a second.
 const MAX_TOLD: u32 = 1 << 20;
 
-/// How many connections one dump may find: of 72 bytes each.
+/// How many connections one dump may find: of 80 bytes each.
 const MAX_FOUND: usize = 1 << 18;
 
 /// How many lookups go to the kernel in one send. It answers them all before the send returns: the socket's receive

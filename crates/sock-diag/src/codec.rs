@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use vms_core::address::Endpoint;
-use vms_core::connection::{Connection, Cookie, Inode, TcpState, TcpStates};
+use vms_core::connection::{CgroupId, Connection, Cookie, Inode, TcpState, TcpStates};
 use vms_core::health::Sighting;
 
 use tcp_info::{Queues, decode_vitals};
@@ -37,6 +37,8 @@ const PROTOCOL_TCP: u8 = 6;
 const ATTRIBUTE_BYTECODE: u16 = 1;
 /// `INET_DIAG_INFO`: `struct tcp_info`, in the reply to a request that has [`EXTENSION_INFO`] set.
 const ATTRIBUTE_INFO: u16 = 2;
+/// `INET_DIAG_CGROUP_ID`: a u64, which the kernel sends unasked (since Linux 5.8, with `CONFIG_SOCK_CGROUP_DATA`).
+const ATTRIBUTE_CGROUP_ID: u16 = 21;
 /// `1 << (INET_DIAG_INFO - 1)`.
 const EXTENSION_INFO: u8 = 1 << (ATTRIBUTE_INFO - 1);
 /// `NLA_TYPE_MASK`: what of an attribute's type is no flag.
@@ -309,16 +311,16 @@ impl Message<'_> {
     /// What the message of a dump says.
     ///
     /// # Errors
-    /// When the payload is shorter than its type needs, or holds a number that has no meaning there.
+    /// When the payload is shorter than its type needs, holds a number that has no meaning there, or attributes that are
+    /// not such.
     pub fn decode(&self) -> Result<Reply<Connection>, Malformed> {
-        // The attributes that may follow were not asked for, and are not looked at.
-        self.decode_with(|payload| decode_socket(payload).map(|(connection, _)| connection))
+        self.decode_with(decode_connection)
     }
 
     /// What the answer to a [`LookupRequest`] says.
     ///
     /// # Errors
-    /// As [`Message::decode`]; also when the attributes are not such, or a `tcp_info` lacks what every kernel tells.
+    /// As [`Message::decode`]; also when a `tcp_info` lacks what every kernel tells.
     pub fn decode_sighting(&self) -> Result<Reply<Sighting>, Malformed> {
         self.decode_with(decode_sighting)
     }
@@ -361,21 +363,40 @@ fn decode_errno(payload: &mut Cursor<'_>) -> Result<i32, Malformed> {
     }
 }
 
-/// `struct inet_diag_msg`, and the `struct tcp_info` among the attributes behind it.
+/// `struct inet_diag_msg`, and the cgroup among the attributes behind it; no other was asked for.
+fn decode_connection(payload: &mut Cursor<'_>) -> Result<Connection, Malformed> {
+    let (mut connection, _) = decode_socket(payload)?;
+    while !payload.rest.is_empty() {
+        let (kind, mut value) = payload.take_attribute()?;
+        if kind == ATTRIBUTE_CGROUP_ID {
+            connection.cgroup = decode_cgroup(&mut value)?;
+        }
+    }
+    Ok(connection)
+}
+
+/// `struct inet_diag_msg`, and the cgroup and the `struct tcp_info` among the attributes behind it.
 fn decode_sighting(payload: &mut Cursor<'_>) -> Result<Sighting, Malformed> {
-    let (connection, queues) = decode_socket(payload)?;
+    let (mut connection, queues) = decode_socket(payload)?;
     let mut vitals = None;
     while !payload.rest.is_empty() {
-        let (kind, value) = payload.take_attribute()?;
-        if kind == ATTRIBUTE_INFO {
-            vitals = Some(decode_vitals(&value, queues)?);
+        let (kind, mut value) = payload.take_attribute()?;
+        match kind {
+            ATTRIBUTE_CGROUP_ID => connection.cgroup = decode_cgroup(&mut value)?,
+            ATTRIBUTE_INFO => vitals = Some(decode_vitals(&value, queues)?),
+            _ => {}
         }
     }
     // A listener's queues are its backlog, and nothing of its tcp_info is a connection's.
     Ok(Sighting { connection, vitals: vitals.filter(|_| connection.state != TcpState::Listen) })
 }
 
-/// `struct inet_diag_msg`.
+/// The number of a cgroup: the inode of its directory.
+fn decode_cgroup(value: &mut Cursor<'_>) -> Result<Option<CgroupId>, Malformed> {
+    value.take("a cgroup id (8 bytes)").map(|number| CgroupId::new(u64::from_ne_bytes(number)))
+}
+
+/// `struct inet_diag_msg`, and nothing of what follows it.
 fn decode_socket(payload: &mut Cursor<'_>) -> Result<(Connection, Queues), Malformed> {
     let offset = payload.offset;
     let [family, state, _timer, _retransmits] = payload.take("a socket's family and state (4 bytes)")?;
@@ -412,6 +433,7 @@ fn decode_socket(payload: &mut Cursor<'_>) -> Result<(Connection, Queues), Malfo
         inode: Inode::new(inode.into()),
         cookie: Cookie(u64::from(cookie_high) << 32 | u64::from(cookie_low)),
         uid,
+        cgroup: None,
     };
     Ok((connection, Queues { receive_bytes, send_bytes }))
 }

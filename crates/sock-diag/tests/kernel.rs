@@ -60,7 +60,9 @@ fn dump(states: TcpStates, endpoints: impl IntoIterator<Item = Endpoint>) -> Vec
 
 fn of_socket(connections: &[Connection], socket: impl AsFd) -> Vec<Connection> {
     let cookie = Cookie(socket_cookie(socket).unwrap());
-    connections.iter().copied().filter(|connection| connection.cookie == cookie).collect()
+    // The cgroup is that of whoever runs the tests.
+    let of_socket = connections.iter().filter(|connection| connection.cookie == cookie);
+    of_socket.map(|connection| Connection { cgroup: None, ..*connection }).collect()
 }
 
 fn inode_of(socket: &impl AsRawFd) -> Option<Inode> {
@@ -82,6 +84,7 @@ fn assert_found_from_both_ends(link: &Link) {
             inode: inode_of(&link.client),
             cookie: Cookie(socket_cookie(&link.client).unwrap()),
             uid,
+            cgroup: None,
         };
         let server = Connection {
             local: link.service(),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use vms_core::address::Endpoint;
-use vms_core::connection::{Connection, Cookie, Inode, TcpState};
+use vms_core::connection::{CgroupId, Connection, Cookie, Inode, TcpState};
 use vms_core::health::{Sighting, Vitals};
 use vms_sock_diag::codec::{LookupRequest, Messages, Reply};
 
@@ -68,10 +68,10 @@ fn check_datagram(datagram: &[u8]) {
 
         let (dump, sighting) = bounded(datagram, 0, 0, || (message.decode(), message.decode_sighting()));
         match dump {
-            Ok(reply) => assert_eq!(Some(reply), expected.reply(|payload| Some(read_socket(payload)?.0))),
+            Ok(reply) => assert_eq!(Some(reply), expected.reply(read_connection)),
             Err(error) => {
                 assert!(error.offset <= datagram.len(), "{error}");
-                assert_eq!(expected.reply(|payload| Some(read_socket(payload)?.0)), None, "{error}");
+                assert_eq!(expected.reply(read_connection), None, "{error}");
             }
         }
         match sighting {
@@ -184,24 +184,47 @@ fn read_socket(payload: &[u8]) -> Option<(Connection, [u32; 2])> {
         interface: u32_at(fixed, 40)?,
         cookie: Cookie(u64::from(u32_at(fixed, 44)?) | u64::from(u32_at(fixed, 48)?) << 32),
         uid: u32_at(fixed, 64)?,
+        cgroup: None,
         inode: Inode::new(u32_at(fixed, 68)?.into()),
     };
     Some((connection, [u32_at(fixed, 56)?, u32_at(fixed, 60)?]))
 }
 
-fn read_sighting(payload: &[u8]) -> Option<Sighting> {
-    const INFO: u16 = 2;
-    let (connection, queues) = read_socket(payload)?;
-    let mut vitals = None;
+/// The types of the attributes behind a socket, and what they hold.
+fn read_attributes(payload: &[u8]) -> Option<Vec<(u16, &[u8])>> {
+    let mut attributes = Vec::new();
     let mut rest = &payload[72..];
     while !rest.is_empty() {
         let length = usize::from(u16_at(rest, 0)?);
         let kind = u16_at(rest, 2)? & 0x3fff;
-        let value = rest.get(4..length)?;
+        attributes.push((kind, rest.get(4..length)?));
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some(attributes)
+}
+
+fn read_connection(payload: &[u8]) -> Option<Connection> {
+    const CGROUP: u16 = 21;
+    let (mut connection, _) = read_socket(payload)?;
+    for (kind, value) in read_attributes(payload)? {
+        if kind == CGROUP {
+            let number = u64::from_ne_bytes(*value.first_chunk()?);
+            // The root is 1, and says nothing.
+            connection.cgroup = CgroupId::new(number).filter(|_| number > 1);
+        }
+    }
+    Some(connection)
+}
+
+fn read_sighting(payload: &[u8]) -> Option<Sighting> {
+    const INFO: u16 = 2;
+    let (_, queues) = read_socket(payload)?;
+    let connection = read_connection(payload)?;
+    let mut vitals = None;
+    for (kind, value) in read_attributes(payload)? {
         if kind == INFO {
             vitals = Some(read_vitals(value, queues)?);
         }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Some(Sighting { connection, vitals: vitals.filter(|_| connection.state != TcpState::Listen) })
 }

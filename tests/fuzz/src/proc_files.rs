@@ -118,6 +118,7 @@ fn descriptor(link: &[u8]) {
 
 /// `/proc/PID/mountinfo`: of what the first line's device is, or of 0:21.
 fn mountinfo(text: &[u8]) {
+    cgroup_mounts(text);
     let mounts =
         std::str::from_utf8(text).ok().and_then(|text| MountInfos::from_buf_read(text.as_bytes()).ok());
     let number = |majmin: &str| {
@@ -163,6 +164,78 @@ fn mountinfo(text: &[u8]) {
     }
 }
 
+/// The mounts of cgroups in a `mountinfo`.
+fn cgroup_mounts(text: &[u8]) {
+    let told = bounded(text, 48, 1024, || parse::parse_cgroup_mounts(text));
+    for mount in &told {
+        assert!(mount.root.len() + mount.point.len() < text.len());
+    }
+    let Some(mounts) =
+        std::str::from_utf8(text).ok().and_then(|text| MountInfos::from_buf_read(text.as_bytes()).ok())
+    else {
+        return;
+    };
+    // What is escaped, and numbers as no kernel writes them, are told otherwise there.
+    let is_plain = |digits: &str| !digits.starts_with('+') && digits.parse::<u32>().is_ok();
+    let is_odd = mounts.0.iter().any(|mount| {
+        let numbers = mount.majmin.split_once(':');
+        mount.root.contains('\\')
+            || mount.mount_point.as_os_str().as_bytes().contains(&b'\\')
+            || !numbers.is_some_and(|(major, minor)| is_plain(major) && is_plain(minor))
+    });
+    if !is_odd {
+        let others = mounts.0.iter().filter(|mount| mount.fs_type == "cgroup2");
+        let others = others.map(|mount| (mount.root.as_bytes(), mount.mount_point.as_os_str().as_bytes()));
+        let told = told.iter().map(|mount| (mount.root.as_slice(), mount.point.as_slice()));
+        assert_eq!(told.collect::<Vec<_>>(), others.collect::<Vec<_>>());
+    }
+}
+
+/// `/proc/PID/cgroup`, as far as it tells of version 2, and the members of a cgroup.
+fn cgroup(text: &[u8]) {
+    let path = bounded(text, 0, 0, || parse::parse_cgroup(text));
+    if let Some(path) = path {
+        assert!(path.starts_with(b"/") && !path.contains(&b'\n'));
+        let first = path.split(|byte| *byte == b'/').nth(1);
+        assert_eq!(parse::leads_up(path), first == Some(b".."));
+    }
+    if let Ok(text) = std::str::from_utf8(text)
+        && let Ok(other) = ProcessCGroups::from_buf_read(text.as_bytes())
+    {
+        let other = other.0.into_iter().find(|cgroup| cgroup.hierarchy == 0 && cgroup.controllers.is_empty());
+        if let (Some(other), Some(path)) = (other, path) {
+            // A line may end in a way that no kernel ends it.
+            assert!(!text.starts_with("0::") || path.starts_with(other.pathname.trim_end().as_bytes()));
+        }
+    }
+    if let Some(members) = bounded(text, 16, 64, || parse::parse_members(text)) {
+        let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+        let told: Vec<String> = members.iter().map(ToString::to_string).collect();
+        assert_eq!(told.iter().map(String::as_bytes).collect::<Vec<_>>(), lines);
+        assert!(members.iter().all(|pid| pid.0 > 0));
+    }
+}
+
+/// Users and numbers in a `status`, by the first line of each.
+fn owners(text: &[u8]) {
+    let line = |key: &str| {
+        let line = text.split(|byte| *byte == b'\n').find(|line| line.starts_with(key.as_bytes()))?;
+        let fields = line[key.len()..].split(|byte| *byte == b'\t').filter(|field| !field.is_empty());
+        Some(fields.map(parse::parse_decimal).collect::<Vec<_>>())
+    };
+    let uids = bounded(text, 0, 0, || parse::parse_uids(text));
+    let first: Option<Vec<u32>> = line("Uid:").filter(|numbers| numbers.len() >= 4).and_then(|numbers| {
+        numbers
+            .into_iter()
+            .take(4)
+            .map(|number| number.and_then(|number| u32::try_from(number).ok()))
+            .collect()
+    });
+    assert_eq!(uids.map(Vec::from), first);
+    let numbers = bounded(text, 8, 64, || parse::parse_pid_numbers(text));
+    assert_eq!(numbers, line("NSpid:").and_then(|numbers| numbers.into_iter().collect()));
+}
+
 /// `/proc/net/sockstat`.
 fn sockstat(text: &[u8]) {
     let sockets = bounded(text, 0, 0, || parse_host_sockets(text));
@@ -180,6 +253,7 @@ fn sockstat(text: &[u8]) {
 
 /// `/proc/PID/status`.
 fn status(text: &[u8]) {
+    owners(text);
     let text = String::from_utf8_lossy(text);
     let status = bounded(text.as_bytes(), 8, 256, || fuzzing::parse_status(&text));
     let values = |key: &str| {
@@ -211,6 +285,7 @@ fn status(text: &[u8]) {
 
 /// `/proc/PID/cgroup` and, behind a NUL, `/proc/PID/mountinfo`.
 fn surroundings(text: &[u8]) {
+    cgroup(text.split(|byte| *byte == 0).next().unwrap_or_default());
     let text = String::from_utf8_lossy(text);
     let (cgroup, mountinfo) = text.split_once('\0').unwrap_or((&text, ""));
     let found = bounded(text.as_bytes(), 64, 4096, || fuzzing::find_surroundings(cgroup, mountinfo));

@@ -21,6 +21,8 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
+use rustix::process::{DumpableBehavior, Uid, set_dumpable_behavior};
+use rustix::thread::set_thread_res_uid;
 use vms_agent_tests::program;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -157,6 +159,20 @@ impl Peer {
                 self.keep_stream(stream)
             }
             ["child", id, path] => self.child(id, path),
+            ["user", uid] => {
+                let uid = Uid::from_raw(uid.parse()?);
+                set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+                set_thread_res_uid(uid, uid, uid)?;
+                Ok(String::new())
+            }
+            ["act", uid] => {
+                set_thread_res_uid(Uid::ROOT, Uid::from_raw(uid.parse()?), Uid::ROOT)?;
+                Ok(String::new())
+            }
+            ["undumpable"] => {
+                set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+                Ok(String::new())
+            }
             ["comm", name] => {
                 fs::write("/proc/self/comm", name)?;
                 Ok(String::new())

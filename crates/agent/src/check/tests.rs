@@ -40,8 +40,13 @@ fn up() -> ProbeLook {
         inode: Inode::new(7),
         cookie: Cookie(7),
         uid: 0,
+        cgroup: None,
     };
-    let matched = vec![MatchedConnection { connection, owners: vec![process(813), process(812)] }];
+    let matched = vec![MatchedConnection {
+        connection,
+        owners: vec![process(813), process(812)],
+        attribution: Attribution::Holder,
+    }];
     ProbeLook { forward: DirectionLook { matched, ..DirectionLook::default() }, ..ProbeLook::default() }
 }
 
@@ -53,7 +58,7 @@ fn down() -> ProbeLook {
 #[test]
 fn json_has_the_documented_fields() {
     let mut out = Vec::new();
-    write_json(&rows(&[(probe(), up()), (probe(), down())]), &mut out).unwrap();
+    write_json(&rows(&[(probe(), up()), (probe(), down())], AttributionMode::Strict), &mut out).unwrap();
     let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
     let expected = serde_json::json!([
         {
@@ -77,7 +82,7 @@ fn json_has_the_documented_fields() {
 #[test]
 fn the_table_says_what_to_do_about_what_is_down() {
     let mut out = Vec::new();
-    write_table(&rows(&[(probe(), up()), (probe(), down())]), &mut out).unwrap();
+    write_table(&rows(&[(probe(), up()), (probe(), down())], AttributionMode::Strict), &mut out).unwrap();
     let told = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
     insta::assert_snapshot!(told);
 }
@@ -88,13 +93,34 @@ fn what_a_destination_is_translated_to_is_told_with_how_many_go_there() {
     let end = Endpoint::new("fd00::7".parse().unwrap(), 8080);
     look.forward.translated.insert(Cookie(7), end);
     let mut out = Vec::new();
-    write_json(&rows(&[(probe(), look.clone())]), &mut out).unwrap();
+    write_json(&rows(&[(probe(), look.clone())], AttributionMode::Strict), &mut out).unwrap();
     let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
     let expected = serde_json::json!([{"ip": "fd00::7", "port": 8080, "connections": 1}]);
     assert_eq!(told[0]["translated"], expected);
 
     let mut out = Vec::new();
-    write_table(&rows(&[(probe(), look)]), &mut out).unwrap();
+    write_table(&rows(&[(probe(), look)], AttributionMode::Strict), &mut out).unwrap();
     let told = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
     assert!(told.contains("10.0.0.1:5432 -> [fd00::7]:8080"), "{told}");
+}
+
+#[test]
+fn what_is_inferred_is_told_as_such_where_it_may_be() {
+    let mut inferred = up();
+    inferred.forward.matched[0].attribution = Attribution::Cgroup;
+    let mut mixed = inferred.clone();
+    mixed.forward.matched.extend(up().forward.matched);
+    let looks = [(probe(), inferred), (probe(), mixed), (probe(), down())];
+    let mut out = Vec::new();
+    write_json(&rows(&looks, AttributionMode::Inferred), &mut out).unwrap();
+    let told: Vec<serde_json::Value> = serde_json::from_slice(&out).unwrap();
+    let of = |row: &serde_json::Value| (row["attribution"].clone(), row["inferred"].clone());
+    assert_eq!(of(&told[0]), ("cgroup".into(), 1.into()));
+    assert_eq!(of(&told[1]), ("holder".into(), 1.into()), "the surest of its connections");
+    assert_eq!(of(&told[2]), (serde_json::Value::Null, serde_json::Value::Null));
+    let mut out = Vec::new();
+    write_table(&rows(&looks, AttributionMode::Inferred), &mut out).unwrap();
+    let table = String::from_utf8(out).unwrap();
+    assert!(table.contains("1 (1 inferred)") && table.contains("orders[813] (by cgroup)"), "{table}");
+    assert!(table.contains("2 (1 inferred)"), "{table}");
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use vms_core::budget::CpuShare;
+use vms_core::infer::AttributionMode;
 use vms_core::monitor::Terms;
 use vms_core::probe::{self, ConnectionProbe};
 use vms_core::process::ProcessPattern;
@@ -14,8 +15,8 @@ use vms_export::config::{self as export, Secret, SpoolConfig, TlsFiles};
 use super::fault::{ConfigErrors, Fault, Place};
 use super::relations::DEFAULT_SPOOL_DIRECTORY;
 use super::settings::{
-    Compression, ConnectionMon, Export, ExporterKind, MatchedSourceLabels, Probe, Protocol, Resource,
-    Settings, Spool, SpoolMode,
+    Attribution, Compression, ConnectionMon, Export, ExporterKind, MatchedSourceLabels, Probe, Protocol,
+    Resource, Settings, Spool, SpoolMode,
 };
 use super::text::{ExactPath, Text};
 use super::{Config, Exporter, LogConfig, ResourceConfig, SelfTelemetry, endpoint};
@@ -36,6 +37,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         probes,
         cpu_budget,
         link_health,
+        attribution,
         export,
         resource,
         log,
@@ -55,6 +57,10 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         terms: Terms {
             cpu_budget: CpuShare::from_parts_per_million(cpu_budget.0.parts_per_million),
             link_health,
+            attribution: match attribution {
+                Attribution::Strict => AttributionMode::Strict,
+                Attribution::Inferred => AttributionMode::Inferred,
+            },
         },
         exporter: match exporter {
             ExporterKind::Otlp => Exporter::Otlp(metrics),

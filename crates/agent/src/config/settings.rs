@@ -77,6 +77,10 @@ pub(super) struct Settings {
     #[serde(default = "default_link_health")]
     pub(super) link_health: bool,
 
+    /// What becomes of a connection whose holder may not be read, because the agent lacks a capability.
+    #[serde(default)]
+    pub(super) attribution: Attribution,
+
     /// Where the measurements go.
     #[serde(default)]
     pub(super) export: Export,
@@ -125,6 +129,18 @@ fn default_link_health() -> bool {
 
 fn default_proc_root() -> Text<ExactPath> {
     Text(ExactPath(PathBuf::from("/proc")))
+}
+
+/// What becomes of a connection whose holder may not be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Attribution {
+    /// It is unattributed, and counted as such.
+    #[default]
+    Strict,
+    /// It counts where only processes that fit are left to hold it, by the cgroup in which its socket was made, or by its
+    /// user; points say so. That has known errors: choose it only where the capabilities cannot be granted.
+    Inferred,
 }
 
 /// What the agent gives up once it runs.

@@ -11,7 +11,7 @@ use vms_process::{HiddenProcesses, HidePid};
 use super::facts::{
     Credentials, Facts, ForeignLook, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting,
 };
-use super::{Area, Finding, Level, conntrack, links, restraint};
+use super::{Area, Finding, Level, conntrack, inference, links, restraint};
 
 /// The inode number of the first network namespace, fixed since Linux 6.18 (`include/uapi/linux/nsfs.h`).
 /// Earlier kernels number it like any other, from 0xF0000000 upward.
@@ -21,6 +21,7 @@ const FIRST_NETWORK_NAMESPACE: &str = "net:[4026531833]";
 pub(crate) fn evaluate(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(evaluate_privileges(facts));
+    findings.extend(inference::evaluate(facts));
     findings.extend(evaluate_processes(&facts.processes, &facts.own, &facts.setting));
     findings.push(evaluate_network(&facts.network, &facts.processes, &facts.setting, &facts.executable));
     findings.extend(evaluate_kernel(facts));

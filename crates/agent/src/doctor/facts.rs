@@ -5,6 +5,7 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use vms_core::infer::{AttributionMode, InferenceLack};
 use vms_core::process::{Capability, Known, Pid};
 use vms_export::{ExportError, SpoolCondition};
 use vms_process::HiddenProcesses;
@@ -46,6 +47,8 @@ pub(crate) struct Facts {
     pub(crate) links: Result<Vec<LinkFacts>, Refusal>,
     /// What the running agent can give up.
     pub(crate) sandbox: SandboxFacts,
+    /// Whether holders can be inferred that may not be read.
+    pub(crate) inference: InferenceFacts,
 }
 
 /// What `/proc/PID/status` says about a process's rights (`fs/proc/array.c`).
@@ -76,6 +79,15 @@ pub(crate) struct SandboxFacts {
     pub(crate) seccomp: bool,
     /// Files can be restricted.
     pub(crate) landlock: bool,
+}
+
+/// What there is to infer holders by, and what is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InferenceFacts {
+    /// `attribution`.
+    pub(crate) mode: AttributionMode,
+    /// What stands in the way.
+    pub(crate) lacks: BTreeSet<InferenceLack>,
 }
 
 /// A set of capabilities, one bit each (`include/uapi/linux/capability.h`).

@@ -1,6 +1,6 @@
 //! The looking: every fact from a file, below roots that are passed in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vms_core::address::{ServiceIp, Zone};
+use vms_core::infer::{AttributionMode, InferenceLack};
 use vms_core::probe::ConnectionProbe;
 use vms_core::process::{Known, Pid};
 use vms_export::SpoolCondition;
 use vms_process::HiddenProcesses;
+use vms_process::parse::parse_cgroup;
 
 use super::facts::{
-    CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, LinkFacts,
-    NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
+    CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, InferenceFacts,
+    LinkFacts, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
 };
 use crate::config::SandboxMode;
 use crate::patience;
@@ -45,6 +47,10 @@ pub(crate) struct Sources<'a> {
     pub(crate) probes: &'a [Arc<ConnectionProbe>],
     /// What is configured to be given up.
     pub(crate) sandbox: SandboxMode,
+    /// Whether holders are to be inferred.
+    pub(crate) attribution: AttributionMode,
+    /// What the configured /proc lacks for that.
+    pub(crate) inference: BTreeSet<InferenceLack>,
 }
 
 /// Looks at everything. Nothing is changed, and no connection is opened here: whether the kernel tells its sockets
@@ -84,6 +90,7 @@ pub(crate) fn read_facts(
             seccomp: sources.own_proc.join("sys/kernel/seccomp/actions_avail").exists(),
             landlock: sandbox::supports_landlock(),
         },
+        inference: read_inference(sources, &processes),
         processes: read_process_facts(sources, &processes, &own),
         setting,
         own,
@@ -145,6 +152,20 @@ fn read_processes(proc_root: &Path) -> BTreeMap<u32, Status> {
             Some((pid, parse_status(&String::from_utf8_lossy(&text))))
         })
         .collect()
+}
+
+/// What stands in the way of inferring holders: what was found out about processes, and whether any of them is in a cgroup by
+/// which its sockets are told from those of others.
+fn read_inference(sources: &Sources<'_>, processes: &BTreeMap<u32, Status>) -> InferenceFacts {
+    let is_grouped = |pid: &u32| {
+        let text = fs::read(sources.proc_root.join(pid.to_string()).join("cgroup")).unwrap_or_default();
+        parse_cgroup(&text).is_some_and(|path| path != b"/")
+    };
+    let mut lacks = sources.inference.clone();
+    if !processes.keys().any(is_grouped) {
+        lacks.insert(InferenceLack::UntaggedSockets);
+    }
+    InferenceFacts { mode: sources.attribution, lacks }
 }
 
 /// A disk that does not answer is what is to be told.

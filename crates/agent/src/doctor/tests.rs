@@ -4,14 +4,15 @@ use std::io;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
+use vms_core::infer::{AttributionMode, InferenceLack};
 use vms_core::process::{Capability, Known, Pid};
 use vms_export::SpoolCondition;
 use vms_process::{HiddenProcesses, HidePid};
 
 use super::evaluate::evaluate;
 use super::facts::{
-    CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, LinkFacts,
-    NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
+    CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, InferenceFacts,
+    LinkFacts, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
 };
 use super::*;
 use crate::config::SandboxMode;
@@ -66,6 +67,7 @@ fn sound() -> Facts {
         }],
         links: Ok(vec![link("orders-db", 0, &[])]),
         sandbox: SandboxFacts { mode: SandboxMode::Auto, seccomp: true, landlock: true },
+        inference: InferenceFacts { mode: AttributionMode::Strict, lacks: BTreeSet::new() },
     }
 }
 
@@ -665,4 +667,49 @@ fn what_keeps_conntrack_from_being_read_is_fixed_in_the_way_of_the_setting() {
             .iter()
             .any(|finding| finding.what.contains("conntrack"))
     );
+}
+
+#[test]
+fn weaker_attribution_is_named_where_it_would_help_and_nowhere_else() {
+    let hints = |change: &dyn Fn(&mut Facts)| {
+        let findings = found(|facts| change(facts));
+        findings.iter().filter(|finding| finding.what.contains("attribution: inferred")).count()
+    };
+    assert_eq!(hints(&|_| {}), 0, "everything may be read");
+    assert_eq!(hints(&|facts| facts.own = credentials(998, SYS_PTRACE)), 1);
+    assert_eq!(hints(&|facts| facts.agents = vec![restrained(DAC_READ_SEARCH)]), 1);
+    assert_eq!(
+        hints(&|facts| {
+            facts.own = credentials(998, 0);
+            facts.inference.lacks.insert(InferenceLack::NoCgroups);
+        }),
+        0
+    );
+}
+
+#[test]
+fn what_weaker_attribution_lacks_is_told_where_it_is_chosen() {
+    let told = |lacks: &[InferenceLack], setting: Setting| {
+        let findings = found(|facts| {
+            facts.own = credentials(998, 0);
+            facts.setting = setting;
+            facts.inference.mode = AttributionMode::Inferred;
+            facts.inference.lacks = lacks.iter().copied().collect();
+        });
+        let of = |finding: &&Finding| finding.what.contains("inferred");
+        let finding = findings.iter().find(of).unwrap();
+        (finding.level, finding.what.clone(), finding.fix.clone().unwrap_or_default())
+    };
+    let (level, what, _) = told(&[], Setting::Plain);
+    assert_eq!((level, what.contains("by its cgroup, or by its user")), (Level::Ok, true), "{what}");
+    let (level, what, _) = told(&[InferenceLack::OwnProcesses], Setting::Kubernetes);
+    assert_eq!((level, what.contains("user")), (Level::Ok, false), "a sidecar: {what}");
+    let (level, what, fix) = told(&[InferenceLack::NoCgroups], Setting::Container);
+    assert_eq!((level, what.contains("by their user alone")), (Level::Warn, true), "{what}");
+    assert!(fix.contains("/sys/fs/cgroup"), "{fix}");
+    let (_, what, fix) = told(&[InferenceLack::HiddenProcesses], Setting::Plain);
+    assert!(what.contains("no link can be inferred") && fix.contains("CAP_SYS_PTRACE"), "{what} {fix}");
+    let (_, _, fix) =
+        told(&[InferenceLack::ForeignNumbers, InferenceLack::OwnProcesses], Setting::Kubernetes);
+    assert!(fix.contains("hostPID: true"), "{fix}");
 }

@@ -94,3 +94,15 @@ fn conntrack_that_cannot_be_read_is_told_once_and_then_that_it_is_over() {
     assert!(lines[1].contains("conntrack is read again"), "{told}");
     assert!(lines[2].contains("`conntrack: off`") && lines[2].contains("vms-agent doctor"), "{told}");
 }
+
+#[test]
+fn what_keeps_holders_from_being_inferred_is_told_with_what_to_do() {
+    let lacks = [InferenceLack::NoCgroups, InferenceLack::OwnProcesses].into();
+    let log = log_of([Cycle { lacks, ..Cycle::default() }, Cycle::default()]);
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(
+        lines.iter().all(|line| line.contains("stay unattributed") && line.contains("vms-agent doctor")),
+        "{log}"
+    );
+}

@@ -3,6 +3,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::address::Endpoint;
 use crate::connection::{Cookie, Inode, TcpState};
+use crate::infer::Attribution;
 use crate::process::{Pid, ProcessPattern};
 
 fn probe(labels: MatchedSourceLabels) -> Arc<ConnectionProbe> {
@@ -29,6 +30,7 @@ fn connection(source: &str, port: u16) -> Connection {
         inode: Inode::new(u64::from(port)),
         cookie: Cookie(u64::from(port)),
         uid: 0,
+        cgroup: None,
     }
 }
 
@@ -38,7 +40,11 @@ fn up(connections: &[Connection]) -> ProbeLook {
     let addressed = connections.iter().map(|connection| connection.cookie).collect();
     let matched = connections
         .iter()
-        .map(|connection| MatchedConnection { connection: *connection, owners: vec![Arc::clone(&owner)] })
+        .map(|connection| MatchedConnection {
+            connection: *connection,
+            owners: vec![Arc::clone(&owner)],
+            attribution: Attribution::Holder,
+        })
         .collect();
     ProbeLook {
         forward: DirectionLook { matched, addressed, ..DirectionLook::default() },

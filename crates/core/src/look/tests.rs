@@ -22,6 +22,7 @@ fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
         begin_with: &|_| None,
         translations: &Translations::default(),
         untranslated: &|_| false,
+        attribution: AttributionMode::Strict,
     })
 }
 
@@ -190,6 +191,7 @@ fn a_connection() -> impl Strategy<Value = Connection> {
         inode: Inode::new(inode),
         cookie: Cookie(inode),
         uid: 0,
+        cgroup: None,
     })
 }
 
@@ -299,9 +301,9 @@ proptest! {
         let told = Translations::new(translations.clone());
         let mut processes = host.clone();
         let look = manner(true, |manner| {
-            let Manner { wants_reason, every_holder, known, now, allowance, begin_with, untranslated, .. } = *manner;
+            let Manner { wants_reason, every_holder, known, now, allowance, begin_with, untranslated, attribution, .. } = *manner;
             let manner = Manner {
-                wants_reason, every_holder, known, now, allowance, begin_with, untranslated, translations: &told,
+                wants_reason, every_holder, known, now, allowance, begin_with, untranslated, attribution, translations: &told,
             };
             plan.look(&mut host, &mut processes, &manner)
         });

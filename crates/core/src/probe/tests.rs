@@ -25,6 +25,7 @@ fn connection(local: (&str, u16), remote: (&str, u16), interface: u32) -> Connec
         inode: Inode::new(1),
         cookie: Cookie(1),
         uid: 0,
+        cgroup: None,
     }
 }
 

@@ -18,6 +18,7 @@ fn connection(number: u16) -> Connection {
         inode: Inode::new(number.into()),
         cookie: Cookie(number.into()),
         uid: 0,
+        cgroup: None,
     }
 }
 

@@ -13,6 +13,7 @@ fn connection(local: Endpoint, remote: Endpoint) -> Connection {
         inode: None,
         cookie: Cookie(1),
         uid: 0,
+        cgroup: None,
     }
 }
 

@@ -183,3 +183,61 @@ proptest! {
         prop_assert_eq!(parse_socket_link(format!("socket:[{number}]").as_bytes()), Inode::new(number));
     }
 }
+
+#[test]
+fn the_cgroup_of_version_2_is_told_among_those_of_version_1() {
+    let text = b"4:memory:/a\n1:name=systemd:/b\n0::/system.slice/db.service\n";
+    assert_eq!(parse_cgroup(text), Some(&b"/system.slice/db.service"[..]));
+    assert_eq!(parse_cgroup(b"0::/\n"), Some(&b"/"[..]));
+    assert_eq!(parse_cgroup(b"0::/../0::/x:y\n"), Some(&b"/../0::/x:y"[..]), "a name can hold anything");
+    assert_eq!(parse_cgroup(b"4:memory:/a\n10::/b\n"), None, "a host without");
+    assert_eq!(parse_cgroup(b"0::relative\n"), None);
+}
+
+#[test]
+fn mounts_of_cgroups_of_version_2_are_told_with_their_escapes() {
+    let mountinfo = b"31 27 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
+        41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n\
+        42 31 0:40 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+        43 31 0:38 /../a\\040b /mnt/x\\134y\\011 rw - cgroup2 none rw\n";
+    let mount = |root: &[u8], point: &[u8]| CgroupMount {
+        device: Device { major: 0, minor: 38 },
+        root: root.to_vec(),
+        point: point.to_vec(),
+    };
+    assert_eq!(
+        parse_cgroup_mounts(mountinfo),
+        [mount(b"/", b"/sys/fs/cgroup/unified"), mount(b"/../a b", b"/mnt/x\\y\t")]
+    );
+    assert_eq!(parse_cgroup_mounts(b"41 31 0:38 / /x rw - cgroup2"), [mount(b"/", b"/x")]);
+    assert_eq!(parse_cgroup_mounts(b"41 31 0: / /x rw - cgroup2\n\n- cgroup2\n"), []);
+}
+
+#[test]
+fn a_path_leads_out_of_the_namespace_by_its_first_name_and_nothing_that_looks_like_it() {
+    for path in ["/..", "/../other", "/../../other"] {
+        assert!(leads_up(path.as_bytes()), "{path}");
+    }
+    for path in ["/", "/..other", "/a/..b", "/..."] {
+        assert!(!leads_up(path.as_bytes()), "{path}");
+    }
+}
+
+#[test]
+fn the_members_of_a_cgroup_are_all_told_or_none() {
+    assert_eq!(parse_members(b"1\n4242\n"), Some(vec![Pid(1), Pid(4242)]));
+    assert_eq!(parse_members(b""), Some(vec![]));
+    assert_eq!(parse_members(b"1\n0\n4242\n"), None, "one is not of this PID namespace");
+    assert_eq!(parse_members(b"1\nx\n"), None);
+}
+
+#[test]
+fn users_and_numbers_are_found_in_a_status() {
+    let status = b"Name:\tUid:\\n\nUmask:\t0022\nPid:\t7\nUid:\t1000\t0\t4294967295\t5\nGid:\t1\t2\t3\t4\nNSpid:\t7\t1\n";
+    assert_eq!(parse_uids(status), Some([1000, 0, u32::MAX, 5]));
+    assert_eq!(parse_pid_numbers(status), Some(vec![7, 1]));
+    assert_eq!(parse_uids(b"Uid:\t1000\t0\t5\n"), None);
+    assert_eq!(parse_uids(b"Uid:\t1\t2\t3\t4294967296\n"), None);
+    assert_eq!(parse_uids(b"Name:\tx\n"), None);
+    assert_eq!(parse_pid_numbers(b"NSpid:\t7\tx\n"), None);
+}

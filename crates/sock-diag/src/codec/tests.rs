@@ -105,8 +105,46 @@ fn a_socket_is_decoded_field_by_field() {
         inode: Inode::new(0xfedc_ba98),
         cookie: Cookie(0x1122_3344_5566_7788),
         uid: 1000,
+        cgroup: None,
     };
     assert_eq!(replies, [Reply::Socket(connection)]);
+}
+
+#[test]
+fn the_cgroup_of_a_socket_is_found_among_attributes_in_a_dump_and_in_an_answer() {
+    // struct nlattr: 8 bytes of INET_DIAG_CGROUP_ID, behind INET_DIAG_PAD, as the kernel aligns numbers of 64 bits.
+    let attributes = |number: u64| {
+        [
+            &4_u16.to_ne_bytes()[..],
+            &14_u16.to_ne_bytes(),
+            &12_u16.to_ne_bytes(),
+            &21_u16.to_ne_bytes(),
+            &number.to_ne_bytes(),
+        ]
+        .concat()
+    };
+    let decode = |attributes: &[u8]| {
+        let bytes = message(SOCK_DIAG_BY_FAMILY, 2, &[&ipv4_socket(), attributes].concat());
+        let message = Messages::new(&bytes).next().unwrap().unwrap();
+        let cgroup = match message.decode() {
+            Ok(Reply::Socket(connection)) => Ok(connection.cgroup),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        };
+        match message.decode_sighting() {
+            Ok(Reply::Socket(sighting)) => assert_eq!(Ok(sighting.connection.cgroup), cgroup),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => assert_eq!(Err(error), cgroup),
+        }
+        cgroup
+    };
+    assert_eq!(decode(&attributes(0x0102_0304_0506_0708)), Ok(CgroupId::new(0x0102_0304_0506_0708)));
+    assert_eq!(decode(&[]), Ok(None), "an older kernel");
+    assert_eq!(decode(&attributes(0)), Ok(None));
+    assert_eq!(decode(&attributes(1)), Ok(None), "the root stands for any");
+    let short = [&8_u16.to_ne_bytes()[..], &21_u16.to_ne_bytes(), &[1; 4]].concat();
+    let error = decode(&short).unwrap_err();
+    assert_eq!((error.expected, error.found), ("a cgroup id (8 bytes)", 4));
 }
 
 #[test]

@@ -170,6 +170,7 @@ fn a_connection_with_a_port_of_an_endpoint_at_either_end_is_looked_at() {
             inode: None,
             cookie: vms_core::connection::Cookie(1),
             uid: 0,
+            cgroup: None,
         }
     };
     let ports = [0, 63, 64, 443, 65_535];

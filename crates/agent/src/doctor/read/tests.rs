@@ -67,6 +67,8 @@ impl Host {
             hidden: None,
             probes,
             sandbox: SandboxMode::Auto,
+            attribution: AttributionMode::Inferred,
+            inference: BTreeSet::new(),
         };
         read_facts(&sources, &mut || Ok(()), &mut || Ok(Vec::new()), None)
     }
@@ -295,6 +297,8 @@ fn real_facts_with(keep: ThreadCapabilities) -> Facts {
             hidden: None,
             probes: &[],
             sandbox: SandboxMode::Auto,
+            attribution: AttributionMode::Inferred,
+            inference: BTreeSet::new(),
         };
         read_facts(&sources, &mut || Ok(()), &mut || Ok(Vec::new()), None)
     })
@@ -353,4 +357,19 @@ fn losing_the_capabilities_is_noticed_on_the_real_proc() {
         let look = facts.processes.foreign;
         assert!(look.refused() > 0, "each of the two alone is not enough: {look:?}");
     }
+}
+
+#[test]
+fn sockets_can_be_told_apart_where_some_process_is_in_a_cgroup_of_its_own() {
+    let root = Host::new();
+    let cgroup = |text: &str| {
+        root.file("proc/7/status", "Name:\tapp\n");
+        root.file("proc/7/cgroup", text);
+        root.facts("proc", &[], &[]).inference.lacks
+    };
+    let untagged = BTreeSet::from([InferenceLack::UntaggedSockets]);
+    assert_eq!(cgroup("4:memory:/app\n0::/\n"), untagged);
+    assert_eq!(cgroup("4:memory:/app\n"), untagged);
+    assert_eq!(cgroup("0::/app.service\n"), BTreeSet::new());
+    assert_eq!(cgroup("0::/../app\n"), BTreeSet::new());
 }

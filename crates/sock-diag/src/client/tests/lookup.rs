@@ -15,6 +15,7 @@ fn connection(cookie: u32, remote: u8) -> Connection {
         inode: None,
         cookie: Cookie(cookie.into()),
         uid: 0,
+        cgroup: None,
     }
 }
 

@@ -1,0 +1,168 @@
+//! What an agent sees of whose links, by its user and its capabilities: tried in every combination. The golden file holds what
+//! comes of it, and the README the same table.
+#![expect(clippy::expect_used, reason = "tests fail by panicking")]
+
+use std::fmt::Write;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use vms_agent_tests::skip::Need;
+use vms_agent_tests::{AgentCommand, Link, Namespace, Privileges, Scene, config, environment, needs, probe};
+
+/// Whose the processes are that are another user's.
+const OTHER: u32 = 61_041;
+
+/// Whom the agent runs as.
+const AGENTS: [u32; 2] = [0, 65_534];
+
+/// With which capabilities, as setpriv spells them and as the table does.
+const CAPABILITIES: [(&[&str], &str); 6] = [
+    (&[], "none"),
+    (&["sys_ptrace"], "`SYS_PTRACE`"),
+    (&["dac_read_search"], "`DAC_READ_SEARCH`"),
+    (&["sys_ptrace", "dac_read_search"], "both"),
+    (&["sys_ptrace", "dac_read_search", "sys_admin"], "both, `SYS_ADMIN`"),
+    (&["sys_ptrace", "dac_read_search", "net_admin"], "both, `NET_ADMIN`"),
+];
+
+/// Whose link it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Own,
+    OtherUsers,
+    NonDumpable,
+    OtherNamespace,
+}
+
+impl Holder {
+    const ALL: [Self; 4] = [Self::Own, Self::OtherUsers, Self::NonDumpable, Self::OtherNamespace];
+
+    /// The head of its column.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Own => "its own user's process",
+            Self::OtherUsers => "another user's",
+            Self::NonDumpable => "its own user's, non-dumpable",
+            Self::OtherNamespace => "in another network namespace",
+        }
+    }
+}
+
+/// The connections of all holders, for an agent of one user.
+struct World {
+    scene: Scene,
+    near: Namespace,
+    _far: Namespace,
+    /// In whose order [`Holder::ALL`] is.
+    links: Vec<Link>,
+}
+
+impl World {
+    #[track_caller]
+    fn of(agent: u32) -> Self {
+        let (scene, (near, far)) = (Scene::new(), Namespace::pair());
+        let links = Holder::ALL.map(|holder| {
+            let user = if holder == Holder::OtherUsers { OTHER } else { agent };
+            let stem = format!("{holder:?}").to_lowercase();
+            let host = if holder == Holder::OtherNamespace { &far } else { &near };
+            // Whoever has more capabilities than the agent is out of its reach as well.
+            let mut client = scene.program(&stem).user(user).powerless().start(host);
+            let server = scene.program("far").start(&far);
+            let address = if holder == Holder::OtherNamespace {
+                SocketAddr::from(([127, 0, 0, 1], 0))
+            } else {
+                SocketAddr::new(far.ipv4(), 0)
+            };
+            if holder == Holder::NonDumpable {
+                client.keep_to_itself();
+            }
+            Link::over(client, server, address, |listening| listening)
+        });
+        Self { scene, near, _far: far, links: links.into() }
+    }
+
+    /// What such an agent says of that link.
+    #[track_caller]
+    fn try_out(
+        &self,
+        holder: Holder,
+        link: &Link,
+        agent: u32,
+        capabilities: &'static [&'static str],
+    ) -> String {
+        let name = self.scene.name(&format!("{holder:?}").to_lowercase());
+        let command = AgentCommand::new(&self.scene, &self.near)
+            .config(&config(&[probe("link", &name, link.service())]))
+            .privileges(Privileges::User(agent, capabilities));
+        // It sees the process there, and not its connection.
+        let command = if holder == Holder::OtherNamespace { command.seeing_the_machine() } else { command };
+        let check = command.check();
+        let row = check.row();
+        if row.is_up() {
+            assert_eq!((row.unattributed, row.owner_pids()), (0, vec![link.client.pid()]), "{check:#?}");
+            return "up".to_owned();
+        }
+        let reason = row.down_reason();
+        assert_eq!(reason == "not_permitted", row.unattributed > 0, "flagged, and only then: {check:#?}");
+        format!("`{reason}`")
+    }
+}
+
+fn golden_file() -> PathBuf {
+    environment::repository().join("tests/golden/permissions.md")
+}
+
+fn readme() -> PathBuf {
+    environment::repository().join("README.md")
+}
+
+const BEGIN: &str = "<!-- permissions: the table below is tried out by a test, and written by it -->\n";
+
+/// The table in a text, with what stands before and behind it.
+#[track_caller]
+fn split_table(text: &str) -> (&str, &str, &str) {
+    let (before, rest) = text.split_once(BEGIN).expect("the mark is there");
+    let end = rest.find("\n\n").expect("something follows the table") + 1;
+    let (table, behind) = rest.split_at(end);
+    (before, table, behind)
+}
+
+#[test]
+fn what_is_seen_by_user_and_capabilities_is_as_the_table_says() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let mut table = "| agent |".to_owned();
+    for holder in Holder::ALL {
+        write!(table, " {} |", holder.title()).expect("a string takes everything");
+    }
+    table.push_str("\n|---|---|---|---|---|\n");
+    for agent in AGENTS {
+        let world = World::of(agent);
+        for (capabilities, title) in CAPABILITIES {
+            write!(table, "| uid {agent}, {title} |").expect("a string takes everything");
+            for (holder, link) in Holder::ALL.into_iter().zip(&world.links) {
+                let said = world.try_out(holder, link, agent, capabilities);
+                write!(table, " {said} |").expect("a string takes everything");
+            }
+            table.push('\n');
+        }
+    }
+    if environment::variable("UPDATE_GOLDEN").is_some() {
+        fs::write(golden_file(), &table).expect("the golden file can be written");
+        let text = fs::read_to_string(readme()).expect("the README can be read");
+        let (before, _, behind) = split_table(&text);
+        fs::write(readme(), [before, BEGIN, &table, behind].concat()).expect("the README can be written");
+    }
+    let golden = fs::read_to_string(golden_file()).expect("the golden file can be read");
+    assert_eq!(table, golden, "UPDATE_GOLDEN=1 writes it anew, and the README");
+}
+
+#[test]
+fn the_readme_has_the_same_table() {
+    if environment::variable("UPDATE_GOLDEN").is_some() {
+        return;
+    }
+    let golden = fs::read_to_string(golden_file()).expect("the golden file can be read");
+    let text = fs::read_to_string(readme()).expect("the README can be read");
+    assert_eq!(split_table(&text).1, golden);
+}
