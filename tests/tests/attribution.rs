@@ -38,7 +38,7 @@ struct Scenery {
     cgroup: Cgroup,
     scene: Scene,
     host: Namespace,
-    _far: Namespace,
+    far: Namespace,
 }
 
 impl Scenery {
@@ -53,7 +53,7 @@ impl Scenery {
         let client = scene.program("svc").user(uid).start(&host);
         cgroup.take_in(&client);
         let link = connect(client, &scene, &far);
-        Self { link, cgroup, scene, host, _far: far }
+        Self { link, cgroup, scene, host, far }
     }
 
     fn probe(&self) -> Value {
@@ -412,12 +412,20 @@ fn a_socket_of_a_service_manager_is_not_inferred_to_be_held_by_the_service() {
 }
 
 #[test]
-fn a_service_that_moved_after_it_connected_is_not_inferred() {
+fn a_socket_stays_of_the_cgroup_in_which_it_was_made_wherever_its_maker_goes() {
     needs!(Need::Agent, Need::Tool("setpriv"), Need::Cgroups);
     let scenery = Scenery::new();
     let elsewhere = Cgroup::new();
     elsewhere.take_in(&scenery.link.client);
     assert_flagged(&scenery.agent("inferred").check());
+    // Nobody who fits holds this one, and one who does is where it was made: an up that is false.
+    let other = scenery.neighbor("other", OWNER, &scenery.cgroup);
+    let link = connect(other, &scenery.scene, &scenery.far);
+    elsewhere.take_in(&link.client);
+    scenery.cgroup.take_in(&scenery.link.client);
+    let wanted = probe("link", &scenery.scene.name("svc"), link.service());
+    let check = agent(&scenery.scene, &scenery.host, wanted, "inferred").check();
+    assert_inferred(&check, "cgroup", &[scenery.link.client.pid()]);
 }
 
 #[test]

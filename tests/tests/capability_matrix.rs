@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use vms_agent_tests::skip::Need;
-use vms_agent_tests::{AgentCommand, Link, Namespace, Privileges, Scene, config, environment, needs, probe};
+use vms_agent_tests::{
+    AgentCommand, Cgroup, Link, Namespace, Privileges, Scene, config, environment, needs, probe,
+};
 
 /// Whose the processes are that are another user's.
 const OTHER: u32 = 61_041;
@@ -82,6 +84,21 @@ impl World {
         Self { scene, near, _far: far, links: links.into() }
     }
 
+    /// Such an agent, which looks for that link.
+    #[track_caller]
+    fn agent(
+        &self,
+        holder: Holder,
+        link: &Link,
+        agent: u32,
+        capabilities: &'static [&'static str],
+    ) -> AgentCommand<'_> {
+        let name = self.scene.name(&format!("{holder:?}").to_lowercase());
+        AgentCommand::new(&self.scene, &self.near)
+            .config(&config(&[probe("link", &name, link.service())]))
+            .privileges(Privileges::User(agent, capabilities))
+    }
+
     /// What such an agent says of that link.
     #[track_caller]
     fn try_out(
@@ -91,10 +108,7 @@ impl World {
         agent: u32,
         capabilities: &'static [&'static str],
     ) -> String {
-        let name = self.scene.name(&format!("{holder:?}").to_lowercase());
-        let command = AgentCommand::new(&self.scene, &self.near)
-            .config(&config(&[probe("link", &name, link.service())]))
-            .privileges(Privileges::User(agent, capabilities));
+        let command = self.agent(holder, link, agent, capabilities);
         // It sees the process there, and not its connection.
         let command = if holder == Holder::OtherNamespace { command.seeing_the_machine() } else { command };
         let check = command.check();
@@ -165,4 +179,32 @@ fn the_readme_has_the_same_table() {
     let golden = fs::read_to_string(golden_file()).expect("the golden file can be read");
     let text = fs::read_to_string(readme()).expect("the README can be read");
     assert_eq!(split_table(&text).1, golden);
+}
+
+#[test]
+fn what_may_not_be_seen_can_be_inferred_whoever_the_agent_is() {
+    needs!(Need::Agent, Need::Tool("setpriv"), Need::Cgroups);
+    for agent in AGENTS {
+        let (mut world, cgroups) = (World::of(agent), Holder::ALL.map(|_| Cgroup::new()));
+        for (link, cgroup) in world.links.iter_mut().zip(&cgroups) {
+            link.close();
+            cgroup.take_in(&link.client);
+            link.reconnect();
+        }
+        for (capabilities, title) in CAPABILITIES {
+            for (holder, link) in Holder::ALL.into_iter().zip(&world.links) {
+                if holder == Holder::OtherNamespace {
+                    continue;
+                }
+                let strict = world.agent(holder, link, agent, capabilities);
+                let is_seen = strict.check().row().is_up();
+                let check = strict.variable("VMS_ATTRIBUTION", "inferred").check();
+                let by = if is_seen { "holder" } else { "cgroup" };
+                let who = format!("uid {agent}, {title}, {holder:?}: {check:#?}");
+                assert!(check.row().is_up(), "{who}");
+                assert_eq!(check.row().attribution.as_deref(), Some(by), "{who}");
+                assert_eq!(check.row().owner_pids(), [link.client.pid()], "{who}");
+            }
+        }
+    }
 }

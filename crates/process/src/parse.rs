@@ -229,6 +229,8 @@ fn parse_cgroup_mount(line: &[u8]) -> Option<CgroupMount> {
     let mut number = || u32::try_from(parse_decimal(numbers.next()?)?).ok();
     let device = Device { major: number()?, minor: number()? };
     let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
+    // The mount's own options, and optional fields up to a lone hyphen.
+    fields.next()?;
     fields.find(|field| *field == b"-")?;
     (fields.next()? == b"cgroup2").then_some(CgroupMount { device, root, point })
 }
