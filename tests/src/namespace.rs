@@ -92,14 +92,18 @@ impl Namespace {
         (one, other)
     }
 
+    /// A network of its own on this host, as a pod has: what runs there is among the host's processes. It has to be dropped
+    /// before the host.
+    #[must_use]
+    #[track_caller]
+    pub fn pod(&self) -> Self {
+        let (name, network) = make_network();
+        let processes = self.processes.try_clone().expect("a descriptor is to be had");
+        Self { name, network, processes, init: None, number: self.number }
+    }
+
     fn with_number(number: u8) -> Self {
-        SWEEP.call_once(sweep);
-        let alive = ALIVE.fetch_add(1, Ordering::SeqCst);
-        assert!(alive < LIMIT, "{LIMIT} namespaces are alive already");
-        let name = format!("vmst-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::SeqCst));
-        ip(&["netns", "add", &name]);
-        ip(&["-n", &name, "link", "set", "lo", "up"]);
-        let network = File::open(format!("{DIRECTORY}/{name}")).expect("the namespace was just made");
+        let (name, network) = make_network();
         let (init, processes) = start_init(&network);
         Self { name, network, processes, init: Some(init), number }
     }
@@ -225,6 +229,19 @@ impl Drop for Namespace {
         let _deleted_or_swept_later = program::command("ip").args(["netns", "delete", &self.name]).output();
         ALIVE.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// A network namespace with its loopback up, and the name under which `ip netns` knows it.
+#[track_caller]
+fn make_network() -> (String, File) {
+    SWEEP.call_once(sweep);
+    let alive = ALIVE.fetch_add(1, Ordering::SeqCst);
+    assert!(alive < LIMIT, "{LIMIT} namespaces are alive already");
+    let name = format!("vmst-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::SeqCst));
+    ip(&["netns", "add", &name]);
+    ip(&["-n", &name, "link", "set", "lo", "up"]);
+    let network = File::open(format!("{DIRECTORY}/{name}")).expect("the namespace was just made");
+    (name, network)
 }
 
 /// Starts the first process of a PID namespace, in that network namespace, and returns it with the PID namespace.
