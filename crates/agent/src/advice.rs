@@ -23,11 +23,20 @@ pub(crate) fn for_down(probe: &ConnectionProbe, direction: Option<Direction>, re
         DownReason::Connecting => format!(
             "{service} does not answer: see that the service listens and that no firewall drops the packets"
         ),
+        DownReason::OtherNamespace => format!(
+            "no connection with {service} is in the agent's network namespace, and a process matching {process} lives in \
+             another, whose connections are not seen: run an agent in that one, or beside the process"
+        ),
         DownReason::NoConnection => {
             format!("no ESTABLISHED connection with {service}: see the service, and the log of {process}")
         }
     }
 }
+
+/// What to do about links that are out of sight: the agent sees whoever fits, and not where they live.
+pub(crate) const OUT_OF_SIGHT: &str = "the agent has a network namespace of its own, and those that fit live in others, where \
+    it sees no connection: run it in the host's (Kubernetes: `hostNetwork: true`; a container: `--network=host`), or in \
+    that of the process";
 
 /// The patterns that a process on this host would have to fit.
 fn processes(probe: &ConnectionProbe, direction: Option<Direction>) -> String {

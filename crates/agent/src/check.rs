@@ -124,11 +124,21 @@ pub(crate) fn select(mut config: Config, names: &[String]) -> Result<Config, Unk
     Ok(config)
 }
 
+/// The links that are up in no direction, and of which that says nothing: whoever fits lives where no connection is seen.
+pub(crate) fn out_of_sight(looks: &[(Arc<ConnectionProbe>, ProbeLook)]) -> Vec<&str> {
+    let unseen = looks.iter().filter(|(_, look)| is_unseen(look));
+    unseen.map(|(probe, _)| probe.name.as_ref()).collect()
+}
+
+fn is_unseen(look: &ProbeLook) -> bool {
+    look.is_out_of_sight(None) && !Direction::ALL.iter().any(|way| look.direction(*way).is_up())
+}
+
 /// The rows of what was found: one for each direction and, where asked for, source that matched; one without
-/// direction where none did.
+/// direction where none did; and none of what is out of sight.
 pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)]) -> Vec<Row> {
     let mut rows = Vec::new();
-    for (probe, look) in looks {
+    for (probe, look) in looks.iter().filter(|(_, look)| !is_unseen(look)) {
         let before = rows.len();
         for direction in Direction::ALL {
             let look = look.direction(direction);

@@ -6,7 +6,7 @@ use tracing::{debug, error, info, warn};
 use vms_core::connection::Direction;
 use vms_core::link::LinkChange;
 use vms_core::look::LookError;
-use vms_core::monitor::{Cycle, Failure, PermissionChange};
+use vms_core::monitor::{Cycle, Failure, PermissionChange, SightChange};
 use vms_core::process::Process;
 
 use crate::advice;
@@ -28,6 +28,7 @@ impl Journal {
         for change in &cycle.permissions {
             tell_permission(*change);
         }
+        tell_sight(&cycle.sight);
         self.tell_unverified(cycle.unverified.as_ref());
         self.tell_failure(cycle.failure.as_ref());
     }
@@ -137,13 +138,36 @@ fn tell_permission(change: PermissionChange) {
     }
 }
 
+/// Tells of links that went out of sight, and came back: of all those of a cycle together.
+fn tell_sight(changes: &[SightChange]) {
+    let links = |in_sight| {
+        let links = changes.iter().filter(move |change| change.in_sight == in_sight);
+        shown(links.map(|change| change.probe.name.to_string()).collect())
+    };
+    if let Some(links) = links(false) {
+        let advice = advice::OUT_OF_SIGHT;
+        error!(links, "links cannot be measured, and are not reported: {advice}");
+    }
+    if let Some(links) = links(true) {
+        info!(
+            links,
+            "links can be measured again: processes that fit are where connections are seen, or gone"
+        );
+    }
+}
+
 /// The owners, as `name[pid]`, the first few.
 fn owners(owners: &[std::sync::Arc<Process>]) -> Option<String> {
+    shown(owners.iter().map(|owner| format!("{}[{}]", owner.name, owner.pid)).collect())
+}
+
+/// The first few, and how many more there are.
+fn shown(mut names: Vec<String>) -> Option<String> {
     const SHOWN: usize = 3;
-    let mut names: Vec<String> =
-        owners.iter().take(SHOWN).map(|owner| format!("{}[{}]", owner.name, owner.pid)).collect();
-    if owners.len() > SHOWN {
-        names.push(format!("and {} more", owners.len() - SHOWN));
+    if names.len() > SHOWN {
+        let more = format!("and {} more", names.len() - SHOWN);
+        names.truncate(SHOWN);
+        names.push(more);
     }
     (!names.is_empty()).then(|| names.join(" "))
 }

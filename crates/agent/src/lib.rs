@@ -145,12 +145,20 @@ fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> an
         }
     };
     let rows = check::rows(&looks);
-    let status = u8::from(!rows.iter().all(check::Row::is_up));
+    let unseen = check::out_of_sight(&looks);
+    let status = match () {
+        () if !unseen.is_empty() => COULD_NOT_MEASURE,
+        () => u8::from(!rows.iter().all(check::Row::is_up)),
+    };
     let mut out = anstream::stdout();
     let printed = match args.format {
         Format::Text => check::write_table(&rows, &mut out),
         Format::Json => check::write_json(&rows, &mut out),
     };
+    if !unseen.is_empty() {
+        let error = anyhow::anyhow!(advice::OUT_OF_SIGHT);
+        complain(&error.context(format!("{} could not be measured", unseen.join(", "))));
+    }
     Ok(if is_printed(&printed) { status } else { COULD_NOT_MEASURE })
 }
 

@@ -206,6 +206,15 @@ impl Link {
             && (!self.series.is_empty() || is_any_matched())
     }
 
+    /// Whether the look cannot tell what would be told of the link: whoever fits lives where no connection is seen.
+    #[must_use]
+    pub fn is_out_of_sight_of(&self, look: &ProbeLook) -> bool {
+        if self.series.is_empty() {
+            return look.is_out_of_sight(None);
+        }
+        self.series.keys().any(|(way, _)| look.is_out_of_sight(Some(*way)))
+    }
+
     /// Whether something fits by address whose holder may not be learned.
     #[must_use]
     pub fn is_unattributed(&self) -> bool {
@@ -395,7 +404,8 @@ impl Link {
                 _ if up => None,
                 _ if unattributed > 0 => Some(DownReason::NotPermitted),
                 // Of one source among several, the other reasons may be another's.
-                Some(reason) if !labels_sources || reason == DownReason::ProcessAbsent => Some(reason),
+                Some(reason @ (DownReason::ProcessAbsent | DownReason::OtherNamespace)) => Some(reason),
+                Some(reason) if !labels_sources => Some(reason),
                 _ => Some(DownReason::NoConnection),
             };
             let finding = Finding { up, connections, unattributed, reason };

@@ -34,6 +34,9 @@ pub enum DownReason {
     ProcessAbsent,
     /// A connection is being tried: `SYN_SENT`.
     Connecting,
+    /// A process that fits lives in another network namespace, whose connections the agent does not see. Others that fit
+    /// may live in the agent's own.
+    OtherNamespace,
     /// A process that fits may be there; a connection is not.
     NoConnection,
 }
@@ -47,6 +50,7 @@ impl DownReason {
             Self::HeldByOther => "held_by_other",
             Self::ProcessAbsent => "process_absent",
             Self::Connecting => "connecting",
+            Self::OtherNamespace => "other_namespace",
             Self::NoConnection => "no_connection",
         }
     }
@@ -99,6 +103,10 @@ pub struct DirectionLook {
     pub undecided: usize,
     /// Whether a process fits.
     pub process: Presence,
+    /// Whether a process that fits lives in another network namespace than the agent.
+    pub elsewhere: bool,
+    /// Whether a process that fits lives in the agent's; only known where the agent is displaced.
+    pub here: bool,
     /// The capabilities whose absence left connections unattributed.
     pub missing: BTreeSet<Capability>,
 }
@@ -124,6 +132,8 @@ impl DirectionLook {
             DownReason::ProcessAbsent
         } else if self.connecting > 0 {
             DownReason::Connecting
+        } else if self.elsewhere {
+            DownReason::OtherNamespace
         } else {
             DownReason::NoConnection
         };
@@ -141,6 +151,8 @@ pub struct ProbeLook {
     /// The connection with which the next look has to begin, where this one left some out ([`MAX_CANDIDATES`]). Those are
     /// counted as undecided, and nothing else is told of them.
     pub next: Option<Cookie>,
+    /// [`HolderScan::is_displaced`].
+    pub is_displaced: bool,
 }
 
 impl ProbeLook {
@@ -157,6 +169,15 @@ impl ProbeLook {
     #[must_use]
     pub fn is_cut_short(&self) -> bool {
         Direction::ALL.iter().any(|way| self.direction(*way).undecided > 0)
+    }
+
+    /// Whether nothing can be told in that direction, or in any: the agent sees the processes of one host and the sockets
+    /// of another, and whoever fits lives where it sees no sockets.
+    #[must_use]
+    pub fn is_out_of_sight(&self, direction: Option<Direction>) -> bool {
+        let both = [&self.forward, &self.reverse];
+        let all = direction.as_ref().map_or(both, |way| [self.direction(*way); 2]);
+        self.is_displaced && all.iter().any(|look| look.elsewhere) && !all.iter().any(|look| look.here)
     }
 
     fn direction_mut(&mut self, direction: Direction) -> &mut DirectionLook {
@@ -184,6 +205,8 @@ impl ProbeLook {
             connecting: both.iter().map(|look| look.connecting).sum(),
             undecided: both.iter().map(|look| look.undecided).sum(),
             process,
+            elsewhere: both.iter().any(|look| look.elsewhere),
+            here: both.iter().any(|look| look.here),
             missing: both.iter().flat_map(|look| look.missing.iter().copied()).collect(),
         }
     }
@@ -250,6 +273,8 @@ pub struct LookPlan {
     by_service: HashMap<Endpoint, Vec<usize>>,
     filter: ConnectionFilter,
     selector: Arc<ProcessSelector>,
+    /// All patterns of these probes.
+    patterns: BTreeSet<PatternId>,
 }
 
 /// A probe, and the ids of its process patterns.
@@ -358,7 +383,9 @@ impl LookPlan {
             by_service.entry(planned.probe.service()).or_default().push(index);
         }
         let filter = ConnectionFilter::new(STATES, by_service.keys().copied());
-        Self { probes, by_service, filter, selector }
+        let patterns =
+            probes.iter().flat_map(|planned| Direction::ALL.map(|way| planned.pattern(way))).collect();
+        Self { probes, by_service, filter, selector, patterns }
     }
 
     /// Looks once, and tells what was found of each probe, in the order in which they were planned.
@@ -382,9 +409,11 @@ impl LookPlan {
         let mut wanted: BTreeMap<Inode, BTreeSet<PatternId>> = BTreeMap::new();
         let mut known: HashMap<Inode, Vec<Arc<Process>>> = HashMap::new();
         let mut has_candidate: BTreeSet<(usize, Direction)> = BTreeSet::new();
+        let mut has_backlog = false;
         for candidate in candidates.iter().filter(established) {
             has_candidate.insert((candidate.probe, candidate.direction));
             let Some(inode) = dumped.get(candidate.connection).and_then(|connection| connection.inode) else {
+                has_backlog = true;
                 continue;
             };
             match manner.known.get(&inode) {
@@ -409,13 +438,14 @@ impl LookPlan {
             }
         }
 
-        let mut scan = if wanted.is_empty() && census.is_empty() {
+        let mut scan = if wanted.is_empty() && census.is_empty() && !has_backlog {
             HolderScan::default()
         } else {
             let query = HolderQuery {
                 selector: &self.selector,
                 wanted: &wanted,
                 census: &census,
+                located: &self.patterns,
                 every_holder: manner.every_holder,
                 now: manner.now,
                 allowance: &manner.allowance.for_search(),
@@ -551,8 +581,13 @@ impl LookPlan {
             }
         }
         for (look, planned) in looks.iter_mut().zip(&self.probes) {
+            look.is_displaced = scan.is_displaced;
             for direction in Direction::ALL {
                 let pattern = planned.pattern(direction);
+                // Whom a search came across without being asked is no answer.
+                let is_asked = scan.is_displaced || census.contains(&pattern);
+                look.direction_mut(direction).elsewhere = is_asked && scan.elsewhere.contains(&pattern);
+                look.direction_mut(direction).here = scan.here.contains(&pattern);
                 look.direction_mut(direction).process = if !census.contains(&pattern) {
                     Presence::Unknown
                 } else if scan.present.contains(&pattern) {

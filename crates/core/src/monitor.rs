@@ -117,6 +117,8 @@ pub struct Cycle {
     pub unverified: Option<LookError>,
     /// The capabilities that began to be missed, and that no longer are.
     pub permissions: Vec<PermissionChange>,
+    /// The links of which nothing can be told any more, and those of which something can again.
+    pub sight: Vec<SightChange>,
     /// How long it took.
     pub took: Duration,
 }
@@ -139,6 +141,18 @@ pub struct PermissionChange {
     pub missing: bool,
 }
 
+/// A link that went out of sight, or came back.
+///
+/// Out of sight is a link while whoever fits its probe lives in another network namespace, and the agent is in none that
+/// is known to be the host's. Its measurements fail meanwhile: it may well be up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SightChange {
+    /// The probe.
+    pub probe: Arc<ConnectionProbe>,
+    /// Whether something can be told of it now.
+    pub in_sight: bool,
+}
+
 /// What to make of a look at a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -148,6 +162,8 @@ enum Verdict {
     Known,
     /// It was cut short, and nothing can be told of the link.
     Undecided,
+    /// Whoever fits lives where no connection is seen, and nothing can be told of the link.
+    OutOfSight,
     /// The link seems to be down: it has to be looked at again.
     Doubt,
 }
@@ -182,6 +198,9 @@ pub struct Monitor<C, P, K> {
     next: HashMap<usize, Cookie>,
     /// When links were last looked at in vain that are known all the same.
     tried: HashMap<usize, Duration>,
+    /// Links of which the last look could tell nothing, because whoever fits lives where no connection is seen. Nothing is
+    /// told of them until another look can.
+    out_of_sight: BTreeSet<usize>,
     /// When looks may go on after a cycle's were cut short: they take half of a processor's time at most.
     pause_until: Duration,
 }
@@ -218,6 +237,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             doubts: HashMap::new(),
             next: HashMap::new(),
             tried: HashMap::new(),
+            out_of_sight: BTreeSet::new(),
             pause_until: Duration::ZERO,
         };
         monitor.replace_probes(probes)?;
@@ -240,6 +260,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.doubts.clear();
         self.next.clear();
         self.tried.clear();
+        self.out_of_sight.clear();
         let mut known: HashMap<Arc<str>, (Link, BTreeSet<Capability>)> = self
             .links
             .drain(..)
@@ -344,7 +365,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 self.pause_until = began.saturating_add(cost * PAUSE_AFTER_CUT);
             }
         }
-        reported.extend(due.iter().filter(|index| !walked.contains(index)).map(|index| (*index, wall)));
+        let (unseen, known): (Vec<usize>, Vec<usize>) =
+            due.iter().filter(|index| !walked.contains(index)).partition(|index| self.is_unseen(**index));
+        self.outcomes.failed += u64::try_from(unseen.len()).unwrap_or(u64::MAX);
+        reported.extend(known.into_iter().map(|index| (index, wall)));
         reported.sort_unstable_by_key(|(index, _)| *index);
         self.report(&reported, began, emit);
         // Where nothing was measured, nothing is known of permissions either.
@@ -460,16 +484,15 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         verified: bool,
     ) -> Option<(WalkReason, Vec<usize>)> {
         let age = |index: &usize| {
-            let walked_at = self.links.get(*index)?.walked_at()?;
+            let walked_at = self.links.get(*index)?.walked_at();
             // What could not be learned a moment ago is not asked for again at once.
-            let tried = self.tried.get(index).copied().unwrap_or_default();
-            Some(now.saturating_sub(walked_at.max(tried)))
+            Some(now.saturating_sub(walked_at.max(self.tried.get(index).copied())?))
         };
         let cause = |index: &usize| {
             let link = self.links.get(*index)?;
             match age(index) {
                 _ if !verified => Some(WalkReason::Unverified),
-                _ if link.is_broken() => Some(WalkReason::Broken),
+                _ if link.is_broken() && !self.out_of_sight.contains(index) => Some(WalkReason::Broken),
                 None => Some(WalkReason::New),
                 Some(age) => (age >= WALK_BOUND).then_some(WalkReason::Bound),
             }
@@ -500,10 +523,12 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
                 Verdict::Known => {
                     self.doubts.remove(&index);
+                    self.out_of_sight.remove(&index);
                     self.tried.insert(index, self.clock.monotonic());
                     reported.push((index, wall));
                 }
                 Verdict::Undecided => undecided.push(index),
+                Verdict::OutOfSight => self.lose_sight_of(index, cycle),
                 Verdict::Doubt => doubted.push((index, unheld(&look))),
             }
         }
@@ -536,6 +561,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                     Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
                     Verdict::Known => reported.push((index, wall)),
                     Verdict::Undecided => self.fail(&[index], LookError::CutShort, cycle),
+                    Verdict::OutOfSight => self.lose_sight_of(index, cycle),
                     Verdict::Doubt => doubted.push((index, unheld(&look))),
                 }
             }
@@ -549,16 +575,38 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// What to make of a look at that link.
     fn judge(&self, index: usize, look: &ProbeLook) -> Verdict {
         let Some(link) = self.links.get(index) else { return Verdict::Believe };
-        if look.is_cut_short() {
+        if look.is_cut_short() || link.is_out_of_sight_of(look) {
             return match () {
                 () if link.is_settled() => Verdict::Known,
                 () if link.is_confirmed_by(look) => Verdict::Believe,
-                () => Verdict::Undecided,
+                () if look.is_cut_short() => Verdict::Undecided,
+                () => Verdict::OutOfSight,
             };
         }
         // A connection that nobody holds in two looks is nobody's. One that is new may be about to be seen.
         let is_second = self.doubts.get(&index).is_some_and(|before| unheld(look).is_subset(before));
         if is_second || !link.would_go_down(look) { Verdict::Believe } else { Verdict::Doubt }
+    }
+
+    /// Whether nothing can be told of that link without a look: by the last one, whoever fits lives where no connection is
+    /// seen.
+    fn is_unseen(&self, index: usize) -> bool {
+        self.out_of_sight.contains(&index) && !self.links.get(index).is_some_and(Link::is_settled)
+    }
+
+    /// Takes in that nothing can be told of that link, because whoever fits lives where no connection is seen.
+    fn lose_sight_of(&mut self, index: usize, cycle: &mut Cycle) {
+        self.doubts.remove(&index);
+        self.tried.insert(index, self.clock.monotonic());
+        self.outcomes.failed += 1;
+        if self.out_of_sight.insert(index) {
+            self.tell_sight(index, false, cycle);
+        }
+    }
+
+    fn tell_sight(&self, index: usize, in_sight: bool, cycle: &mut Cycle) {
+        let link = self.links.get(index);
+        cycle.sight.extend(link.map(|link| SightChange { probe: Arc::clone(link.probe()), in_sight }));
     }
 
     /// The interval by which what a cycle may take is reckoned: the next may be due after that.
@@ -576,6 +624,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     ) {
         self.doubts.remove(&index);
         self.tried.remove(&index);
+        if self.out_of_sight.remove(&index) {
+            self.tell_sight(index, true, cycle);
+        }
         let room = MAX_TRACKED.saturating_sub(self.tracked);
         let at = Moment { wall, monotonic: self.clock.monotonic() };
         let Some(link) = self.links.get_mut(index) else { return };

@@ -348,6 +348,9 @@ pub struct HolderQuery<'a> {
     pub wanted: &'a BTreeMap<Inode, BTreeSet<PatternId>>,
     /// Patterns of which it matters whether any process fits them, sockets or not.
     pub census: &'a BTreeSet<PatternId>,
+    /// Patterns of which it matters where whoever fits them lives, should the agent turn out not to share the network
+    /// namespace of the host whose processes it sees ([`HolderScan::is_displaced`]).
+    pub located: &'a BTreeSet<PatternId>,
     /// Find every holder, instead of stopping when each wanted socket has one that fits each of its patterns.
     pub every_holder: bool,
     /// The moment of asking, on a clock that never goes backwards: what is remembered of names has an age.
@@ -393,6 +396,15 @@ pub struct HolderScan {
     /// Sockets without a holder that fits, of which the allowance was spent before it was known that they have none.
     /// Where there are any, the census may be incomplete as well: all of it that is not present is uncertain then.
     pub undecided: HashSet<Inode>,
+    /// Of the census, patterns that a process fits which lives in another network namespace than the agent. Where
+    /// displaced, also of the patterns to be located, but for those that are `here`.
+    pub elsewhere: BTreeSet<PatternId>,
+    /// Where displaced: of the patterns to be located, those that a process fits which lives in the agent's network
+    /// namespace, or holds a socket of it that was wanted for that pattern.
+    pub here: BTreeSet<PatternId>,
+    /// The agent's network namespace is not known to be that of the first process it sees: it sees the processes of one
+    /// host and, it may be, the sockets of another.
+    pub is_displaced: bool,
 }
 
 #[cfg(test)]

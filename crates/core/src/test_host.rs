@@ -12,8 +12,8 @@ use crate::address::Endpoint;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState};
 use crate::health::{Sighting, Vitals};
 use crate::process::{
-    Capability, HolderQuery, HolderScan, Known, Obscured, PatternId, Pid, Process, ProcessNames,
-    ProcessSelector, VerifyQuery,
+    Capability, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames, ProcessSelector,
+    VerifyQuery,
 };
 
 /// What the agent may learn of a process.
@@ -67,6 +67,9 @@ pub(crate) struct Host {
     pub(crate) patience: Option<usize>,
     /// A reading of CPU time, and what each dump adds to it.
     pub(crate) cost: Option<(Rc<Cell<Duration>>, Duration)>,
+    /// Processes, by their places, that live in another network namespace than the agent.
+    pub(crate) elsewhere: BTreeSet<usize>,
+    pub(crate) is_displaced: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -185,7 +188,7 @@ impl ProcessAdapter for Host {
     type Error = Refused;
 
     fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, Refused> {
-        let mut scan = HolderScan::default();
+        let mut scan = HolderScan { is_displaced: self.is_displaced, ..HolderScan::default() };
         let mut needed: BTreeSet<PatternId> = query.wanted.values().flatten().copied().collect();
         needed.extend(query.census);
         let mut settled: HashMap<Inode, BTreeSet<PatternId>> = HashMap::new();
@@ -199,6 +202,9 @@ impl ProcessAdapter for Host {
                     query.wanted.iter().filter(|(inode, patterns)| !is_settled(&settled, inode, patterns));
                 scan.undecided = open.map(|(inode, _)| *inode).collect();
                 scan.uncertain.extend(query.census.iter().filter(|id| !scan.present.contains(id)));
+                if self.is_displaced {
+                    scan.elsewhere.extend(query.located);
+                }
                 break;
             }
             let path = PathBuf::from(format!("/bin/{}", running.executable));
@@ -220,9 +226,15 @@ impl ProcessAdapter for Host {
             let fits = query.selector.fits(&names);
             scan.present.extend(fits.certain.iter().filter(|id| needed.contains(id)));
             scan.uncertain.extend(fits.possible.iter().filter(|id| needed.contains(id)));
+            if self.elsewhere.contains(&index) {
+                let asked = |id: &&PatternId| self.is_displaced || query.census.contains(id);
+                scan.elsewhere.extend(fits.certain.iter().filter(asked));
+            } else if self.is_displaced {
+                scan.here.extend(fits.certain.iter().filter(|id| query.located.contains(id)));
+            }
             if running.access != Access::Open {
                 for id in &fits.certain {
-                    let obscured = scan.obscured.entry(*id).or_insert_with(Obscured::default);
+                    let obscured = scan.obscured.entry(*id).or_default();
                     obscured.certain = true;
                     obscured.missing.insert(Capability::SysPtrace);
                 }
@@ -234,6 +246,9 @@ impl ProcessAdapter for Host {
             let process = running.describe(Pid(u32::try_from(index).unwrap() + 1), query.selector);
             for inode in running.inodes.iter().filter_map(|inode| Inode::new(*inode)) {
                 let Some(patterns) = query.wanted.get(&inode) else { continue };
+                if self.is_displaced {
+                    scan.here.extend(process.fits.iter().filter(|id| patterns.contains(id)));
+                }
                 let found = settled.entry(inode).or_default();
                 if query.every_holder || !patterns.is_subset(found) {
                     found.extend(&process.fits);
@@ -241,6 +256,8 @@ impl ProcessAdapter for Host {
                 }
             }
         }
+        let here = &scan.here;
+        scan.elsewhere.retain(|id| query.census.contains(id) || !here.contains(id));
         Ok(scan)
     }
 

@@ -104,6 +104,12 @@ pub fn parse_socket_link(link: &[u8]) -> Option<Inode> {
     Inode::new(parse_decimal(number)?)
 }
 
+/// The inode of the network namespace to which a link in `/proc/PID/ns` leads: `net:[4026531833]` (namespaces(7)).
+#[must_use]
+pub fn parse_network_link(link: &[u8]) -> Option<u64> {
+    parse_decimal(link.strip_prefix(b"net:[")?.strip_suffix(b"]")?)
+}
+
 /// A number in decimal digits and nothing else: no sign, no blank.
 #[must_use]
 pub fn parse_decimal(digits: &[u8]) -> Option<u64> {

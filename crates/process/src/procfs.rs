@@ -17,9 +17,10 @@ use vms_core::connection::Inode;
 use vms_core::process::{Known, Pid, ProcessNames};
 
 use crate::error::ProcessError;
+use crate::network::NetworkNamespace;
 use crate::parse::{
     Device, HiddenProcesses, TaskKind, parse_argv0, parse_comm, parse_decimal, parse_executable,
-    parse_hidden_processes, parse_pid, parse_socket_link, parse_task_kind,
+    parse_hidden_processes, parse_network_link, parse_pid, parse_socket_link, parse_task_kind,
 };
 use crate::privileges::Refusal;
 
@@ -128,6 +129,18 @@ impl Procfs {
             Err(Errno::NOTDIR) => Err(Obstacle::Vanished),
             Err(errno) => Err(obstacle(errno, Refusal::Enter)),
         }
+    }
+
+    /// Takes hold of the agent's own process, as this /proc numbers it.
+    pub(crate) fn open_self(&self) -> Result<ProcessDir, Obstacle> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(&self.root, c"self", flags, Mode::empty());
+        dir.map(ProcessDir).map_err(|errno| obstacle(errno, Refusal::Enter))
+    }
+
+    /// Takes hold of the first process that this /proc numbers, from which all others stem.
+    pub(crate) fn open_first(&self) -> Result<ProcessDir, Obstacle> {
+        self.open_process(Pid(1))
     }
 
     /// Opens a process and reads its names. Where its first thread has exited and others live on, those of one that
@@ -256,6 +269,44 @@ impl ProcessDir {
             }
         }
         Ok(Extent::Whole)
+    }
+
+    /// The network namespace of the process, in whichever way the kernel tells it.
+    pub(crate) fn read_network_namespace(&self) -> Result<NetworkNamespace, Obstacle> {
+        match self.read_network_inode() {
+            Ok(inode) => Ok(NetworkNamespace { inode, file: None }),
+            Err(Obstacle::Refused(_)) => {
+                Ok(NetworkNamespace { inode: None, file: self.read_network_file()? })
+            }
+            Err(obstacle) => Err(obstacle),
+        }
+    }
+
+    /// The network namespace of the process, in every way in which the kernel tells it, to compare with others.
+    pub(crate) fn read_both_network_namespaces(&self) -> Result<NetworkNamespace, Obstacle> {
+        let inode = match self.read_network_inode() {
+            Err(Obstacle::Refused(_)) => None,
+            told => told?,
+        };
+        Ok(NetworkNamespace { inode, file: self.read_network_file()? })
+    }
+
+    fn read_network_inode(&self) -> Result<Option<u64>, Obstacle> {
+        let mut link = [0; SOCKET_LINK_BYTES];
+        match readlinkat_raw(&self.0, c"ns/net", &mut link) {
+            Ok(length) => Ok(link.get(..length).and_then(parse_network_link)),
+            Err(errno) => Err(self.obstacle(errno, Refusal::ReadDescriptor)),
+        }
+    }
+
+    fn read_network_file(&self) -> Result<Option<u64>, Obstacle> {
+        match statat(&self.0, c"net/dev", AtFlags::empty()) {
+            Ok(file) => Ok(Some(file.st_ino)),
+            Err(errno) => match self.obstacle(errno, Refusal::ReadDescriptor) {
+                Obstacle::Refused(_) => Ok(None),
+                obstacle => Err(obstacle),
+            },
+        }
     }
 
     /// Whether that descriptor is that socket at this moment.

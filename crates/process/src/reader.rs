@@ -14,6 +14,7 @@ use crate::descriptors::raise_descriptor_limit;
 use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::kept::Kept;
+use crate::network::Surroundings;
 use crate::parse::HiddenProcesses;
 use crate::privileges::Privileges;
 use crate::procfs::{Procfs, scratch};
@@ -41,6 +42,7 @@ use crate::verify::Verification;
 pub struct ProcReader {
     procfs: Procfs,
     privileges: Privileges,
+    surroundings: Surroundings,
     memory: Memory,
     /// Whose ids are remembered.
     selector: SelectorIdentity,
@@ -61,8 +63,10 @@ impl ProcReader {
     /// # Errors
     /// When `root` is no directory, or may not be read.
     pub fn open(root: &Path, privileges: Privileges) -> Result<Self, ProcessError> {
+        let procfs = Procfs::open(root)?;
         Ok(Self {
-            procfs: Procfs::open(root)?,
+            surroundings: Surroundings::read(&procfs),
+            procfs,
             privileges,
             memory: Memory {
                 kept: Kept::new(raise_descriptor_limit()),
@@ -137,8 +141,8 @@ impl ProcessAdapter for ProcReader {
     fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, ProcessError> {
         self.adopt(query.selector);
         self.with_descriptors_to_spare(query.now, |reader| {
-            let Self { procfs, privileges, memory, scratch, effort, .. } = reader;
-            Scan::new(query, procfs, privileges, memory, scratch, effort).run()
+            let Self { procfs, privileges, surroundings, memory, scratch, effort, .. } = reader;
+            Scan::new(query, procfs, privileges, surroundings, memory, scratch, effort).run()
         })
     }
 

@@ -19,6 +19,7 @@ use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::kept::Kept;
 use crate::ledger::{Holder, Ledger, Recorded};
+use crate::network::{Surroundings, Whereabouts};
 use crate::parse::TaskKind;
 use crate::privileges::{Privileges, Refusal};
 use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
@@ -57,6 +58,7 @@ pub(crate) struct Unfinished {
 pub(crate) struct Scan<'a> {
     procfs: &'a Procfs,
     privileges: &'a Privileges,
+    surroundings: &'a Surroundings,
     memory: &'a mut Memory,
     scratch: &'a mut Vec<u8>,
     effort: &'a mut Effort,
@@ -112,6 +114,7 @@ impl<'a> Scan<'a> {
         query: &'a HolderQuery<'a>,
         procfs: &'a Procfs,
         privileges: &'a Privileges,
+        surroundings: &'a Surroundings,
         memory: &'a mut Memory,
         scratch: &'a mut Vec<u8>,
         effort: &'a mut Effort,
@@ -119,10 +122,11 @@ impl<'a> Scan<'a> {
         Self {
             procfs,
             privileges,
+            surroundings,
             memory,
             scratch,
             effort,
-            ledger: Ledger::new(query),
+            ledger: Ledger::new(query, surroundings),
             is_cut: false,
             is_known_to_fit: false,
             read_before: HashSet::new(),
@@ -340,14 +344,17 @@ impl<'a> Scan<'a> {
                 return None;
             }
             return match self.memory.table.last_read(pid)? {
-                Remembered::Fitted { patterns, bare } if !self.ledger.awaits(patterns) => {
+                Remembered::Fitted { patterns, bare, .. } if !self.ledger.awaits(patterns) => {
                     Some(if *bare { Seen::Bare } else { Seen::PassedOver })
                 }
                 _ => None,
             };
         }
         match self.memory.table.remembered(pid, self.ledger.query().now)? {
-            Remembered::Fitted { patterns, bare } if !self.ledger.awaits(patterns) => {
+            Remembered::Fitted { patterns, bare, whereabouts }
+                if !self.ledger.awaits(patterns)
+                    && (*bare || !self.ledger.awaits_location(patterns, *whereabouts)) =>
+            {
                 Some(Seen::Remembered { bare: *bare })
             }
             Remembered::Fitted { .. } | Remembered::Unclear | Remembered::Unread => None,
@@ -389,6 +396,15 @@ impl<'a> Scan<'a> {
             };
         }
         self.ledger.note(holder.fits());
+        if self.ledger.awaits_location(&holder.fits().certain, Whereabouts::Unread) {
+            let namespace = dir.read_network_namespace();
+            if namespace == Err(Obstacle::Vanished) {
+                return Ok(Seen::VanishedFitting);
+            }
+            let whereabouts = self.surroundings.locate(namespace);
+            self.memory.table.note_whereabouts(pid, whereabouts);
+            self.ledger.locate(&holder.fits().certain, whereabouts);
+        }
         if !self.ledger.is_open_for(holder.fits()) {
             return Ok(Seen::PassedOver);
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use vms_core::process::{Fits, PatternId, Pid};
 
+use crate::network::Whereabouts;
 use crate::procfs::Listed;
 
 /// How old an entry may be: how late a census tells of a process that was there before and was renamed, or replaced its
@@ -51,6 +52,8 @@ pub(crate) enum Remembered {
         patterns: Box<[PatternId]>,
         /// Whether it has no descriptors: a part of the kernel, or dead.
         bare: bool,
+        /// Where it lived when its names were read.
+        whereabouts: Whereabouts,
     },
 }
 
@@ -88,10 +91,19 @@ impl NameTable {
         let age = entry.first_seen.map_or(NAMES_TABLE_BOUND, |seen| now.saturating_sub(seen));
         entry.due = now.saturating_add(age.min(bound_of(pid)));
         entry.names = if fits.possible.is_empty() {
-            Remembered::Fitted { patterns: fits.certain.as_slice().into(), bare }
+            let patterns = fits.certain.as_slice().into();
+            Remembered::Fitted { patterns, bare, whereabouts: Whereabouts::Unread }
         } else {
             Remembered::Unclear
         };
+    }
+
+    /// Takes in where a listed process lives whose names were read just now.
+    pub(crate) fn note_whereabouts(&mut self, pid: Pid, whereabouts: Whereabouts) {
+        let names = self.entries.get_mut(&pid).map(|entry| &mut entry.names);
+        if let Some(Remembered::Fitted { whereabouts: known, .. }) = names {
+            *known = whereabouts;
+        }
     }
 
     /// Takes in that what processes fit has to be worked out again.

@@ -126,6 +126,7 @@ fn ask(reader: &mut ProcReader, name: &str, executable: Option<&Path>, inodes: &
         selector: &selector,
         wanted: &wanted,
         census: &census,
+        located: &census,
         every_holder: true,
         now: Duration::ZERO,
         allowance: &Allowance::unlimited(),

@@ -47,7 +47,7 @@ fn up() -> ProbeLook {
 
 fn down() -> ProbeLook {
     let absent = DirectionLook { process: Presence::Absent, ..DirectionLook::default() };
-    ProbeLook { forward: absent.clone(), reverse: absent, next: None }
+    ProbeLook { forward: absent.clone(), reverse: absent, ..ProbeLook::default() }
 }
 
 #[test]

@@ -307,7 +307,7 @@ fn evaluate_network(
             Area::Network,
             Level::Fail,
             format!(
-                "the processes in {} are the host's, but the sockets that are seen are this container's own",
+                "the processes in {} are the host's, but the sockets that are seen are this container's own: probes for processes that live elsewhere fail",
                 processes.root.display()
             ),
             share_network(setting, executable),
@@ -315,7 +315,7 @@ fn evaluate_network(
         Some(_) => lack(
             Area::Network,
             Level::Warn,
-            "this process is in another network namespace than PID 1: it sees that one's sockets only",
+            "this process is in another network namespace than PID 1: it sees the sockets of its own only, and probes for processes that live elsewhere fail",
             share_network(setting, executable),
         ),
     }

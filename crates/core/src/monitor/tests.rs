@@ -1002,3 +1002,93 @@ fn a_link_that_is_verified_is_not_looked_for_in_each_cycle_because_looks_are_cut
     let walks = monitor.connections.dumps - before;
     assert!((2..=4).contains(&walks), "{walks} walks in {cycles} cycles");
 }
+
+/// A host on which the process that fits lives in another network namespace than the agent, which shares none with the
+/// first process.
+fn displaced() -> Host {
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[]);
+    host.elsewhere.insert(0);
+    host.is_displaced = true;
+    host
+}
+
+#[test]
+fn a_link_whose_process_lives_out_of_sight_is_failed_and_never_down() {
+    let mut monitor = frugal(&displaced(), vec![probe("a", 5432, 1), probe("b", 5433, 1)]);
+    for second in 0..200_u64 {
+        let cycle = monitor.tell(&[0, 1]);
+        assert!(cycle.points.is_empty() && cycle.changes.is_empty(), "{cycle:?}");
+        let told: Vec<_> =
+            cycle.sight.iter().map(|change| (change.probe.name.as_ref(), change.in_sight)).collect();
+        assert_eq!(told, if second == 0 { vec![("a", false), ("b", false)] } else { vec![] }, "told once");
+        assert_eq!(monitor.outcomes(), Outcomes { failed: 2 * (second + 1), ..Outcomes::default() });
+    }
+    assert_eq!(monitor.connections.dumps, 4, "and it costs a walk a minute");
+
+    // It comes to live where it is seen.
+    monitor.processes.elsewhere.clear();
+    let cycle = (0..61).map(|_| monitor.tell(&[0, 1])).find(|cycle| !cycle.points.is_empty()).unwrap();
+    assert_eq!(values(&cycle, UP), [0, 0]);
+    assert!(cycle.sight.iter().all(|change| change.in_sight) && cycle.sight.len() == 2);
+    assert_eq!(values(&monitor.tell(&[0, 1]), UP), [0, 0]);
+}
+
+#[test]
+fn what_was_known_of_a_link_is_not_told_while_it_is_out_of_sight() {
+    let mut host = displaced();
+    host.process_mut(0).comm = "other".to_owned();
+    host.process_mut(0).executable = "other".to_owned();
+    let mut monitor = monitor(&host, vec![probe("a", 5432, 1)]);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [0], "nobody fits");
+    monitor.set_terms(Terms { cpu_budget: CpuShare::from_parts_per_million(0), ..Terms::default() });
+    monitor.processes.process_mut(0).comm = "app".to_owned();
+    let mut cycles = (0..120).map(|_| monitor.tell(&[0]));
+    let lost = cycles.by_ref().find(|cycle| !cycle.sight.is_empty()).unwrap();
+    assert!(lost.points.is_empty());
+    assert!(cycles.all(|cycle| cycle.points.is_empty()));
+}
+
+#[test]
+fn a_link_that_goes_out_of_sight_is_failed_without_a_walk_in_each_cycle() {
+    let mut host = host();
+    host.is_displaced = true;
+    let mut monitor = frugal(&host, vec![probe("a", 5432, 1)]);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    monitor.connections.disconnect_all();
+    monitor.processes.process_mut(0).inodes.clear();
+    monitor.processes.elsewhere.insert(0);
+    let before = monitor.connections.dumps;
+    for _ in 0..30 {
+        let cycle = monitor.tell(&[0]);
+        assert!(cycle.points.is_empty() && cycle.changes.is_empty(), "{cycle:?}");
+    }
+    assert_eq!(monitor.connections.dumps - before, 1);
+}
+
+#[test]
+fn a_displaced_agent_tells_of_what_it_sees() {
+    let mut host = host();
+    host.is_displaced = true;
+    host.run("app", Access::Open, &[]);
+    host.elsewhere.insert(1);
+    let mut monitor = monitor(&host, vec![probe("a", 5432, 1), probe("b", 1, 1)]);
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!((values(&cycle, UP), cycle.sight.len()), (vec![1, 0], 0));
+    assert_eq!(cycle.changes[1].reason, Some(DownReason::OtherNamespace), "b's may be elsewhere");
+    monitor.connections.disconnect_all();
+    assert_eq!(
+        values(&monitor.tell(&[0, 1]), UP),
+        [0, 0],
+        "who fits lives here as well, without a connection"
+    );
+    // And an up that is held by a process of which only others of its kind live here.
+    let mut host = self::host();
+    host.is_displaced = true;
+    host.elsewhere.insert(0);
+    let mut monitor = frugal(&host, vec![probe("a", 5432, 1)]);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1], "it was handed a socket that is seen");
+    for _ in 0..130 {
+        assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    }
+}
