@@ -128,6 +128,7 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         },
         probes: &config.probes,
         sandbox: config.sandbox,
+        namespaces: config.terms.namespaces,
     };
     evaluate::evaluate(&read::read_facts(&sources, &mut || try_sockets(&config.proc_root), collector))
 }

@@ -144,8 +144,8 @@ fn tell_sight(changes: &[SightChange]) {
         let links = changes.iter().filter(move |change| change.in_sight == in_sight);
         shown(links.map(|change| change.probe.name.to_string()).collect())
     };
-    if let Some(links) = links(false) {
-        let advice = advice::OUT_OF_SIGHT;
+    if let (Some(links), [change, ..]) = (links(false), changes) {
+        let advice = advice::for_out_of_sight(change.namespaces);
         error!(links, "links cannot be measured, and are not reported: {advice}");
     }
     if let Some(links) = links(true) {

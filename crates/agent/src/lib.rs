@@ -96,7 +96,7 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
     // What is opened once for good comes before the sandbox, so that no rule is needed for it.
     let heartbeat = Heartbeat::begin(&heartbeat::places(environment));
     let spool = spool_directory(&config);
-    let sandbox = Sandbox::new(config.sandbox);
+    let sandbox = Sandbox::new(config.sandbox, config.terms.namespaces);
     let mut lacks = sandbox.enter_process();
     let (thread, measuring_lacks) = Reserved::start(sandbox)?;
     lacks.extend(measuring_lacks);
@@ -156,7 +156,7 @@ fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> an
         Format::Json => check::write_json(&rows, &mut out),
     };
     if !unseen.is_empty() {
-        let error = anyhow::anyhow!(advice::OUT_OF_SIGHT);
+        let error = anyhow::anyhow!(advice::for_out_of_sight(config.terms.namespaces));
         complain(&error.context(format!("{} could not be measured", unseen.join(", "))));
     }
     Ok(if is_printed(&printed) { status } else { COULD_NOT_MEASURE })

@@ -4,7 +4,8 @@
 //! thread's, and what it starts inherits them):
 //!
 //! - The measuring thread looks into processes and asks the kernel for sockets. It keeps the capabilities, and can open
-//!   no file for writing and no connection to anywhere.
+//!   no file for writing and no connection to anywhere. With `namespaces: all` it keeps `CAP_SYS_ADMIN` as well, to enter
+//!   network namespaces, and no others.
 //! - The runtime's threads send, resolve names, and read the configuration again. They cannot look into processes, and
 //!   see only the files that this takes.
 //!
@@ -18,6 +19,7 @@ use std::fmt;
 
 use anyhow::bail;
 use tracing::{info, warn};
+use vms_core::namespace::Namespaces;
 
 use crate::config::SandboxMode;
 
@@ -28,7 +30,7 @@ mod syscalls;
 
 pub(crate) use files::supports_landlock;
 pub(crate) use places::Places;
-pub(crate) use privileges::KEPT;
+pub(crate) use privileges::kept;
 
 /// One kind of restriction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,21 +110,22 @@ impl Lack {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sandbox {
     mode: SandboxMode,
+    namespaces: Namespaces,
 }
 
 impl Sandbox {
-    pub(crate) fn new(mode: SandboxMode) -> Self {
-        Self { mode }
+    pub(crate) fn new(mode: SandboxMode, namespaces: Namespaces) -> Self {
+        Self { mode, namespaces }
     }
 
     /// For the whole process. Has to be called while it has one thread: capabilities are each thread's own.
     pub(crate) fn enter_process(self) -> Vec<Lack> {
-        self.unless_off(privileges::restrict_process)
+        self.unless_off(|| privileges::restrict_process(kept(self.namespaces)))
     }
 
     /// For the measuring thread, as the first that it does.
     pub(crate) fn enter_measuring(self) -> Vec<Lack> {
-        self.unless_off(|| Vec::from_iter(syscalls::restrict_measuring()))
+        self.unless_off(|| Vec::from_iter(syscalls::restrict_measuring(self.namespaces)))
     }
 
     /// For the calling thread and all that it starts; after the measuring thread was started.

@@ -1,11 +1,13 @@
 //! The edges: what the core asks of the host.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::connection::{Connection, ConnectionFilter};
 use crate::health::Sighting;
+use crate::namespace::{Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{HolderQuery, HolderScan, Process, VerifyQuery};
 
 /// A source of connections.
@@ -13,7 +15,18 @@ pub trait ConnAdapter {
     /// Why connections could not be told. It never stands for "none".
     type Error: Error + Send + Sync + 'static;
 
-    /// Every connection of the network namespace that [`ConnectionFilter::matches`], IPv4 and IPv6, and no other.
+    /// Tells of the connections of these network namespaces from now on, beside those of the agent's own. Others are let go
+    /// of, but for those in `in_use`. Returns those that the agent may not enter.
+    ///
+    /// # Errors
+    /// When one could not be entered for another reason than the want of a permission.
+    fn attend(
+        &mut self,
+        namespaces: &[Namespace],
+        in_use: &BTreeSet<NamespaceId>,
+    ) -> Result<BTreeSet<NamespaceId>, Self::Error>;
+
+    /// Every connection of the network namespaces attended to that [`ConnectionFilter::matches`], IPv4 and IPv6, and no other.
     ///
     /// # Errors
     /// When the kernel refused, broke off, or answered nonsense: then nothing is known, not even what had arrived.
@@ -28,14 +41,20 @@ pub trait ConnAdapter {
     /// When the kernel refused, broke off, or answered nonsense: then nothing is known of any of them.
     fn lookup(&mut self, connections: &[Connection]) -> Result<Vec<Option<Sighting>>, Self::Error>;
 
-    /// The index of the interface with that name, or `None` when there is none now.
-    fn interface_index(&self, name: &str) -> Option<u32>;
+    /// The index of the interface with that name in that network namespace, or `None` when there is none now.
+    fn interface_index(&self, namespace: NamespaceId, name: &str) -> Option<u32>;
 }
 
 /// A source of processes and of the sockets that they hold.
 pub trait ProcessAdapter {
     /// Why holders could not be told. A process that vanishes, or may not be looked into, is no such error.
     type Error: Error + Send + Sync + 'static;
+
+    /// In which network namespaces processes live that fit, beside the agent's own.
+    ///
+    /// # Errors
+    /// When processes cannot be listed at all.
+    fn find_namespaces(&mut self, query: &NamespaceQuery<'_>) -> Result<NamespaceScan, Self::Error>;
 
     /// Who holds the sockets asked for.
     ///

@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 
 use crate::address::Endpoint;
+use crate::namespace::NamespaceId;
 
 /// On which end of a link this host sees itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,7 +164,7 @@ impl Inode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cookie(pub u64);
 
-/// One socket of the host's network namespace, with both of its endpoints.
+/// One socket of a network namespace, with both of its endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
     /// The endpoint on this host.
@@ -180,6 +181,8 @@ pub struct Connection {
     pub cookie: Cookie,
     /// The user who made the socket.
     pub uid: u32,
+    /// In which network namespace it is. Endpoints of one mean nothing in another.
+    pub namespace: NamespaceId,
 }
 
 impl Connection {

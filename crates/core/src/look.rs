@@ -14,6 +14,7 @@ use crate::adapter::{ConnAdapter, ProcessAdapter};
 use crate::address::Endpoint;
 use crate::allowance::Allowance;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
+use crate::namespace::{Namespace, NamespaceId, NamespaceQuery};
 use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
@@ -151,7 +152,8 @@ pub struct ProbeLook {
     /// The connection with which the next look has to begin, where this one left some out ([`MAX_CANDIDATES`]). Those are
     /// counted as undecided, and nothing else is told of them.
     pub next: Option<Cookie>,
-    /// [`HolderScan::is_displaced`].
+    /// Connections of those who live elsewhere cannot be ruled out: [`HolderScan::is_displaced`], or they live in a network
+    /// namespace that was to be looked at, and that the agent may not enter.
     pub is_displaced: bool,
 }
 
@@ -253,6 +255,9 @@ pub struct Manner<'a> {
     pub allowance: &'a Allowance<'a>,
     /// With which connection to begin at a probe, given by its place, that has too many: what the last look at it told.
     pub begin_with: &'a dyn Fn(usize) -> Option<Cookie>,
+    /// To look at every network namespace in which processes live that fit: those that have to stay attended to in any
+    /// case, because connections in them are known. `None` to look at the agent's own alone.
+    pub in_use: Option<&'a BTreeSet<NamespaceId>>,
 }
 
 impl fmt::Debug for Manner<'_> {
@@ -398,10 +403,15 @@ impl LookPlan {
         processes: &mut P,
         manner: &Manner<'_>,
     ) -> Result<Vec<ProbeLook>, LookError> {
+        let closed = match manner.in_use {
+            Some(in_use) => self.attend(connections, processes, manner, in_use)?,
+            None => BTreeSet::new(),
+        };
         let dumped =
             connections.dump(&self.filter).map_err(|error| LookError::Connections(Box::new(error)))?;
-        let fitting =
-            self.find_candidates(&dumped, manner.begin_with, |name| connections.interface_index(name));
+        let fitting = self.find_candidates(&dumped, manner.begin_with, |namespace, name| {
+            connections.interface_index(namespace, name)
+        });
         let candidates = fitting.taken;
         let established =
             |candidate: &&Candidate| is_state(&dumped, candidate.connection, TcpState::Established);
@@ -438,6 +448,7 @@ impl LookPlan {
             }
         }
 
+        let nowhere = BTreeSet::new();
         let mut scan = if wanted.is_empty() && census.is_empty() && !has_backlog {
             HolderScan::default()
         } else {
@@ -445,7 +456,7 @@ impl LookPlan {
                 selector: &self.selector,
                 wanted: &wanted,
                 census: &census,
-                located: &self.patterns,
+                located: if manner.in_use.is_none() { &self.patterns } else { &nowhere },
                 every_holder: manner.every_holder,
                 now: manner.now,
                 allowance: &manner.allowance.for_search(),
@@ -461,6 +472,7 @@ impl LookPlan {
             }
         }
         let mut looks = self.decide(&dumped, &candidates, &census, &scan);
+        self.note_closed(&closed, &mut looks);
         for (look, part) in looks.iter_mut().zip(fitting.parts) {
             let Some(part) = part else { continue };
             // A search that was cut short has not seen all who could hold these: it goes on with the same.
@@ -471,12 +483,61 @@ impl LookPlan {
         Ok(looks)
     }
 
+    /// Attends to the network namespaces in which processes live that fit, and tells which patterns processes fit that live
+    /// where the agent may not look.
+    fn attend<C: ConnAdapter, P: ProcessAdapter>(
+        &self,
+        connections: &mut C,
+        processes: &mut P,
+        manner: &Manner<'_>,
+        in_use: &BTreeSet<NamespaceId>,
+    ) -> Result<BTreeSet<PatternId>, LookError> {
+        let query = NamespaceQuery {
+            selector: &self.selector,
+            patterns: &self.patterns,
+            now: manner.now,
+            allowance: &manner.allowance.for_search(),
+        };
+        let scan =
+            processes.find_namespaces(&query).map_err(|error| LookError::Processes(Box::new(error)))?;
+        if scan.is_cut_short {
+            return Err(LookError::CutShort);
+        }
+        let namespaces: Vec<Namespace> =
+            scan.inhabited.iter().map(|inhabited| inhabited.namespace.clone()).collect();
+        let refused = connections
+            .attend(&namespaces, in_use)
+            .map_err(|error| LookError::Connections(Box::new(error)))?;
+        let mut closed = scan.closed;
+        for inhabited in scan.inhabited {
+            if refused.contains(&inhabited.namespace.id) {
+                closed.extend(inhabited.patterns);
+            }
+        }
+        Ok(closed)
+    }
+
+    /// Takes in that those who fit these patterns may have connections where the agent may not look.
+    fn note_closed(&self, closed: &BTreeSet<PatternId>, looks: &mut [ProbeLook]) {
+        if closed.is_empty() {
+            return;
+        }
+        for (look, planned) in looks.iter_mut().zip(&self.probes) {
+            for direction in Direction::ALL {
+                if closed.contains(&planned.pattern(direction)) {
+                    look.is_displaced = true;
+                    look.direction_mut(direction).elsewhere = true;
+                }
+            }
+        }
+    }
+
     /// The connections that fit by address, and where they are too many, a part of those of the probes that have most.
     fn find_candidates(
         &self,
         dumped: &[Connection],
         begin_with: &dyn Fn(usize) -> Option<Cookie>,
-        interface_index: impl Fn(&str) -> Option<u32>,
+        interface_index: impl Fn(NamespaceId, &str) -> Option<u32>,
     ) -> Candidates {
         let mut taken = Vec::new();
         let mut counts = vec![0_usize; self.probes.len()];
@@ -524,7 +585,7 @@ impl LookPlan {
     fn each_candidate(
         &self,
         dumped: &[Connection],
-        interface_index: &impl Fn(&str) -> Option<u32>,
+        interface_index: &impl Fn(NamespaceId, &str) -> Option<u32>,
         mut visit: impl FnMut(Candidate),
     ) {
         for (connection_index, connection) in dumped.iter().enumerate() {
@@ -532,7 +593,8 @@ impl LookPlan {
                 let service = connection.service_end(direction);
                 for index in self.by_service.get(&service).into_iter().flatten().copied() {
                     let Some(planned) = self.probes.get(index) else { continue };
-                    if planned.probe.match_addresses(connection, direction, interface_index) {
+                    let interface = |name: &str| interface_index(connection.namespace, name);
+                    if planned.probe.match_addresses(connection, direction, interface) {
                         visit(Candidate {
                             probe: index,
                             direction,

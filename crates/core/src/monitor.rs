@@ -12,6 +12,7 @@ use crate::health::Sighting;
 use crate::link::{Link, LinkChange, Moment, Untracked};
 use crate::look::{LookError, LookPlan, Manner, PlannedProbe, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, DataPoint, Value};
+use crate::namespace::{NamespaceId, Namespaces};
 use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, Pid, Process, ProcessSelector, SelectorBuilder, SelectorError, VerifyQuery,
@@ -98,11 +99,13 @@ pub struct Terms {
     pub cpu_budget: CpuShare,
     /// Whether points tell how the connections of links fare, beside whether they are there.
     pub link_health: bool,
+    /// Whose connections are looked at.
+    pub namespaces: Namespaces,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { cpu_budget: CpuShare::DEFAULT, link_health: true }
+        Self { cpu_budget: CpuShare::DEFAULT, link_health: true, namespaces: Namespaces::Own }
     }
 }
 
@@ -144,13 +147,16 @@ pub struct PermissionChange {
 /// A link that went out of sight, or came back.
 ///
 /// Out of sight is a link while whoever fits its probe lives in another network namespace, and the agent is in none that
-/// is known to be the host's. Its measurements fail meanwhile: it may well be up.
+/// is known to be the host's; or where all are looked at, while somebody who fits lives in one that may not be entered. Its
+/// measurements fail meanwhile: it may well be up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SightChange {
     /// The probe.
     pub probe: Arc<ConnectionProbe>,
     /// Whether something can be told of it now.
     pub in_sight: bool,
+    /// Whose connections were to be looked at.
+    pub namespaces: Namespaces,
 }
 
 /// What to make of a look at a link.
@@ -606,7 +612,11 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
 
     fn tell_sight(&self, index: usize, in_sight: bool, cycle: &mut Cycle) {
         let link = self.links.get(index);
-        cycle.sight.extend(link.map(|link| SightChange { probe: Arc::clone(link.probe()), in_sight }));
+        let namespaces = self.terms.namespaces;
+        cycle.sight.extend(link.map(|link| {
+            let probe = Arc::clone(link.probe());
+            SightChange { probe, in_sight, namespaces }
+        }));
     }
 
     /// The interval by which what a cycle may take is reckoned: the next may be due after that.
@@ -733,6 +743,13 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 .and_then(|index| links.get(*index))
                 .is_some_and(|link| link.has_matched(direction))
         };
+        let in_use: BTreeSet<NamespaceId> = links
+            .iter()
+            .flat_map(Link::tracked)
+            .map(|tracked| tracked.connection().namespace)
+            .filter(|namespace| *namespace != NamespaceId::OWN)
+            .collect();
+        let in_use = (self.terms.namespaces == Namespaces::All).then_some(&in_use);
         let next = &self.next;
         let begin_with = |place: usize| indices.get(place).and_then(|index| next.get(index)).copied();
         let manner = Manner {
@@ -742,6 +759,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             now,
             allowance,
             begin_with: &begin_with,
+            in_use,
         };
         let looks = plan.look(&mut self.connections, &mut self.processes, &manner)?;
         for (index, look) in indices.iter().zip(&looks) {

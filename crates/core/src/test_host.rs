@@ -1,7 +1,8 @@
 //! A host made of plain data: the second implementer of the adapter traits, for this crate's tests.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use crate::adapter::{ConnAdapter, ProcessAdapter};
 use crate::address::Endpoint;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState};
 use crate::health::{Sighting, Vitals};
+use crate::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{
     Capability, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames, ProcessSelector,
     VerifyQuery,
@@ -70,6 +72,14 @@ pub(crate) struct Host {
     /// Processes, by their places, that live in another network namespace than the agent.
     pub(crate) elsewhere: BTreeSet<usize>,
     pub(crate) is_displaced: bool,
+    /// The network namespaces of processes, by their places, that do not live in the agent's own.
+    pub(crate) homes: BTreeMap<usize, NamespaceId>,
+    /// Those of which it is not told where they live.
+    pub(crate) homeless: BTreeSet<usize>,
+    /// Network namespaces that the agent may not enter.
+    pub(crate) barred: BTreeSet<NamespaceId>,
+    /// Network namespaces that are attended to.
+    pub(crate) attended: BTreeSet<NamespaceId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +138,15 @@ impl Host {
             inode: Inode::new(inode),
             cookie: Cookie(inode),
             uid: 0,
+            namespace: NamespaceId::OWN,
         });
+    }
+
+    /// The last connection is in that network namespace.
+    pub(crate) fn move_last(&mut self, namespace: NamespaceId) {
+        if let Some(connection) = self.connections.last_mut() {
+            connection.namespace = namespace;
+        }
     }
 
     pub(crate) fn disconnect_last(&mut self) {
@@ -147,6 +165,17 @@ impl Host {
 impl ConnAdapter for Host {
     type Error = Refused;
 
+    fn attend(
+        &mut self,
+        namespaces: &[Namespace],
+        in_use: &BTreeSet<NamespaceId>,
+    ) -> Result<BTreeSet<NamespaceId>, Refused> {
+        let ids: BTreeSet<NamespaceId> = namespaces.iter().map(|namespace| namespace.id).collect();
+        self.attended.retain(|id| in_use.contains(id));
+        self.attended.extend(&ids - &self.barred);
+        Ok(&ids & &self.barred)
+    }
+
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Refused> {
         self.dumps += 1;
         if let Some((cpu, cost)) = &self.cost {
@@ -159,8 +188,9 @@ impl ConnAdapter for Host {
         if let Some(next) = self.replacements.pop() {
             return Ok(next.into_iter().filter(|connection| filter.matches(connection)).collect());
         }
-        let found =
-            self.connections.iter().copied().filter(|connection| filter.matches(connection)).collect();
+        let is_attended = |id: NamespaceId| id == NamespaceId::OWN || self.attended.contains(&id);
+        let seen = self.connections.iter().copied().filter(|connection| is_attended(connection.namespace));
+        let found = seen.filter(|connection| filter.matches(connection)).collect();
         self.connections.append(&mut self.late);
         Ok(found)
     }
@@ -171,7 +201,11 @@ impl ConnAdapter for Host {
             self.broken_lookups -= 1;
             return Err(Refused);
         }
-        let find = |wanted: &Connection| self.connections.iter().find(|known| known.cookie == wanted.cookie);
+        let find = |wanted: &Connection| {
+            let is_it =
+                |known: &&Connection| (known.namespace, known.cookie) == (wanted.namespace, wanted.cookie);
+            self.connections.iter().find(is_it)
+        };
         let sight = |known: &Connection| Sighting {
             connection: *known,
             vitals: self.vitals.get(&known.cookie).copied(),
@@ -179,13 +213,32 @@ impl ConnAdapter for Host {
         Ok(connections.iter().map(|wanted| find(wanted).map(sight)).collect())
     }
 
-    fn interface_index(&self, _name: &str) -> Option<u32> {
+    fn interface_index(&self, _namespace: NamespaceId, _name: &str) -> Option<u32> {
         None
     }
 }
 
 impl ProcessAdapter for Host {
     type Error = Refused;
+
+    fn find_namespaces(&mut self, query: &NamespaceQuery<'_>) -> Result<NamespaceScan, Refused> {
+        let mut scan = NamespaceScan::default();
+        let mut inhabited: BTreeMap<NamespaceId, BTreeSet<PatternId>> = BTreeMap::new();
+        for (index, running) in self.processes.iter().enumerate() {
+            let fits = running.describe(Pid(0), query.selector).fits.clone();
+            let fits = fits.into_iter().filter(|id| query.patterns.contains(id));
+            if self.homeless.contains(&index) {
+                scan.closed.extend(fits);
+            } else if let Some(home) = self.homes.get(&index) {
+                inhabited.entry(*home).or_default().extend(fits);
+            }
+        }
+        for (id, patterns) in inhabited.into_iter().filter(|(_, patterns)| !patterns.is_empty()) {
+            let handle = Arc::new(File::open("/dev/null").unwrap().into());
+            scan.inhabited.push(Inhabited { namespace: Namespace { id, handle }, patterns });
+        }
+        Ok(scan)
+    }
 
     fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, Refused> {
         let mut scan = HolderScan { is_displaced: self.is_displaced, ..HolderScan::default() };

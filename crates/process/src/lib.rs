@@ -3,7 +3,8 @@
 //! [`ProcReader`] is the door. Below it, `scan` decides whom to look at and when enough is known, and keeps its books in
 //! `ledger`; `verify` looks at known holders again. Three things are remembered from call to call: in `kept`, where
 //! sockets were found, with a handle of each holder; in `table`, what the names of all processes fitted; in
-//! `conclusions`, which sockets nobody who fits holds. `network` tells in which network namespace a process lives. `procfs` does the reading, and [`parse`] makes sense of what was read: it is
+//! `conclusions`, which sockets nobody who fits holds. `network` tells in which network namespace a process lives, `places` in
+//! which those live who fit. `procfs` does the reading, and [`parse`] makes sense of what was read: it is
 //! pure, and public for `tests/fuzz`.
 //!
 //! Every process is looked at through one descriptor of its `/proc/PID`, which goes dead with the process: names
@@ -23,6 +24,7 @@ mod kept;
 mod ledger;
 mod network;
 pub mod parse;
+mod places;
 mod privileges;
 mod procfs;
 mod reader;

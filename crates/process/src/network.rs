@@ -4,13 +4,15 @@
 //! process. And below `/proc/PID/net` there are files of the namespace, made once for each (`fs/proc/proc_net.c`): the
 //! inode of one of them tells the same to everybody, as long as the namespace lives.
 
-use crate::procfs::{Obstacle, Procfs};
+use std::num::NonZeroU32;
+
+use crate::procfs::Procfs;
 
 /// What the kernel tells of a network namespace. It may be nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct NetworkNamespace {
     /// Its inode, as in `net:[4026531833]`.
-    pub(crate) inode: Option<u64>,
+    pub(crate) inode: Option<NonZeroU32>,
     /// The inode of its `net/dev`.
     pub(crate) file: Option<u64>,
 }
@@ -35,6 +37,8 @@ pub(crate) struct Surroundings {
     own: NetworkNamespace,
     /// It is not known to be that of the first process, which is the host's: the kernel may have told of the former only.
     pub(crate) is_displaced: bool,
+    /// All network namespaces are looked at, so that nobody lives out of sight.
+    pub(crate) is_surveyed: bool,
 }
 
 impl NetworkNamespace {
@@ -44,8 +48,8 @@ impl NetworkNamespace {
 
     /// Whether both are the same; `None` where that cannot be told.
     fn is_same(self, other: Self) -> Option<bool> {
-        let pairs = [self.inode.zip(other.inode), self.file.zip(other.file)];
-        pairs.into_iter().flatten().next().map(|(one, another)| one == another)
+        let by_inode = self.inode.zip(other.inode).map(|(one, another)| one == another);
+        by_inode.or_else(|| self.file.zip(other.file).map(|(one, another)| one == another))
     }
 }
 
@@ -55,20 +59,25 @@ impl Surroundings {
         let own = procfs.open_self().and_then(|own| own.read_both_network_namespaces()).unwrap_or_default();
         let first = procfs.open_first().and_then(|first| first.read_both_network_namespaces());
         let is_displaced = own.is_known() && own.is_same(first.unwrap_or_default()) != Some(true);
-        Self { own, is_displaced }
+        Self { own, is_displaced, is_surveyed: false }
     }
 
-    /// Whether it can be told at all where processes live.
+    /// The same for an agent that looks at all network namespaces.
+    pub(crate) fn surveyed(self) -> Self {
+        Self { is_displaced: false, is_surveyed: true, ..self }
+    }
+
+    /// Whether it matters that somebody lives elsewhere, and can be told at all.
     pub(crate) fn are_known(&self) -> bool {
-        self.own.is_known()
+        self.own.is_known() && !self.is_surveyed
     }
 
-    /// Where a process lives of whose namespace that is told.
-    pub(crate) fn locate(&self, told: Result<NetworkNamespace, Obstacle>) -> Whereabouts {
-        match told.map(|namespace| self.own.is_same(namespace)) {
-            Ok(Some(true)) => Whereabouts::Here,
-            Ok(Some(false)) => Whereabouts::Elsewhere,
-            Ok(None) | Err(_) => Whereabouts::Untold,
+    /// Where a process lives, of whose namespace that is told.
+    pub(crate) fn locate(&self, namespace: NetworkNamespace) -> Whereabouts {
+        match self.own.is_same(namespace) {
+            Some(true) => Whereabouts::Here,
+            Some(false) => Whereabouts::Elsewhere,
+            None => Whereabouts::Untold,
         }
     }
 }

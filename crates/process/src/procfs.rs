@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
+use std::num::NonZeroU32;
 use std::ops::{ControlFlow, Range};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -291,7 +292,16 @@ impl ProcessDir {
         Ok(NetworkNamespace { inode, file: self.read_network_file()? })
     }
 
-    fn read_network_inode(&self) -> Result<Option<u64>, Obstacle> {
+    /// Takes hold of the network namespace of the process: its inode, and a descriptor that keeps it.
+    pub(crate) fn open_network_namespace(&self) -> Result<(u64, OwnedFd), Obstacle> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(&self.0, c"ns/net", flags, Mode::empty())
+            .map_err(|errno| self.obstacle(errno, Refusal::ReadDescriptor))?;
+        let inode = fstat(&file).map_err(|errno| self.obstacle(errno, Refusal::ReadDescriptor))?.st_ino;
+        Ok((inode, file))
+    }
+
+    fn read_network_inode(&self) -> Result<Option<NonZeroU32>, Obstacle> {
         let mut link = [0; SOCKET_LINK_BYTES];
         match readlinkat_raw(&self.0, c"ns/net", &mut link) {
             Ok(length) => Ok(link.get(..length).and_then(parse_network_link)),

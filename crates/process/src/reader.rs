@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use vms_core::ProcessAdapter;
+use vms_core::namespace::{NamespaceQuery, NamespaceScan};
 use vms_core::process::{HolderQuery, HolderScan, Process, ProcessSelector, SelectorIdentity, VerifyQuery};
 
 use crate::conclusions::Conclusions;
@@ -16,6 +17,7 @@ use crate::error::ProcessError;
 use crate::kept::Kept;
 use crate::network::Surroundings;
 use crate::parse::HiddenProcesses;
+use crate::places::{Handles, Survey};
 use crate::privileges::Privileges;
 use crate::procfs::{Procfs, scratch};
 use crate::scan::{Memory, Scan, Unfinished};
@@ -48,6 +50,8 @@ pub struct ProcReader {
     selector: SelectorIdentity,
     scratch: Vec<u8>,
     effort: Effort,
+    /// The network namespaces that are kept hold of.
+    namespaces: Handles,
 }
 
 impl ProcReader {
@@ -77,7 +81,15 @@ impl ProcReader {
             selector: SelectorIdentity::default(),
             scratch: scratch(),
             effort: Effort::default(),
+            namespaces: Handles::new(),
         })
+    }
+
+    /// The same for an agent that looks at all network namespaces: that somebody lives in another than its own is nothing
+    /// to tell then, but where he does.
+    #[must_use]
+    pub fn in_all_namespaces(self) -> Self {
+        Self { surroundings: self.surroundings.surveyed(), ..self }
     }
 
     /// Which processes this /proc hides from those without privilege.
@@ -137,6 +149,14 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 
 impl ProcessAdapter for ProcReader {
     type Error = ProcessError;
+
+    fn find_namespaces(&mut self, query: &NamespaceQuery<'_>) -> Result<NamespaceScan, ProcessError> {
+        self.adopt(query.selector);
+        self.with_descriptors_to_spare(query.now, |reader| {
+            let Self { procfs, surroundings, memory, scratch, effort, namespaces: handles, .. } = reader;
+            Survey { query, procfs, surroundings, table: &mut memory.table, handles, scratch, effort }.run()
+        })
+    }
 
     fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, ProcessError> {
         self.adopt(query.selector);

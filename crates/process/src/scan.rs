@@ -19,7 +19,7 @@ use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::kept::Kept;
 use crate::ledger::{Holder, Ledger, Recorded};
-use crate::network::{Surroundings, Whereabouts};
+use crate::network::{NetworkNamespace, Surroundings, Whereabouts};
 use crate::parse::TaskKind;
 use crate::privileges::{Privileges, Refusal};
 use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
@@ -29,7 +29,7 @@ use crate::table::{NAMES_TABLE_BOUND, NameTable, Remembered};
 const EXTRA_PASSES: usize = 2;
 
 /// What it takes to enter a process and read its names, in units of an allowance.
-const UNITS_A_PROCESS: u32 = 32;
+pub(crate) const UNITS_A_PROCESS: u32 = 32;
 
 /// What it takes to look at one descriptor again.
 const UNITS_A_PLACE: u32 = 2;
@@ -351,7 +351,7 @@ impl<'a> Scan<'a> {
             };
         }
         match self.memory.table.remembered(pid, self.ledger.query().now)? {
-            Remembered::Fitted { patterns, bare, whereabouts }
+            Remembered::Fitted { patterns, bare, whereabouts, .. }
                 if !self.ledger.awaits(patterns)
                     && (*bare || !self.ledger.awaits_location(patterns, *whereabouts)) =>
             {
@@ -396,13 +396,17 @@ impl<'a> Scan<'a> {
             };
         }
         self.ledger.note(holder.fits());
-        if self.ledger.awaits_location(&holder.fits().certain, Whereabouts::Unread) {
-            let namespace = dir.read_network_namespace();
-            if namespace == Err(Obstacle::Vanished) {
-                return Ok(Seen::VanishedFitting);
-            }
+        // What is remembered of names is of one moment, and where all namespaces are looked at this is asked for next.
+        if self.surroundings.is_surveyed
+            || self.ledger.awaits_location(&holder.fits().certain, Whereabouts::Unread)
+        {
+            let namespace = match dir.read_network_namespace() {
+                Ok(namespace) => namespace,
+                Err(Obstacle::Vanished) => return Ok(Seen::VanishedFitting),
+                Err(_) => NetworkNamespace::default(),
+            };
             let whereabouts = self.surroundings.locate(namespace);
-            self.memory.table.note_whereabouts(pid, whereabouts);
+            self.memory.table.note_whereabouts(pid, whereabouts, namespace.inode);
             self.ledger.locate(&holder.fits().certain, whereabouts);
         }
         if !self.ledger.is_open_for(holder.fits()) {

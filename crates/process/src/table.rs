@@ -8,6 +8,7 @@
 //! That an entry is old is never a reason to miss the holder of a socket: see `conclusions`.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use vms_core::process::{Fits, PatternId, Pid};
@@ -54,6 +55,8 @@ pub(crate) enum Remembered {
         bare: bool,
         /// Where it lived when its names were read.
         whereabouts: Whereabouts,
+        /// The inode of its network namespace at that time, where it was told.
+        network: Option<NonZeroU32>,
     },
 }
 
@@ -92,17 +95,22 @@ impl NameTable {
         entry.due = now.saturating_add(age.min(bound_of(pid)));
         entry.names = if fits.possible.is_empty() {
             let patterns = fits.certain.as_slice().into();
-            Remembered::Fitted { patterns, bare, whereabouts: Whereabouts::Unread }
+            Remembered::Fitted { patterns, bare, whereabouts: Whereabouts::Unread, network: None }
         } else {
             Remembered::Unclear
         };
     }
 
     /// Takes in where a listed process lives whose names were read just now.
-    pub(crate) fn note_whereabouts(&mut self, pid: Pid, whereabouts: Whereabouts) {
+    pub(crate) fn note_whereabouts(
+        &mut self,
+        pid: Pid,
+        whereabouts: Whereabouts,
+        network: Option<NonZeroU32>,
+    ) {
         let names = self.entries.get_mut(&pid).map(|entry| &mut entry.names);
-        if let Some(Remembered::Fitted { whereabouts: known, .. }) = names {
-            *known = whereabouts;
+        if let Some(Remembered::Fitted { whereabouts: known, network: known_network, .. }) = names {
+            (*known, *known_network) = (whereabouts, network);
         }
     }
 

@@ -34,6 +34,8 @@ use skip::skip;
 
 #[path = "real_proc/changes.rs"]
 mod changes;
+#[path = "real_proc/places.rs"]
+mod places;
 #[path = "real_proc/skip.rs"]
 mod skip;
 

@@ -1,5 +1,6 @@
 //! Files below /proc and /etc, beside the crate `procfs` and plain restatements.
 
+use std::num::NonZeroU32;
 use std::os::unix::ffi::OsStrExt;
 
 use procfs::process::{FDTarget, MountInfos, Stat};
@@ -116,7 +117,9 @@ fn descriptor(link: &[u8]) {
     }
     let network = bounded(link, 0, 0, || parse::parse_network_link(link));
     let inner = link.strip_prefix(b"net:[").and_then(|rest| rest.strip_suffix(b"]"));
-    assert_eq!(network, inner.and_then(parse::parse_decimal));
+    let inner = inner.and_then(parse::parse_decimal);
+    let inner = inner.and_then(|number| u32::try_from(number).ok());
+    assert_eq!(network, inner.and_then(NonZeroU32::new));
 }
 
 /// `/proc/PID/mountinfo`: of what the first line's device is, or of 0:21.

@@ -3,6 +3,7 @@ use std::time::Duration;
 use vms_core::address::Endpoint;
 use vms_core::connection::{Cookie, Inode, TcpState};
 use vms_core::look::{DirectionLook, Presence};
+use vms_core::namespace::NamespaceId;
 use vms_core::probe::MatchedSourceLabels;
 use vms_core::process::{Pid, Process, ProcessPattern};
 
@@ -40,6 +41,7 @@ fn up() -> ProbeLook {
         inode: Inode::new(7),
         cookie: Cookie(7),
         uid: 0,
+        namespace: NamespaceId::OWN,
     };
     let matched = vec![MatchedConnection { connection, owners: vec![process(813), process(812)] }];
     ProbeLook { forward: DirectionLook { matched, ..DirectionLook::default() }, ..ProbeLook::default() }

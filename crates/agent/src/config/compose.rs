@@ -41,6 +41,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         log,
         self_telemetry,
         proc_root,
+        namespaces,
         sandbox,
     } = settings;
     let interval = interval.0.0;
@@ -54,6 +55,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         terms: Terms {
             cpu_budget: CpuShare::from_parts_per_million(cpu_budget.0.parts_per_million),
             link_health,
+            namespaces: namespaces.into(),
         },
         exporter: match exporter {
             ExporterKind::Otlp => Exporter::Otlp(metrics),

@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use vms_core::namespace::Namespaces;
 use vms_core::process::{Capability, Known};
 use vms_export::SpoolCondition;
 use vms_process::{HiddenProcesses, HidePid};
 
 use super::facts::{Credentials, Facts, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting};
 use super::{Area, Finding, Level, restraint};
+use crate::host::kernel_version;
 
 /// The inode number of the first network namespace, fixed since Linux 6.18 (`include/uapi/linux/nsfs.h`).
 /// Earlier kernels number it like any other, from 0xF0000000 upward.
@@ -19,7 +21,12 @@ pub(crate) fn evaluate(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(evaluate_privileges(facts));
     findings.extend(evaluate_processes(&facts.processes, &facts.own, &facts.setting));
-    findings.push(evaluate_network(&facts.network, &facts.processes, &facts.setting, &facts.executable));
+    findings.push(match facts.namespaces {
+        Namespaces::Own => {
+            evaluate_network(&facts.network, &facts.processes, &facts.setting, &facts.executable)
+        }
+        Namespaces::All => evaluate_all_networks(facts),
+    });
     findings.extend(evaluate_kernel(facts));
     findings.extend(evaluate_collector(facts));
     findings.extend(evaluate_spool(facts));
@@ -321,6 +328,35 @@ fn evaluate_network(
     }
 }
 
+/// With `namespaces: all`, in which network the agent is makes no difference, but whether it may enter the others. A
+/// running agent is the one that matters.
+fn evaluate_all_networks(facts: &Facts) -> Finding {
+    let agents: Vec<_> = facts.agents.iter().map(|agent| (&agent.credentials, &agent.setting)).collect();
+    let own = [(&facts.own, &facts.setting)];
+    let judged = if agents.is_empty() { own.as_slice() } else { agents.as_slice() };
+    let Some((_, setting)) = judged.iter().find(|(credentials, _)| !credentials.effective.allows_entering())
+    else {
+        return ok(
+            Area::Network,
+            "the sockets of every network namespace are seen in which a process lives that fits (`namespaces: all`)",
+        );
+    };
+    let fix = match setting {
+        Setting::Service(unit) => format!(
+            "sudo systemctl edit {unit}, under [Service]: AmbientCapabilities=CAP_SYS_ADMIN, CapabilityBoundingSet=CAP_SYS_ADMIN and RestrictNamespaces=net"
+        ),
+        Setting::Container => "--cap-add=SYS_ADMIN".to_owned(),
+        Setting::Kubernetes => "securityContext.capabilities.add: [SYS_ADMIN]".to_owned(),
+        Setting::Plain => "start it as root, or with CAP_SYS_ADMIN".to_owned(),
+    };
+    lack(
+        Area::Network,
+        Level::Fail,
+        "CAP_SYS_ADMIN is missing, by which network namespaces are entered (`namespaces: all`): probes for processes that live in another fail",
+        format!("{fix}; or namespaces: own"),
+    )
+}
+
 fn share_network(setting: &Setting, executable: &Path) -> String {
     match setting {
         Setting::Kubernetes => "hostNetwork: true".to_owned(),
@@ -339,7 +375,7 @@ const OLDEST_KERNEL: (u32, u32) = (4, 12);
 fn evaluate_kernel(facts: &Facts) -> Vec<Finding> {
     let release = &facts.kernel_release;
     let mut findings = Vec::new();
-    if parse_release(release).is_some_and(|version| version < OLDEST_KERNEL) {
+    if kernel_version(release).is_some_and(|version| version < OLDEST_KERNEL) {
         let (major, minor) = OLDEST_KERNEL;
         findings.push(lack(
             Area::Kernel,
@@ -358,12 +394,6 @@ fn evaluate_kernel(facts: &Facts) -> Vec<Finding> {
         ),
     });
     findings
-}
-
-/// `MAJOR.MINOR`, whatever follows.
-fn parse_release(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn fix_sockets(refusal: &Refusal, own: &Credentials, setting: &Setting) -> Option<String> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vms_core::address::{ServiceIp, Zone};
+use vms_core::namespace::Namespaces;
 use vms_core::probe::ConnectionProbe;
 use vms_core::process::{Known, Pid};
 use vms_export::SpoolCondition;
@@ -46,6 +47,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) probes: &'a [Arc<ConnectionProbe>],
     /// What is configured to be given up.
     pub(crate) sandbox: SandboxMode,
+    /// Whose connections are configured to be looked at.
+    pub(crate) namespaces: Namespaces,
 }
 
 /// Looks at everything. Nothing is changed, and no connection is opened here: whether the kernel tells its sockets
@@ -83,6 +86,7 @@ pub(crate) fn read_facts(
             landlock: sandbox::supports_landlock(),
         },
         processes: read_process_facts(sources, &processes, &own),
+        namespaces: sources.namespaces,
         setting,
         own,
     }

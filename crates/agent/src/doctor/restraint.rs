@@ -1,10 +1,12 @@
 //! The judgment of what running agents have given up, and what the next one can.
 
+use vms_core::namespace::Namespaces;
+
 use super::evaluate::{lack, ok};
 use super::facts::{CapabilitySet, Facts, RunningAgent};
 use super::{Area, Finding, Level};
 use crate::config::SandboxMode;
-use crate::sandbox::{KEPT, Layer};
+use crate::sandbox::{Layer, kept};
 
 /// Judges what the kernel has to offer, and then each running agent.
 pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
@@ -31,10 +33,18 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
     }
     for agent in &facts.agents {
         let who = format!("the running agent (PID {})", agent.pid);
-        let open = left_open(agent);
+        let open = left_open(agent, facts.namespaces);
         if open.is_empty() {
-            let kept = "keeps no capability beyond the two, gains none, dumps no core, and its system calls are filtered";
-            findings.push(ok(Area::Sandbox, format!("{who} {kept}")));
+            let needed = match facts.namespaces {
+                Namespaces::Own => "the two",
+                Namespaces::All => "the three",
+            };
+            findings.push(ok(
+                Area::Sandbox,
+                format!(
+                    "{who} keeps no capability beyond {needed}, gains none, dumps no core, and its system calls are filtered"
+                ),
+            ));
         }
         for layer in open {
             findings.push(warn(
@@ -47,9 +57,9 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
 }
 
 /// What a running agent has not given up, of what another process can see.
-fn left_open(agent: &RunningAgent) -> Vec<Layer> {
+fn left_open(agent: &RunningAgent, namespaces: Namespaces) -> Vec<Layer> {
     let credentials = &agent.credentials;
-    let beyond = |set: CapabilitySet| set.0 & !KEPT.bits() != 0;
+    let beyond = |set: CapabilitySet| set.0 & !kept(namespaces).bits() != 0;
     let layers = [
         (Layer::Capabilities, beyond(credentials.effective) || beyond(credentials.permitted)),
         (Layer::NewPrivileges, !credentials.no_new_privs),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
+use vms_core::namespace::Namespaces;
 use vms_core::process::{Capability, Known, Pid};
 use vms_export::SpoolCondition;
 use vms_process::{HiddenProcesses, HidePid};
@@ -63,6 +64,7 @@ fn sound() -> Facts {
             executables: Vec::new(),
         }],
         sandbox: SandboxFacts { mode: SandboxMode::Auto, seccomp: true, landlock: true },
+        namespaces: Namespaces::Own,
     }
 }
 
@@ -523,4 +525,38 @@ fn json_is_an_array_of_findings() {
     assert!(findings[0]["what"].as_str().unwrap().contains(Capability::SysPtrace.as_str()));
     assert!(findings[0]["fix"].as_str().unwrap().starts_with("sudo setcap"));
     assert_eq!(findings[1]["fix"], serde_json::Value::Null);
+}
+
+#[test]
+fn all_namespaces_take_a_third_capability_and_make_no_difference_of_the_agents_own() {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let all = |effective| {
+        move |facts: &mut Facts| {
+            facts.namespaces = Namespaces::All;
+            facts.own = credentials(998, effective);
+            facts.network.own = Some("net:[2]".to_owned());
+        }
+    };
+    let findings = found(all(BOTH | SYS_ADMIN));
+    assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+    let (area, level, what, fix) = lack(all(BOTH));
+    assert_eq!((area, level), (Area::Network, Level::Fail));
+    assert!(what.contains("CAP_SYS_ADMIN is missing"), "{what}");
+    assert!(fix.ends_with("or namespaces: own"), "{fix}");
+
+    let agent = |effective| {
+        move |facts: &mut Facts| {
+            facts.namespaces = Namespaces::All;
+            facts.agents = vec![restrained(effective)];
+        }
+    };
+    let findings = found(agent(BOTH | SYS_ADMIN));
+    assert!(
+        findings.iter().all(|finding| finding.level == Level::Ok),
+        "the running agent matters: {findings:#?}"
+    );
+    let (.., fix) = lack(agent(BOTH));
+    assert!(fix.contains("systemctl edit links") && fix.contains("RestrictNamespaces=net"), "{fix}");
+    let (area, ..) = lack(|facts| facts.agents = vec![restrained(BOTH | SYS_ADMIN)]);
+    assert_eq!(area, Area::Sandbox, "more than it needs with `namespaces: own`");
 }

@@ -9,16 +9,25 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
+use vms_core::namespace::Namespaces;
 
 use super::{Lack, Layer};
 
 /// What the measuring thread keeps, if it was given: both are needed to read which sockets other users' processes hold.
-pub(crate) const KEPT: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
+const KEPT: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
+
+/// The same, with what it takes to enter other network namespaces where that is configured.
+pub(crate) fn kept(namespaces: Namespaces) -> CapabilitySet {
+    match namespaces {
+        Namespaces::Own => KEPT,
+        Namespaces::All => KEPT.union(CapabilitySet::SYS_ADMIN),
+    }
+}
 
 /// Restricts the calling thread, which is to be the only one, and so all that follow.
-pub(super) fn restrict_process() -> Vec<Lack> {
+pub(super) fn restrict_process(kept: CapabilitySet) -> Vec<Lack> {
     let lacks = [
-        drop_capabilities().err().map(|errno| Lack::new(Layer::Capabilities, errno)),
+        drop_capabilities(kept).err().map(|errno| Lack::new(Layer::Capabilities, errno)),
         set_no_new_privs(true).err().map(|errno| Lack::new(Layer::NewPrivileges, errno)),
         forbid_dumps().err().map(|errno| Lack::new(Layer::CoreDumps, errno)),
     ];
@@ -45,14 +54,14 @@ pub(super) fn restrict_runtime(to_read_again: &[PathBuf]) -> Option<Lack> {
     restrict().err().map(|errno: Errno| Lack::new(Layer::Capabilities, errno))
 }
 
-fn drop_capabilities() -> Result<(), Errno> {
+fn drop_capabilities(kept: CapabilitySet) -> Result<(), Errno> {
     let had = capabilities(None)?;
     // Only who has CAP_SETPCAP may lower its bounding set. For others it is no loss: with no_new_privs no program that is
     // started gains what is in there.
     if had.effective.contains(CapabilitySet::SETPCAP) {
         for number in 0..u64::BITS {
             let capability = CapabilitySet::from_bits_retain(1 << number);
-            if KEPT.contains(capability) {
+            if kept.contains(capability) {
                 continue;
             }
             match capability_is_in_bounding_set(capability) {
@@ -69,7 +78,7 @@ fn drop_capabilities() -> Result<(), Errno> {
         Ok(()) | Err(Errno::INVAL) => {}
         Err(errno) => return Err(errno),
     }
-    keep(had.permitted & KEPT)
+    keep(had.permitted & kept)
 }
 
 fn keep(kept: CapabilitySet) -> Result<(), Errno> {

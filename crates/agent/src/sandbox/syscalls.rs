@@ -15,6 +15,8 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
+use vms_core::namespace::Namespaces;
+
 use super::{Lack, Layer};
 
 mod legacy;
@@ -25,8 +27,8 @@ pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Restricts the calling thread to what measuring takes: reading files, asking the kernel for sockets, and handing over
 /// what was found.
-pub(super) fn restrict_measuring() -> Option<Lack> {
-    restrict(list::measuring)
+pub(super) fn restrict_measuring(namespaces: Namespaces) -> Option<Lack> {
+    restrict(|process| list::measuring(process, namespaces))
 }
 
 /// Restricts the calling thread, and those that it starts, to what sending, reloading and storing take.

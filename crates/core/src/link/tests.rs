@@ -3,6 +3,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::address::Endpoint;
 use crate::connection::{Cookie, Inode, TcpState};
+use crate::namespace::NamespaceId;
 use crate::process::{Pid, ProcessPattern};
 
 fn probe(labels: MatchedSourceLabels) -> Arc<ConnectionProbe> {
@@ -29,6 +30,7 @@ fn connection(source: &str, port: u16) -> Connection {
         inode: Inode::new(u64::from(port)),
         cookie: Cookie(u64::from(port)),
         uid: 0,
+        namespace: NamespaceId::OWN,
     }
 }
 

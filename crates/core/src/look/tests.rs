@@ -19,6 +19,7 @@ fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
         now: Duration::ZERO,
         allowance: &Allowance::unlimited(),
         begin_with: &|_| None,
+        in_use: None,
     })
 }
 
@@ -187,6 +188,7 @@ fn a_connection() -> impl Strategy<Value = Connection> {
         inode: Inode::new(inode),
         cookie: Cookie(inode),
         uid: 0,
+        namespace: NamespaceId::OWN,
     })
 }
 

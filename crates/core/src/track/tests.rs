@@ -3,6 +3,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::address::Endpoint;
 use crate::connection::Inode;
+use crate::namespace::NamespaceId;
 use crate::process::{Pid, ProcessPattern, ProcessSelector};
 
 const fn seconds(number: u64) -> Duration {
@@ -18,6 +19,7 @@ fn connection(number: u16) -> Connection {
         inode: Inode::new(number.into()),
         cookie: Cookie(number.into()),
         uid: 0,
+        namespace: NamespaceId::OWN,
     }
 }
 

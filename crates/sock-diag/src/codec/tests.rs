@@ -1,6 +1,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vms_core::connection::TcpStates;
+use vms_core::namespace::NamespaceId;
 
 use super::*;
 
@@ -105,6 +106,7 @@ fn a_socket_is_decoded_field_by_field() {
         inode: Inode::new(0xfedc_ba98),
         cookie: Cookie(0x1122_3344_5566_7788),
         uid: 1000,
+        namespace: NamespaceId::OWN,
     };
     assert_eq!(replies, [Reply::Socket(connection)]);
 }

@@ -67,6 +67,7 @@ impl Host {
             hidden: None,
             probes,
             sandbox: SandboxMode::Auto,
+            namespaces: Namespaces::Own,
         };
         read_facts(&sources, &mut || Ok(()), None)
     }
@@ -309,6 +310,7 @@ fn real_facts_with(keep: ThreadCapabilities) -> Facts {
             hidden: None,
             probes: &[],
             sandbox: SandboxMode::Auto,
+            namespaces: Namespaces::Own,
         };
         read_facts(&sources, &mut || Ok(()), None)
     })

@@ -3,6 +3,7 @@
 
 use rustix::fs::OFlags;
 use seccompiler::BackendError;
+use vms_core::namespace::Namespaces;
 
 use super::{Process, Rules, all, is, legacy, masked, one_of};
 
@@ -136,7 +137,7 @@ const RUNTIME: &[i64] = &[
 ];
 
 /// The measuring thread's: it opens files to read them, and sockets to ask the kernel about sockets.
-pub(super) fn measuring(process: Process) -> Result<Rules, BackendError> {
+pub(super) fn measuring(process: Process, namespaces: Namespaces) -> Result<Rules, BackendError> {
     let mut rules = shared(process)?;
     let writing = OFlags::ACCMODE | OFlags::CREATE | OFlags::TRUNC | OFlags::APPEND | OFlags::TMPFILE;
     // O_TMPFILE has the bit of O_DIRECTORY, by which directories are opened.
@@ -149,6 +150,9 @@ pub(super) fn measuring(process: Process) -> Result<Rules, BackendError> {
     // has to be connected: a filter cannot see where to, and the sockets of the other threads are within reach.
     let feeding = all([is(0, UNIX), masked(1, SOCKET_KIND, DATAGRAM)])?;
     rules.insert(libc::SYS_socket, vec![all([is(0, NETLINK), is(2, NETLINK_SOCK_DIAG)])?, feeding]);
+    if namespaces == Namespaces::All {
+        rules.insert(libc::SYS_setns, vec![all([is(1, NEW_NETWORK)])?]);
+    }
     rules.insert(libc::SYS_mmap, vec![all([masked(2, EXECUTABLE, 0)])?]);
     rules.insert(libc::SYS_mprotect, vec![all([masked(2, EXECUTABLE, 0)])?]);
     Ok(rules)
@@ -219,6 +223,8 @@ const EXECUTABLE: u64 = 0x4;
 const THREAD: u64 = 0x0001_0000;
 /// `CLONE_NEWNS`, `CLONE_NEWCGROUP`, `CLONE_NEWUTS`, `CLONE_NEWIPC`, `CLONE_NEWUSER`, `CLONE_NEWPID` and `CLONE_NEWNET`.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
+/// `CLONE_NEWNET` alone.
+const NEW_NETWORK: u64 = 0x4000_0000;
 
 /// `PR_GET_DUMPABLE`, `PR_SET_NAME`, `PR_GET_NAME`, `PR_CAPBSET_READ`, `PR_GET_NO_NEW_PRIVS`, `PR_SET_VMA` (names of
 /// memory areas) and `PR_GET_AUXV`.

@@ -5,7 +5,7 @@ fn both_filters_fit_the_kernel_on_every_architecture_with_a_list() {
     let process = Process { pid: 812 };
     for name in ["x86_64", "aarch64"] {
         let architecture: TargetArch = name.try_into().unwrap();
-        for rules in [list::measuring(process).unwrap(), list::runtime(process).unwrap()] {
+        for rules in [list::measuring(process, Namespaces::All).unwrap(), list::runtime(process).unwrap()] {
             let filter =
                 SeccompFilter::new(rules, SeccompAction::Errno(1), SeccompAction::Allow, architecture)
                     .unwrap();
@@ -48,15 +48,25 @@ fn neither_list_holds_a_call_that_starts_programs_or_listens_or_reaches_into_the
         libc::SYS_open_by_handle_at,
         libc::SYS_seccomp,
     ];
-    for rules in [list::measuring(process).unwrap(), list::runtime(process).unwrap()] {
+    for rules in [list::measuring(process, Namespaces::Own).unwrap(), list::runtime(process).unwrap()] {
         for call in never {
             assert!(!rules.contains_key(&call), "{call}");
         }
     }
-    let measuring = list::measuring(process).unwrap();
+    let measuring = list::measuring(process, Namespaces::Own).unwrap();
     for call in
         [libc::SYS_connect, libc::SYS_bind, libc::SYS_unlinkat, libc::SYS_renameat2, libc::SYS_mkdirat]
     {
         assert!(!measuring.contains_key(&call), "the measuring thread: {call}");
     }
+}
+
+#[test]
+fn only_the_thread_that_measures_in_all_network_namespaces_may_enter_one() {
+    let process = Process { pid: 812 };
+    let own = list::measuring(process, Namespaces::Own).unwrap();
+    let mut all = list::measuring(process, Namespaces::All).unwrap();
+    let rules = all.remove(&libc::SYS_setns).unwrap();
+    assert_eq!(rules.len(), 1, "and no namespace of another kind");
+    assert_eq!(all, own);
 }

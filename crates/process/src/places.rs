@@ -1,0 +1,144 @@
+//! In which network namespaces, beside the agent's own, those live who fit.
+//!
+//! What names fitted is remembered (`table`), and so is where their processes live: in a call in which nothing has changed
+//! /proc is listed, and no process entered. A namespace is kept hold of by a descriptor, as long as somebody who fits lives
+//! in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use vms_core::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
+use vms_core::process::{Fits, PatternId, Pid};
+
+use crate::effort::Effort;
+use crate::error::ProcessError;
+use crate::ledger::Holder;
+use crate::network::{Surroundings, Whereabouts};
+use crate::procfs::{Obstacle, ProcessDir, Procfs};
+use crate::scan::UNITS_A_PROCESS;
+use crate::table::{NameTable, Remembered};
+
+/// How many namespaces are kept at most: two descriptors each.
+const MAX_NAMESPACES: usize = 1024;
+
+/// The namespaces that are kept hold of, by their inodes.
+pub(crate) type Handles = BTreeMap<NonZeroU32, Arc<OwnedFd>>;
+
+/// A search for namespaces under way.
+pub(crate) struct Survey<'a> {
+    pub(crate) query: &'a NamespaceQuery<'a>,
+    pub(crate) procfs: &'a Procfs,
+    pub(crate) surroundings: &'a Surroundings,
+    pub(crate) table: &'a mut NameTable,
+    pub(crate) handles: &'a mut Handles,
+    pub(crate) scratch: &'a mut Vec<u8>,
+    pub(crate) effort: &'a mut Effort,
+}
+
+impl Survey<'_> {
+    /// Looks at all processes, as far as that is needed.
+    pub(crate) fn run(mut self) -> Result<NamespaceScan, ProcessError> {
+        let NamespaceQuery { now, allowance, .. } = *self.query;
+        self.effort.listings += 1;
+        let listed = self.procfs.read_processes(self.scratch)?;
+        self.table.list(&listed, now);
+        let mut scan = NamespaceScan::default();
+        let mut inhabited: BTreeMap<NonZeroU32, BTreeSet<PatternId>> = BTreeMap::new();
+        for process in listed {
+            if self.recall(process.pid, &mut inhabited) {
+                continue;
+            }
+            if allowance.is_spent_after(UNITS_A_PROCESS) {
+                scan.is_cut_short = true;
+                return Ok(scan);
+            }
+            match self.look(process.pid, &mut inhabited, &mut scan.closed) {
+                Ok(()) | Err(Obstacle::Vanished | Obstacle::Refused(_)) => {}
+                Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(process.pid, errno)),
+            }
+        }
+        self.handles.retain(|inode, _| inhabited.contains_key(inode));
+        for (inode, patterns) in inhabited {
+            if let Some(handle) = self.handles.get(&inode) {
+                let namespace = Namespace { id: NamespaceId(inode.get().into()), handle: Arc::clone(handle) };
+                scan.inhabited.push(Inhabited { namespace, patterns });
+            }
+        }
+        Ok(scan)
+    }
+
+    /// Whether it is remembered where that process lives, or that it does not matter.
+    fn recall(&self, pid: Pid, inhabited: &mut BTreeMap<NonZeroU32, BTreeSet<PatternId>>) -> bool {
+        let Some(Remembered::Fitted { patterns, bare, whereabouts, network }) =
+            self.table.remembered(pid, self.query.now)
+        else {
+            return false;
+        };
+        let asked = |pattern: &&PatternId| self.query.patterns.contains(pattern);
+        match (whereabouts, network) {
+            _ if *bare || !patterns.iter().any(|pattern| asked(&pattern)) => true,
+            (Whereabouts::Here, _) => true,
+            (Whereabouts::Elsewhere, Some(inode)) if self.handles.contains_key(inode) => {
+                inhabited.entry(*inode).or_default().extend(patterns.iter().filter(asked));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads the names of a process, and where it lives if that matters.
+    fn look(
+        &mut self,
+        pid: Pid,
+        inhabited: &mut BTreeMap<NonZeroU32, BTreeSet<PatternId>>,
+        closed: &mut BTreeSet<PatternId>,
+    ) -> Result<(), Obstacle> {
+        self.effort.opened += 1;
+        self.effort.names += 1;
+        let (dir, names) = self.procfs.enter(pid)?;
+        let holder = Holder::new(pid, names, self.query.selector);
+        self.table.note(pid, holder.fits(), holder.is_bare(), self.query.now);
+        let Fits { certain, possible } = holder.fits();
+        let asked = |pattern: &&PatternId| self.query.patterns.contains(pattern);
+        if holder.is_bare() || !certain.iter().chain(possible).any(|pattern| asked(&pattern)) {
+            return Ok(());
+        }
+        let namespace = dir.read_network_namespace()?;
+        let whereabouts = self.surroundings.locate(namespace);
+        self.table.note_whereabouts(pid, whereabouts, namespace.inode);
+        match (whereabouts, namespace.inode) {
+            (Whereabouts::Here, _) => {}
+            (Whereabouts::Elsewhere, Some(inode)) if self.keep(inode, &dir)? => {
+                inhabited.entry(inode).or_default().extend(certain.iter().chain(possible).filter(asked));
+            }
+            _ => {
+                closed.extend(certain.iter().filter(asked));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps hold of that namespace, in which that process lives. `false` where that is not to be.
+    fn keep(&mut self, inode: NonZeroU32, dir: &ProcessDir) -> Result<bool, Obstacle> {
+        if self.handles.contains_key(&inode) {
+            return Ok(true);
+        }
+        if self.handles.len() >= MAX_NAMESPACES {
+            return Ok(false);
+        }
+        match dir.open_network_namespace() {
+            // It may have moved on meanwhile: then it is looked at anew the next time.
+            Ok((opened, handle)) if opened == u64::from(inode.get()) => {
+                self.handles.insert(inode, Arc::new(handle));
+                Ok(true)
+            }
+            Ok(_) | Err(Obstacle::Refused(_)) => Ok(false),
+            Err(obstacle) => Err(obstacle),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
