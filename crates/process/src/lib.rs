@@ -17,6 +17,7 @@
 //! of the first thread.
 
 mod conclusions;
+pub mod container;
 mod descriptors;
 mod effort;
 mod error;
