@@ -743,13 +743,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 .and_then(|index| links.get(*index))
                 .is_some_and(|link| link.has_matched(direction))
         };
-        let in_use: BTreeSet<NamespaceId> = links
-            .iter()
-            .flat_map(Link::tracked)
-            .map(|tracked| tracked.connection().namespace)
-            .filter(|namespace| *namespace != NamespaceId::OWN)
-            .collect();
-        let in_use = (self.terms.namespaces == Namespaces::All).then_some(&in_use);
+        let in_use = (self.terms.namespaces == Namespaces::All).then(|| namespaces_in_use(links));
         let next = &self.next;
         let begin_with = |place: usize| indices.get(place).and_then(|index| next.get(index)).copied();
         let manner = Manner {
@@ -759,7 +753,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             now,
             allowance,
             begin_with: &begin_with,
-            in_use,
+            in_use: in_use.as_ref(),
         };
         let looks = plan.look(&mut self.connections, &mut self.processes, &manner)?;
         for (index, look) in indices.iter().zip(&looks) {
@@ -784,6 +778,13 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.plans.insert(indices.to_vec(), Arc::clone(&plan));
         plan
     }
+}
+
+/// The network namespaces, other than the agent's own, in which connections are known.
+fn namespaces_in_use(links: &[Link]) -> BTreeSet<NamespaceId> {
+    let tracked = links.iter().flat_map(Link::tracked);
+    let namespaces = tracked.map(|tracked| tracked.connection().namespace);
+    namespaces.filter(|namespace| *namespace != NamespaceId::OWN).collect()
 }
 
 /// The connections of a probe that nobody was seen to hold.

@@ -67,7 +67,7 @@ pub struct NamespaceScan {
     /// The namespaces, other than the agent's own, in which processes live that fit, or might; sorted by id.
     pub inhabited: Vec<Inhabited>,
     /// Patterns that a process certainly fits of which it may not be learned where it lives, or that lives where the agent
-    /// may not follow.
+    /// may not follow. All, where processes are hidden.
     pub closed: BTreeSet<PatternId>,
     /// The allowance was spent before all processes were looked at. The next scan goes on with the others.
     pub is_cut_short: bool,

@@ -16,6 +16,7 @@ use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::ledger::Holder;
 use crate::network::{Surroundings, Whereabouts};
+use crate::privileges::Privileges;
 use crate::procfs::{Obstacle, ProcessDir, Procfs};
 use crate::scan::UNITS_A_PROCESS;
 use crate::table::{NameTable, Remembered};
@@ -30,6 +31,7 @@ pub(crate) type Handles = BTreeMap<NonZeroU32, Arc<OwnedFd>>;
 pub(crate) struct Survey<'a> {
     pub(crate) query: &'a NamespaceQuery<'a>,
     pub(crate) procfs: &'a Procfs,
+    pub(crate) privileges: &'a Privileges,
     pub(crate) surroundings: &'a Surroundings,
     pub(crate) table: &'a mut NameTable,
     pub(crate) handles: &'a mut Handles,
@@ -57,6 +59,13 @@ impl Survey<'_> {
             match self.look(process.pid, &mut inhabited, &mut scan.closed) {
                 Ok(()) | Err(Obstacle::Vanished | Obstacle::Refused(_)) => {}
                 Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(process.pid, errno)),
+            }
+        }
+        if !self.privileges.sys_ptrace {
+            // A /proc that does not tell whether it hides anything cannot be relied on to show everything.
+            let hidden = self.procfs.read_hidden_processes();
+            if !hidden.is_ok_and(|hidden| !hidden.are_hidden_from(self.privileges)) {
+                scan.closed.extend(self.query.patterns);
             }
         }
         self.handles.retain(|inode, _| inhabited.contains_key(inode));

@@ -153,8 +153,11 @@ impl ProcessAdapter for ProcReader {
     fn find_namespaces(&mut self, query: &NamespaceQuery<'_>) -> Result<NamespaceScan, ProcessError> {
         self.adopt(query.selector);
         self.with_descriptors_to_spare(query.now, |reader| {
-            let Self { procfs, surroundings, memory, scratch, effort, namespaces: handles, .. } = reader;
-            Survey { query, procfs, surroundings, table: &mut memory.table, handles, scratch, effort }.run()
+            let Self {
+                procfs, privileges, surroundings, memory, scratch, effort, namespaces: handles, ..
+            } = reader;
+            let table = &mut memory.table;
+            Survey { query, procfs, privileges, surroundings, table, handles, scratch, effort }.run()
         })
     }
 

@@ -7,7 +7,7 @@ use vms_core::allowance::Allowance;
 
 use super::*;
 use crate::reader::ProcReader;
-use crate::test_proc::{Network, Question, START, TestProc, without_overriding_modes};
+use crate::test_proc::{Network, Question, START, TestProc, unprivileged, without_overriding_modes};
 
 /// Asks where those live who fit the first pattern, that long after the start.
 fn survey(reader: &mut ProcReader, question: &Question, seconds: u64, units: Option<u32>) -> NamespaceScan {
@@ -93,4 +93,16 @@ fn an_agent_of_all_namespaces_tells_nobody_to_be_out_of_sight() {
     let question = Question::new(&["nginx"]).counts(0).locates(0);
     let scan = proc.reader().in_all_namespaces().find_holders(&question.query()).unwrap();
     assert!(!scan.is_displaced && scan.elsewhere.is_empty() && scan.here.is_empty());
+}
+
+#[test]
+fn nobody_is_ruled_out_where_processes_are_hidden() {
+    let (proc, _own) = host();
+    let question = Question::new(&["absent"]);
+    let mut reader = proc.reader_with(unprivileged()).in_all_namespaces();
+    assert!(survey(&mut reader, &question, 0, None).closed.is_empty());
+    proc.mount_options("rw,hidepid=invisible");
+    assert_eq!(survey(&mut reader, &question, 1, None).closed, [question.id(0)].into());
+    let mut reader = proc.reader().in_all_namespaces();
+    assert!(survey(&mut reader, &question, 0, None).closed.is_empty(), "nothing is from CAP_SYS_PTRACE");
 }
