@@ -100,6 +100,10 @@ pub struct Row {
     pub source_ip: Option<String>,
     /// The configured or matched source.
     pub source_port: Option<u16>,
+    /// The container, in another network namespace than the agent's.
+    pub container_id: Option<String>,
+    /// The pod of that container.
+    pub pod_uid: Option<String>,
 }
 
 /// A process that holds a connection.

@@ -15,6 +15,7 @@
 
 pub mod agent;
 pub mod authority;
+pub mod cgroup;
 pub mod collector;
 pub mod deadline;
 pub mod disk;
@@ -41,6 +42,7 @@ pub mod usage;
 pub mod watched;
 
 pub use agent::{Agent, AgentCommand, Check, Privileges, Row};
+pub use cgroup::Cgroup;
 pub use collector::{Collector, Protocol};
 pub use deadline::eventually;
 pub use faulty::{Arrival, Fate, Fault, Faulty, Stored};

@@ -117,6 +117,12 @@ impl Peer {
             .expect("a process has a number")
     }
 
+    /// Its process id, as the machine numbers it.
+    #[must_use]
+    pub fn outer_pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where the kernel says that its executable is.
     #[must_use]
     #[track_caller]

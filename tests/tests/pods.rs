@@ -10,8 +10,8 @@ use vms_agent_tests::agent::BOTH;
 use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
-    Agent, AgentCommand, Check, Collector, Link, Namespace, Peer, Points, Privileges, Program, Protocol,
-    Scene, config, eventually, needs, probe,
+    Agent, AgentCommand, Cgroup, Check, Collector, Link, Namespace, Peer, Points, Privileges, Program,
+    Protocol, Scene, config, eventually, needs, probe,
 };
 
 /// Whom the agent runs as, where it is not root.
@@ -20,6 +20,11 @@ const AGENT: u32 = 61_012;
 const UP: &str = "vms.connection_mon.up";
 const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
 const CONNECTIONS: &str = "vms.connection_mon.connections";
+
+/// Names of containers, and of a pod.
+const ID: &str = "e72f453320124d18eb835d05a10d393b95dd584ed6d1bea161717a290a357aa6";
+const OTHER: &str = "52fe35b6596081ccbe93ef248665cbb97e869f53838191741458455d10d1e0be";
+const POD: &str = "8c1b3f6e-7d52-4c1c-9f0e-3f2b7a9d5e10";
 
 /// Where every server listens, and every client comes from: the same in each pod.
 const SERVICE: ([u8; 4], u16) = ([127, 0, 0, 1], 7000);
@@ -270,4 +275,57 @@ fn a_reload_does_not_change_whose_connections_are_looked_at() {
     std::thread::sleep(Duration::from_millis(600));
     collector.wait_for_value(UP, FORWARD, 1, unix_nanoseconds());
     agent.stop();
+}
+
+#[test]
+fn each_container_has_a_series_with_its_name_that_goes_on_at_0() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let slice = format!("kubepods-burstable-pod{}.slice", POD.replace('-', "_"));
+    let of_pod = Cgroup::new(&format!("{slice}/cri-containerd-{ID}.scope"));
+    let of_docker = Cgroup::new(&format!("docker-{OTHER}.scope"));
+    let mut in_pod = Twin::in_pod((&svc, &far), &host);
+    of_pod.admit(&in_pod.client);
+    let alone = Twin::in_pod((&svc, &far), &host);
+    of_docker.admit(&alone.client);
+    // On the host's network, whichever container it is in.
+    let another = Cgroup::new(&format!("docker-{}.scope", ID.replace('e', "d")));
+    let beside = Twin::on((&svc, &far), &host);
+    another.admit(&beside.client);
+
+    let check = AgentCommand::new(&scene, &host).config(&config_of(&scene)).check();
+    let mut rows: Vec<_> = check
+        .rows
+        .iter()
+        .map(|row| (row.container_id.as_deref(), row.pod_uid.as_deref(), row.connections))
+        .collect();
+    rows.sort_unstable();
+    assert_eq!(rows, [(None, None, 1), (Some(OTHER), None, 1), (Some(ID), Some(POD), 1)], "{check:#?}");
+
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let mut agent = AgentCommand::new(&scene, &host).config(&config_of(&scene)).start();
+    let pod: &[_] = &[("direction", "forward"), ("container.id", ID), ("k8s.pod.uid", POD)];
+    let docker: &[_] = &[("direction", "forward"), ("container.id", OTHER)];
+    for series in [pod, docker] {
+        collector.wait_for_value(UP, series, 1, 0);
+        collector.wait_for_value(CONNECTIONS, series, 1, 0);
+    }
+    assert!(!collector.series("vms.connection_mon.rtt", docker).is_empty(), "and how it fares");
+    let since = unix_nanoseconds();
+    in_pod.close();
+    collector.wait_for_value(UP, pod, 0, since);
+    agent.wait_for_log(&["link is down", ID, POD]);
+    // It goes on when the pod is gone, and the others are not touched.
+    let since = unix_nanoseconds();
+    drop(in_pod);
+    collector.wait_for_points(UP, pod, 5, since);
+    agent.stop();
+    let told = |series| collector.series(UP, series).iter().map(|point| point.value.as_int()).min();
+    assert_eq!((told(docker), told(pod)), (Some(1), Some(0)));
+    assert!(
+        collector.series(UP, docker).iter().all(|point| point.attribute("k8s.pod.uid").is_none()),
+        "what is not known is left out"
+    );
+    drop((alone, beside));
 }

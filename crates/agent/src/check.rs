@@ -10,6 +10,7 @@ use vms_core::connection::{Connection, Direction};
 use vms_core::link::MatchedSource;
 use vms_core::look::{DownReason, MatchedConnection, ProbeLook};
 use vms_core::probe::ConnectionProbe;
+use vms_core::process::Container;
 
 use crate::advice;
 use crate::config::Config;
@@ -33,6 +34,10 @@ pub(crate) struct Row {
     source_ip: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_uid: Option<String>,
     #[serde(skip)]
     advice: Option<String>,
 }
@@ -54,7 +59,7 @@ impl Row {
     fn up(
         probe: &ConnectionProbe,
         direction: Direction,
-        source: MatchedSource,
+        source: &MatchedSource,
         matched: &[&MatchedConnection],
         unattributed: usize,
     ) -> Self {
@@ -75,6 +80,8 @@ impl Row {
             owners,
             source_ip: configured_ip.or_else(|| source.ip.map(|ip| ip.to_string())),
             source_port: probe.source_port.or(source.port),
+            container_id: of_container(source, |container| container.id.as_ref()),
+            pod_uid: of_container(source, |container| container.pod_uid.as_ref()),
             ..Self::down(probe, None, unattributed)
         }
     }
@@ -94,9 +101,15 @@ impl Row {
             dest_port: probe.dest_port,
             source_ip: probe.source_ip.as_ref().map(ToString::to_string),
             source_port: probe.source_port,
+            container_id: None,
+            pod_uid: None,
             advice: reason.map(|reason| advice::for_down(probe, None, reason)),
         }
     }
+}
+
+fn of_container(source: &MatchedSource, name: impl Fn(&Container) -> Option<&Arc<str>>) -> Option<String> {
+    source.container.as_deref().and_then(name).map(ToString::to_string)
 }
 
 /// A name on the command line that no probe has.
@@ -144,13 +157,15 @@ pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)]) -> Vec<Row> {
             let look = look.direction(direction);
             let mut matched: BTreeMap<MatchedSource, Vec<&MatchedConnection>> = BTreeMap::new();
             for connection in &look.matched {
-                let source = MatchedSource::of(probe, &connection.connection, direction);
+                let source = MatchedSource::of(probe, connection, direction);
                 matched.entry(source).or_default().push(connection);
             }
             for (source, connections) in matched {
-                let same = |other: &&Connection| MatchedSource::of(probe, other, direction) == source;
+                let addresses = source.of_addresses();
+                let same =
+                    |other: &&Connection| MatchedSource::by_addresses(probe, other, direction) == addresses;
                 let unattributed = look.unattributed.iter().filter(same).count();
-                rows.push(Row::up(probe, direction, source, &connections, unattributed));
+                rows.push(Row::up(probe, direction, &source, &connections, unattributed));
             }
         }
         if rows.len() == before {

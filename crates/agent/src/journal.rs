@@ -102,12 +102,18 @@ fn tell_change(change: &LinkChange) {
     let direction = change.direction.map(Direction::as_str);
     let source_ip = change.source.ip.map(tracing::field::display);
     let source_port = change.source.port;
+    let container = change.source.container.as_deref();
+    let container_id = container.and_then(|container| container.id.as_deref());
+    let pod_uid = container.and_then(|container| container.pod_uid.as_deref());
     let owner = owners(&change.owners);
     let owner = owner.as_deref();
     match change.reason {
         None => {
             let connections = change.connections;
-            info!(link, direction, source_ip, source_port, connections, owner, "link is up");
+            info!(
+                link,
+                direction, source_ip, source_port, container_id, pod_uid, connections, owner, "link is up"
+            );
         }
         Some(reason) => {
             let advice = advice::for_down(&change.probe, change.direction, reason);
@@ -117,6 +123,8 @@ fn tell_change(change: &LinkChange) {
                 direction,
                 source_ip,
                 source_port,
+                container_id,
+                pod_uid,
                 reason,
                 last_owner = owner,
                 "link is down: {advice}"

@@ -17,7 +17,7 @@ use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, 
 use crate::namespace::{Namespace, NamespaceId, NamespaceQuery};
 use crate::probe::ConnectionProbe;
 use crate::process::{
-    Capability, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
+    Capability, Container, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
 };
 
 /// Connections that fit by address of which one look finds out who holds them, for all probes together: what is worked out
@@ -155,6 +155,9 @@ pub struct ProbeLook {
     /// Connections of those who live elsewhere cannot be ruled out: [`HolderScan::is_displaced`], or they live in a network
     /// namespace that was to be looked at, and that the agent may not enter.
     pub is_displaced: bool,
+    /// The containers, in other network namespaces than the agent's, in which processes are that fit a probe; `None` where
+    /// only the agent's own was looked at.
+    pub containers: Option<Arc<BTreeSet<Arc<Container>>>>,
 }
 
 impl ProbeLook {
@@ -323,6 +326,13 @@ struct Candidate {
     pattern: PatternId,
 }
 
+/// Where processes live that fit, beside the agent's own network namespace.
+struct Attended {
+    /// Patterns that processes fit which live where the agent may not look.
+    closed: BTreeSet<PatternId>,
+    containers: BTreeSet<Arc<Container>>,
+}
+
 /// What fits by address, and of which probes it is a part.
 struct Candidates {
     taken: Vec<Candidate>,
@@ -403,9 +413,9 @@ impl LookPlan {
         processes: &mut P,
         manner: &Manner<'_>,
     ) -> Result<Vec<ProbeLook>, LookError> {
-        let closed = match manner.in_use {
-            Some(in_use) => self.attend(connections, processes, manner, in_use)?,
-            None => BTreeSet::new(),
+        let attended = match manner.in_use {
+            Some(in_use) => Some(self.attend(connections, processes, manner, in_use)?),
+            None => None,
         };
         let dumped =
             connections.dump(&self.filter).map_err(|error| LookError::Connections(Box::new(error)))?;
@@ -472,7 +482,9 @@ impl LookPlan {
             }
         }
         let mut looks = self.decide(&dumped, &candidates, &census, &scan);
-        self.note_closed(&closed, &mut looks);
+        if let Some(attended) = attended {
+            self.note_attended(attended, &mut looks);
+        }
         for (look, part) in looks.iter_mut().zip(fitting.parts) {
             let Some(part) = part else { continue };
             // A search that was cut short has not seen all who could hold these: it goes on with the same.
@@ -483,15 +495,14 @@ impl LookPlan {
         Ok(looks)
     }
 
-    /// Attends to the network namespaces in which processes live that fit, and tells which patterns processes fit that live
-    /// where the agent may not look.
+    /// Attends to the network namespaces in which processes live that fit.
     fn attend<C: ConnAdapter, P: ProcessAdapter>(
         &self,
         connections: &mut C,
         processes: &mut P,
         manner: &Manner<'_>,
         in_use: &BTreeSet<NamespaceId>,
-    ) -> Result<BTreeSet<PatternId>, LookError> {
+    ) -> Result<Attended, LookError> {
         let query = NamespaceQuery {
             selector: &self.selector,
             patterns: &self.patterns,
@@ -514,15 +525,15 @@ impl LookPlan {
                 closed.extend(inhabited.patterns);
             }
         }
-        Ok(closed)
+        Ok(Attended { closed, containers: scan.containers })
     }
 
-    /// Takes in that those who fit these patterns may have connections where the agent may not look.
-    fn note_closed(&self, closed: &BTreeSet<PatternId>, looks: &mut [ProbeLook]) {
-        if closed.is_empty() {
-            return;
-        }
+    /// Takes in where those live who fit.
+    fn note_attended(&self, attended: Attended, looks: &mut [ProbeLook]) {
+        let Attended { closed, containers } = attended;
+        let containers = Arc::new(containers);
         for (look, planned) in looks.iter_mut().zip(&self.probes) {
+            look.containers = Some(Arc::clone(&containers));
             for direction in Direction::ALL {
                 if closed.contains(&planned.pattern(direction)) {
                     look.is_displaced = true;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::allowance::Allowance;
-use crate::process::{PatternId, ProcessSelector};
+use crate::process::{Container, PatternId, ProcessSelector};
 
 /// Whose connections are looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub struct NamespaceScan {
     /// Patterns that a process certainly fits of which it may not be learned where it lives, or that lives where the agent
     /// may not follow. All, where processes are hidden.
     pub closed: BTreeSet<PatternId>,
+    /// The containers of processes that fit and live in another network namespace than the agent.
+    pub containers: BTreeSet<Arc<Container>>,
     /// The allowance was spent before all processes were looked at. The next scan goes on with the others.
     pub is_cut_short: bool,
 }

@@ -326,6 +326,15 @@ fn base_name(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
+/// The container of a process, as far as its cgroups tell.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Container {
+    /// Its id.
+    pub id: Option<Arc<str>>,
+    /// The uid of its pod.
+    pub pod_uid: Option<Arc<str>>,
+}
+
 /// A process that holds a wanted socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -337,6 +346,8 @@ pub struct Process {
     pub executable: Option<PathBuf>,
     /// The patterns that it fits, sorted.
     pub fits: Vec<PatternId>,
+    /// Its container; only told where the connections of all network namespaces are looked at.
+    pub container: Option<Arc<Container>>,
 }
 
 /// What the agent asks about the holders of sockets, once a cycle for all probes together.

@@ -14,8 +14,8 @@ use crate::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState};
 use crate::health::{Sighting, Vitals};
 use crate::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{
-    Capability, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames, ProcessSelector,
-    VerifyQuery,
+    Capability, Container, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames,
+    ProcessSelector, VerifyQuery,
 };
 
 /// What the agent may learn of a process.
@@ -48,7 +48,7 @@ impl Running {
             executable: Known::Is(Path::new(&path)),
         };
         let fits = selector.fits(&names).certain;
-        Arc::new(Process { pid, name: self.comm.clone(), executable: Some(path), fits })
+        Arc::new(Process { pid, name: self.comm.clone(), executable: Some(path), fits, container: None })
     }
 }
 
@@ -76,6 +76,8 @@ pub(crate) struct Host {
     pub(crate) homes: BTreeMap<usize, NamespaceId>,
     /// Those of which it is not told where they live.
     pub(crate) homeless: BTreeSet<usize>,
+    /// The containers of processes, by their places.
+    pub(crate) containers: BTreeMap<usize, Arc<Container>>,
     /// Network namespaces that the agent may not enter.
     pub(crate) barred: BTreeSet<NamespaceId>,
     /// Network namespaces that are attended to.
@@ -147,6 +149,11 @@ impl Host {
         if let Some(connection) = self.connections.last_mut() {
             connection.namespace = namespace;
         }
+    }
+
+    fn in_container(&self, process: &Process, index: usize) -> Arc<Process> {
+        let container = self.containers.get(&index).cloned();
+        Arc::new(Process { container, ..process.clone() })
     }
 
     pub(crate) fn disconnect_last(&mut self) {
@@ -230,6 +237,8 @@ impl ProcessAdapter for Host {
             if self.homeless.contains(&index) {
                 scan.closed.extend(fits);
             } else if let Some(home) = self.homes.get(&index) {
+                let container = self.containers.get(&index).cloned();
+                scan.containers.extend(container.filter(|_| fits.clone().next().is_some()));
                 inhabited.entry(*home).or_default().extend(fits);
             }
         }
@@ -297,6 +306,7 @@ impl ProcessAdapter for Host {
                 continue;
             }
             let process = running.describe(Pid(u32::try_from(index).unwrap() + 1), query.selector);
+            let process = self.in_container(&process, index);
             for inode in running.inodes.iter().filter_map(|inode| Inode::new(*inode)) {
                 let Some(patterns) = query.wanted.get(&inode) else { continue };
                 if self.is_displaced {
@@ -318,7 +328,8 @@ impl ProcessAdapter for Host {
         let verify = |(inode, pid): &(Inode, Pid)| {
             let running = self.processes.get(usize::try_from(pid.0).unwrap() - 1)?;
             let holds = running.access == Access::Open && running.inodes.contains(&inode.get());
-            holds.then(|| running.describe(*pid, query.selector))
+            let index = usize::try_from(pid.0).unwrap() - 1;
+            holds.then(|| self.in_container(&running.describe(*pid, query.selector), index))
         };
         Ok(query.holdings.iter().map(verify).collect())
     }

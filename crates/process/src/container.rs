@@ -4,7 +4,10 @@
 //! engine mounts into each container have to do. They need care: containers that share a network also share
 //! `/etc/hosts` and `/etc/resolv.conf`, and within a pod everything of the kind belongs to the pod's sandbox.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
+use vms_core::process::Container;
 
 /// A mount, as in `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,15 @@ pub fn parse_mounts(mountinfo: &str) -> Vec<Mount<'_>> {
 #[must_use]
 pub fn parse_cgroup_paths(cgroup: &str) -> Vec<&str> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect()
+}
+
+/// The container that `/proc/PID/cgroup` names, which any process shows to all.
+#[must_use]
+pub fn parse_container(cgroup: &str) -> Option<Container> {
+    let cgroups = parse_cgroup_paths(cgroup);
+    let id = match_container_id(&cgroups, &[], true).map(Arc::from);
+    let pod_uid = match_pod(&cgroups, &[]).and_then(|pod| pod.uid).map(Arc::from);
+    (id.is_some() || pod_uid.is_some()).then_some(Container { id, pod_uid })
 }
 
 /// The id of the container.

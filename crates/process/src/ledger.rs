@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vms_core::connection::Inode;
 use vms_core::process::{
-    Capability, Fits, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessSelector,
+    Capability, Container, Fits, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessSelector,
 };
 
 use crate::network::{Surroundings, Whereabouts};
@@ -254,13 +254,19 @@ pub(crate) struct Holder {
     pid: Pid,
     names: Names,
     fits: Fits,
+    container: Option<Arc<Container>>,
     process: Option<Arc<Process>>,
 }
 
 impl Holder {
     pub(crate) fn new(pid: Pid, names: Names, selector: &ProcessSelector) -> Self {
         let fits = selector.fits(&names.known());
-        Self { pid, names, fits, process: None }
+        Self { pid, names, fits, container: None, process: None }
+    }
+
+    /// The same process, in that container.
+    pub(crate) fn in_container(self, container: Option<Arc<Container>>) -> Self {
+        Self { container, ..self }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -283,7 +289,7 @@ impl Holder {
 
     /// The process as the core knows it.
     pub(crate) fn process(&mut self) -> Arc<Process> {
-        let (pid, names, fits) = (self.pid, &self.names, &self.fits);
+        let (pid, names, fits, container) = (self.pid, &self.names, &self.fits, &self.container);
         let process = self.process.get_or_insert_with(|| {
             let executable = match &names.executable {
                 Known::Is(path) => Some(path.clone()),
@@ -293,7 +299,13 @@ impl Holder {
                 Known::Is(comm) => display_name(comm),
                 Known::Absent | Known::Denied => String::new(),
             };
-            Arc::new(Process { pid, name, executable, fits: fits.certain.clone() })
+            Arc::new(Process {
+                pid,
+                name,
+                executable,
+                fits: fits.certain.clone(),
+                container: container.clone(),
+            })
         });
         Arc::clone(process)
     }

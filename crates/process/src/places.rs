@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use vms_core::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
-use vms_core::process::{Fits, PatternId, Pid};
+use vms_core::process::{Container, Fits, PatternId, Pid};
 
 use crate::effort::Effort;
 use crate::error::ProcessError;
@@ -24,8 +24,14 @@ use crate::table::{NameTable, Remembered};
 /// How many namespaces are kept at most: two descriptors each.
 const MAX_NAMESPACES: usize = 1024;
 
-/// The namespaces that are kept hold of, by their inodes.
-pub(crate) type Handles = BTreeMap<NonZeroU32, Arc<OwnedFd>>;
+/// What is remembered of those who live in other network namespaces.
+#[derive(Debug, Default)]
+pub(crate) struct Residents {
+    /// The namespaces that are kept hold of, by their inodes.
+    handles: BTreeMap<NonZeroU32, Arc<OwnedFd>>,
+    /// The containers of processes, as of when their names were read.
+    containers: BTreeMap<Pid, Arc<Container>>,
+}
 
 /// A search for namespaces under way.
 pub(crate) struct Survey<'a> {
@@ -34,7 +40,7 @@ pub(crate) struct Survey<'a> {
     pub(crate) privileges: &'a Privileges,
     pub(crate) surroundings: &'a Surroundings,
     pub(crate) table: &'a mut NameTable,
-    pub(crate) handles: &'a mut Handles,
+    pub(crate) residents: &'a mut Residents,
     pub(crate) scratch: &'a mut Vec<u8>,
     pub(crate) effort: &'a mut Effort,
 }
@@ -46,17 +52,19 @@ impl Survey<'_> {
         self.effort.listings += 1;
         let listed = self.procfs.read_processes(self.scratch)?;
         self.table.list(&listed, now);
+        let is_listed = |pid: &Pid| listed.binary_search_by_key(pid, |process| process.pid).is_ok();
+        self.residents.containers.retain(|pid, _| is_listed(pid));
         let mut scan = NamespaceScan::default();
         let mut inhabited: BTreeMap<NonZeroU32, BTreeSet<PatternId>> = BTreeMap::new();
         for process in listed {
-            if self.recall(process.pid, &mut inhabited) {
+            if self.recall(process.pid, &mut inhabited, &mut scan.containers) {
                 continue;
             }
             if allowance.is_spent_after(UNITS_A_PROCESS) {
                 scan.is_cut_short = true;
                 return Ok(scan);
             }
-            match self.look(process.pid, &mut inhabited, &mut scan.closed) {
+            match self.look(process.pid, &mut inhabited, &mut scan) {
                 Ok(()) | Err(Obstacle::Vanished | Obstacle::Refused(_)) => {}
                 Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(process.pid, errno)),
             }
@@ -68,9 +76,9 @@ impl Survey<'_> {
                 scan.closed.extend(self.query.patterns);
             }
         }
-        self.handles.retain(|inode, _| inhabited.contains_key(inode));
+        self.residents.handles.retain(|inode, _| inhabited.contains_key(inode));
         for (inode, patterns) in inhabited {
-            if let Some(handle) = self.handles.get(&inode) {
+            if let Some(handle) = self.residents.handles.get(&inode) {
                 let namespace = Namespace { id: NamespaceId(inode.get().into()), handle: Arc::clone(handle) };
                 scan.inhabited.push(Inhabited { namespace, patterns });
             }
@@ -79,7 +87,12 @@ impl Survey<'_> {
     }
 
     /// Whether it is remembered where that process lives, or that it does not matter.
-    fn recall(&self, pid: Pid, inhabited: &mut BTreeMap<NonZeroU32, BTreeSet<PatternId>>) -> bool {
+    fn recall(
+        &self,
+        pid: Pid,
+        inhabited: &mut BTreeMap<NonZeroU32, BTreeSet<PatternId>>,
+        containers: &mut BTreeSet<Arc<Container>>,
+    ) -> bool {
         let Some(Remembered::Fitted { patterns, bare, whereabouts, network }) =
             self.table.remembered(pid, self.query.now)
         else {
@@ -89,8 +102,9 @@ impl Survey<'_> {
         match (whereabouts, network) {
             _ if *bare || !patterns.iter().any(|pattern| asked(&pattern)) => true,
             (Whereabouts::Here, _) => true,
-            (Whereabouts::Elsewhere, Some(inode)) if self.handles.contains_key(inode) => {
+            (Whereabouts::Elsewhere, Some(inode)) if self.residents.handles.contains_key(inode) => {
                 inhabited.entry(*inode).or_default().extend(patterns.iter().filter(asked));
+                containers.extend(self.residents.containers.get(&pid).cloned());
                 true
             }
             _ => false,
@@ -102,7 +116,7 @@ impl Survey<'_> {
         &mut self,
         pid: Pid,
         inhabited: &mut BTreeMap<NonZeroU32, BTreeSet<PatternId>>,
-        closed: &mut BTreeSet<PatternId>,
+        scan: &mut NamespaceScan,
     ) -> Result<(), Obstacle> {
         self.effort.opened += 1;
         self.effort.names += 1;
@@ -121,9 +135,14 @@ impl Survey<'_> {
             (Whereabouts::Here, _) => {}
             (Whereabouts::Elsewhere, Some(inode)) if self.keep(inode, &dir)? => {
                 inhabited.entry(inode).or_default().extend(certain.iter().chain(possible).filter(asked));
+                self.residents.containers.remove(&pid);
+                if let Some(container) = dir.read_container() {
+                    scan.containers.insert(Arc::clone(&container));
+                    self.residents.containers.insert(pid, container);
+                }
             }
             _ => {
-                closed.extend(certain.iter().filter(asked));
+                scan.closed.extend(certain.iter().filter(asked));
             }
         }
         Ok(())
@@ -131,16 +150,16 @@ impl Survey<'_> {
 
     /// Keeps hold of that namespace, in which that process lives. `false` where that is not to be.
     fn keep(&mut self, inode: NonZeroU32, dir: &ProcessDir) -> Result<bool, Obstacle> {
-        if self.handles.contains_key(&inode) {
+        if self.residents.handles.contains_key(&inode) {
             return Ok(true);
         }
-        if self.handles.len() >= MAX_NAMESPACES {
+        if self.residents.handles.len() >= MAX_NAMESPACES {
             return Ok(false);
         }
         match dir.open_network_namespace() {
             // It may have moved on meanwhile: then it is looked at anew the next time.
             Ok((opened, handle)) if opened == u64::from(inode.get()) => {
-                self.handles.insert(inode, Arc::new(handle));
+                self.residents.handles.insert(inode, Arc::new(handle));
                 Ok(true)
             }
             Ok(_) | Err(Obstacle::Refused(_)) => Ok(false),

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::ops::{ControlFlow, Range};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
@@ -15,8 +16,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
-use vms_core::process::{Known, Pid, ProcessNames};
+use vms_core::process::{Container, Known, Pid, ProcessNames};
 
+use crate::container::parse_container;
 use crate::error::ProcessError;
 use crate::network::NetworkNamespace;
 use crate::parse::{
@@ -82,6 +84,8 @@ const COMM_BYTES: usize = 256;
 const ARGV0_BYTES: usize = 4096;
 /// 52 numbers of at most 20 digits, and a name.
 const STAT_BYTES: usize = 2048;
+/// A dozen hierarchies, each with the path of a container in a pod.
+const CGROUP_BYTES: usize = 8 * 1024;
 /// The length of the longest text that names a socket is 29: longer links are of something else.
 const SOCKET_LINK_BYTES: usize = 64;
 /// The entries of a directory that are not its own.
@@ -317,6 +321,13 @@ impl ProcessDir {
                 obstacle => Err(obstacle),
             },
         }
+    }
+
+    /// The container of the process, by its cgroups; `None` where they name none, or are not shown.
+    pub(crate) fn read_container(&self) -> Option<Arc<Container>> {
+        // No such byte is in it: the whole file.
+        let text = self.read_text(c"cgroup", CGROUP_BYTES, 0).ok()?;
+        parse_container(&String::from_utf8_lossy(&text)).map(Arc::new)
     }
 
     /// Whether that descriptor is that socket at this moment.

@@ -17,7 +17,7 @@ use crate::error::ProcessError;
 use crate::kept::Kept;
 use crate::network::Surroundings;
 use crate::parse::HiddenProcesses;
-use crate::places::{Handles, Survey};
+use crate::places::{Residents, Survey};
 use crate::privileges::Privileges;
 use crate::procfs::{Procfs, scratch};
 use crate::scan::{Memory, Scan, Unfinished};
@@ -50,8 +50,8 @@ pub struct ProcReader {
     selector: SelectorIdentity,
     scratch: Vec<u8>,
     effort: Effort,
-    /// The network namespaces that are kept hold of.
-    namespaces: Handles,
+    /// Those who live elsewhere.
+    residents: Residents,
 }
 
 impl ProcReader {
@@ -81,7 +81,7 @@ impl ProcReader {
             selector: SelectorIdentity::default(),
             scratch: scratch(),
             effort: Effort::default(),
-            namespaces: Handles::new(),
+            residents: Residents::default(),
         })
     }
 
@@ -153,11 +153,9 @@ impl ProcessAdapter for ProcReader {
     fn find_namespaces(&mut self, query: &NamespaceQuery<'_>) -> Result<NamespaceScan, ProcessError> {
         self.adopt(query.selector);
         self.with_descriptors_to_spare(query.now, |reader| {
-            let Self {
-                procfs, privileges, surroundings, memory, scratch, effort, namespaces: handles, ..
-            } = reader;
+            let Self { procfs, privileges, surroundings, memory, scratch, effort, residents, .. } = reader;
             let table = &mut memory.table;
-            Survey { query, procfs, privileges, surroundings, table, handles, scratch, effort }.run()
+            Survey { query, procfs, privileges, surroundings, table, residents, scratch, effort }.run()
         })
     }
 
@@ -172,8 +170,8 @@ impl ProcessAdapter for ProcReader {
     fn verify_holders(&mut self, query: &VerifyQuery<'_>) -> Result<Vec<Option<Arc<Process>>>, ProcessError> {
         self.adopt(query.selector);
         self.with_descriptors_to_spare(query.now, |reader| {
-            let Self { procfs, memory, scratch, effort, .. } = reader;
-            Verification { query, procfs, kept: &mut memory.kept, scratch, effort }.run()
+            let Self { procfs, surroundings, memory, scratch, effort, .. } = reader;
+            Verification { query, procfs, surroundings, kept: &mut memory.kept, scratch, effort }.run()
         })
     }
 }

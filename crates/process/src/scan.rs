@@ -9,10 +9,11 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use vms_core::connection::Inode;
-use vms_core::process::{HolderQuery, HolderScan, Pid};
+use vms_core::process::{Container, HolderQuery, HolderScan, Pid};
 
 use crate::conclusions::Conclusions;
 use crate::effort::Effort;
@@ -202,7 +203,7 @@ impl<'a> Scan<'a> {
             None => self.enter(pid)?,
         };
         let query = self.ledger.query();
-        let mut holder = Holder::new(pid, names, query.selector);
+        let mut holder = Holder::new(pid, names, query.selector).in_container(self.container_in(&dir));
         for (inode, descriptor) in places {
             self.effort.rechecks += 1;
             if dir.holds(*descriptor, *inode)? {
@@ -412,7 +413,13 @@ impl<'a> Scan<'a> {
         if !self.ledger.is_open_for(holder.fits()) {
             return Ok(Seen::PassedOver);
         }
+        let holder = holder.in_container(self.container_in(&dir));
         self.search_descriptors(dir, holder)
+    }
+
+    /// The container of a process, where it matters.
+    fn container_in(&self, dir: &ProcessDir) -> Option<Arc<Container>> {
+        self.surroundings.is_surveyed.then(|| dir.read_container()).flatten()
     }
 
     /// Reads the descriptors of a process that fits, or might.
@@ -510,7 +517,7 @@ impl<'a> Scan<'a> {
             return Ok(());
         }
         let query = self.ledger.query();
-        let mut holder = Holder::new(pid, names, query.selector);
+        let mut holder = Holder::new(pid, names, query.selector).in_container(self.container_in(&dir));
         for (inode, descriptor) in held {
             let recorded = self.ledger.record(inode, &mut holder);
             self.memory.kept.remember(inode, pid, descriptor, recorded != Recorded::Other, query.now);

@@ -31,6 +31,7 @@ fn up() -> ProbeLook {
             name: "orders".to_owned(),
             executable: Some("/opt/orders".into()),
             fits: Vec::new(),
+            container: None,
         })
     };
     let connection = Connection {

@@ -29,7 +29,13 @@ fn pattern() -> PatternId {
 }
 
 fn owner() -> Arc<Process> {
-    Arc::new(Process { pid: Pid(1), name: "app".into(), executable: None, fits: vec![pattern()] })
+    Arc::new(Process {
+        pid: Pid(1),
+        name: "app".into(),
+        executable: None,
+        fits: vec![pattern()],
+        container: None,
+    })
 }
 
 fn admit(track: &mut Track, number: u16, now: Duration, past: Past) {
