@@ -15,8 +15,8 @@ pub trait ConnAdapter {
     /// Why connections could not be told. It never stands for "none".
     type Error: Error + Send + Sync + 'static;
 
-    /// Tells of the connections of these network namespaces from now on, beside those of the agent's own. Others are let go
-    /// of, but for those in `in_use`. Returns those that the agent may not enter.
+    /// Attends to these network namespaces from now on, beside the agent's own. Others are let go of, but for those in
+    /// `in_use`. Returns those that the agent may not enter.
     ///
     /// # Errors
     /// When one could not be entered for another reason than the want of a permission.
@@ -26,11 +26,21 @@ pub trait ConnAdapter {
         in_use: &BTreeSet<NamespaceId>,
     ) -> Result<BTreeSet<NamespaceId>, Self::Error>;
 
-    /// Every connection of the network namespaces attended to that [`ConnectionFilter::matches`], IPv4 and IPv6, and no other.
+    /// Every connection of the agent's network namespace that [`ConnectionFilter::matches`], IPv4 and IPv6, and no other.
     ///
     /// # Errors
     /// When the kernel refused, broke off, or answered nonsense: then nothing is known, not even what had arrived.
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Self::Error>;
+
+    /// The same of a network namespace that is attended to.
+    ///
+    /// # Errors
+    /// As [`ConnAdapter::dump`].
+    fn dump_in(
+        &mut self,
+        namespace: NamespaceId,
+        filter: &ConnectionFilter,
+    ) -> Result<Vec<Connection>, Self::Error>;
 
     /// Looks at single connections again, found by an earlier dump: each as it is now, in the order given, or `None`
     /// when its socket is gone. A socket that took its place on the same endpoints is not it.

@@ -24,6 +24,9 @@ use crate::process::{
 /// about each takes about 1.1 kB meanwhile. Of what is beyond that, a probe with few loses none.
 pub const MAX_CANDIDATES: usize = 24_576;
 
+/// Connections that fit by address in all network namespaces together, of 72 bytes each.
+const MAX_DUMPED: usize = 1 << 18;
+
 /// Why a link is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DownReason {
@@ -328,6 +331,8 @@ struct Candidate {
 
 /// Where processes live that fit, beside the agent's own network namespace.
 struct Attended {
+    /// The namespaces that are attended to.
+    namespaces: BTreeSet<NamespaceId>,
     /// Patterns that processes fit which live where the agent may not look.
     closed: BTreeSet<PatternId>,
     containers: BTreeSet<Arc<Container>>,
@@ -417,8 +422,8 @@ impl LookPlan {
             Some(in_use) => Some(self.attend(connections, processes, manner, in_use)?),
             None => None,
         };
-        let dumped =
-            connections.dump(&self.filter).map_err(|error| LookError::Connections(Box::new(error)))?;
+        let elsewhere = attended.as_ref().map(|attended| &attended.namespaces);
+        let dumped = self.dump(connections, elsewhere.into_iter().flatten().copied(), manner)?;
         let fitting = self.find_candidates(&dumped, manner.begin_with, |namespace, name| {
             connections.interface_index(namespace, name)
         });
@@ -495,6 +500,29 @@ impl LookPlan {
         Ok(looks)
     }
 
+    /// The connections that the filter lets through, of the agent's own network namespace and those.
+    fn dump<C: ConnAdapter>(
+        &self,
+        connections: &mut C,
+        namespaces: impl Iterator<Item = NamespaceId>,
+        manner: &Manner<'_>,
+    ) -> Result<Vec<Connection>, LookError> {
+        let failed = |error: C::Error| LookError::Connections(Box::new(error));
+        let mut dumped = connections.dump(&self.filter).map_err(failed)?;
+        let own = dumped.len();
+        for namespace in namespaces {
+            // Each takes what all sockets of the host take, and users may make as many as they like.
+            if manner.allowance.is_spent() || dumped.len() > MAX_DUMPED {
+                return Err(LookError::CutShort);
+            }
+            dumped.extend(connections.dump_in(namespace, &self.filter).map_err(failed)?);
+        }
+        if dumped.len() > own {
+            dumped.sort_unstable_by_key(|connection| (connection.cookie, connection.namespace));
+        }
+        Ok(dumped)
+    }
+
     /// Attends to the network namespaces in which processes live that fit.
     fn attend<C: ConnAdapter, P: ProcessAdapter>(
         &self,
@@ -519,18 +547,20 @@ impl LookPlan {
         let refused = connections
             .attend(&namespaces, in_use)
             .map_err(|error| LookError::Connections(Box::new(error)))?;
+        let inhabited = namespaces.iter().map(|namespace| namespace.id);
+        let namespaces = inhabited.filter(|id| !refused.contains(id)).chain(in_use.iter().copied()).collect();
         let mut closed = scan.closed;
         for inhabited in scan.inhabited {
             if refused.contains(&inhabited.namespace.id) {
                 closed.extend(inhabited.patterns);
             }
         }
-        Ok(Attended { closed, containers: scan.containers })
+        Ok(Attended { namespaces, closed, containers: scan.containers })
     }
 
     /// Takes in where those live who fit.
     fn note_attended(&self, attended: Attended, looks: &mut [ProbeLook]) {
-        let Attended { closed, containers } = attended;
+        let Attended { closed, containers, .. } = attended;
         let containers = Arc::new(containers);
         for (look, planned) in looks.iter_mut().zip(&self.probes) {
             look.containers = Some(Arc::clone(&containers));

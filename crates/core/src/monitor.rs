@@ -581,13 +581,15 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// What to make of a look at that link.
     fn judge(&self, index: usize, look: &ProbeLook) -> Verdict {
         let Some(link) = self.links.get(index) else { return Verdict::Believe };
-        if look.is_cut_short() || link.is_out_of_sight_of(look) {
+        if look.is_cut_short() {
             return match () {
                 () if link.is_settled() => Verdict::Known,
                 () if link.is_confirmed_by(look) => Verdict::Believe,
-                () if look.is_cut_short() => Verdict::Undecided,
-                () => Verdict::OutOfSight,
+                () => Verdict::Undecided,
             };
+        }
+        if link.is_out_of_sight_of(look) {
+            return if link.is_confirmed_by(look) { Verdict::Believe } else { Verdict::OutOfSight };
         }
         // A connection that nobody holds in two looks is nobody's. One that is new may be about to be seen.
         let is_second = self.doubts.get(&index).is_some_and(|before| unheld(look).is_subset(before));

@@ -195,11 +195,26 @@ impl ConnAdapter for Host {
         if let Some(next) = self.replacements.pop() {
             return Ok(next.into_iter().filter(|connection| filter.matches(connection)).collect());
         }
-        let is_attended = |id: NamespaceId| id == NamespaceId::OWN || self.attended.contains(&id);
-        let seen = self.connections.iter().copied().filter(|connection| is_attended(connection.namespace));
+        let is_own = |connection: &Connection| connection.namespace == NamespaceId::OWN;
+        let seen = self.connections.iter().copied().filter(is_own);
         let found = seen.filter(|connection| filter.matches(connection)).collect();
         self.connections.append(&mut self.late);
         Ok(found)
+    }
+
+    fn dump_in(
+        &mut self,
+        namespace: NamespaceId,
+        filter: &ConnectionFilter,
+    ) -> Result<Vec<Connection>, Refused> {
+        if let Some((cpu, cost)) = &self.cost {
+            cpu.set(cpu.get() + *cost);
+        }
+        let is_there = |connection: &&Connection| {
+            connection.namespace == namespace && self.attended.contains(&namespace)
+        };
+        let seen = self.connections.iter().filter(is_there).copied();
+        Ok(seen.filter(|connection| filter.matches(connection)).collect())
     }
 
     fn lookup(&mut self, connections: &[Connection]) -> Result<Vec<Option<Sighting>>, Refused> {

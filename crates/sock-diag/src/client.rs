@@ -131,23 +131,26 @@ impl ConnAdapter for SockDiag {
         Ok(refused)
     }
 
-    /// In each network namespace one walk of the kernel's table for `AF_INET6` sockets, and one for `AF_INET` sockets if
-    /// any endpoint is IPv4; none if nothing is asked for. Sorted by cookie.
-    ///
-    /// A walk costs what all sockets of the host cost, in whichever namespace they are.
+    /// One walk of the kernel's table for `AF_INET6` sockets, and one for `AF_INET` sockets if any endpoint is
+    /// IPv4; none if nothing is asked for. Sorted by cookie.
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
         self.come_back()?;
-        let host_sockets = read_host_sockets(&self.sockstat);
-        let mut found = self.client.dump(filter, || host_sockets)?;
-        for (id, line) in &mut self.abroad {
-            let there = self.client.on(line, |client| client.dump(filter, || host_sockets))?;
-            if found.len() + there.len() > MAX_FOUND {
-                return Err(Error::TooMany);
-            }
-            found.extend(there.into_iter().map(|connection| Connection { namespace: *id, ..connection }));
-        }
-        if !self.abroad.is_empty() {
-            found.sort_unstable_by_key(|connection| (connection.cookie, connection.namespace));
+        self.client.dump(filter, || read_host_sockets(&self.sockstat))
+    }
+
+    /// A walk costs what all sockets of the host cost, in whichever network namespace they are. Of a namespace that is not
+    /// attended to nothing is told.
+    fn dump_in(
+        &mut self,
+        namespace: NamespaceId,
+        filter: &ConnectionFilter,
+    ) -> Result<Vec<Connection>, Error> {
+        self.come_back()?;
+        let Some(line) = self.abroad.get_mut(&namespace) else { return Ok(Vec::new()) };
+        let sockstat = &self.sockstat;
+        let mut found = self.client.on(line, |client| client.dump(filter, || read_host_sockets(sockstat)))?;
+        for connection in &mut found {
+            connection.namespace = namespace;
         }
         Ok(found)
     }

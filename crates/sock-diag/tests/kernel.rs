@@ -519,7 +519,14 @@ fn connections_of_other_network_namespaces_are_told_apart_and_looked_up_where_th
         assert_eq!(sock_diag.attend(&namespaces, &none).unwrap(), none);
         assert_eq!(own_namespace(), before, "the thread is back");
 
-        let found = sock_diag.dump(&filter).unwrap();
+        let everywhere = |sock_diag: &mut SockDiag| {
+            let mut found = sock_diag.dump(&filter).unwrap();
+            for id in [1, 2] {
+                found.extend(sock_diag.dump_in(NamespaceId(id), &filter).unwrap());
+            }
+            found
+        };
+        let found = everywhere(&mut sock_diag);
         for (namespace, client) in
             [(NamespaceId::OWN, &own.1), (NamespaceId(1), &twins[0].1.1), (NamespaceId(2), &twins[1].1.1)]
         {
@@ -539,7 +546,7 @@ fn connections_of_other_network_namespaces_are_told_apart_and_looked_up_where_th
         assert!(sock_diag.interface_index(NamespaceId(1), "lo").is_some());
 
         sock_diag.attend(&[], &BTreeSet::from([NamespaceId(2)])).unwrap();
-        let mut left: Vec<u64> = sock_diag.dump(&filter).unwrap().iter().map(|one| one.namespace.0).collect();
+        let mut left: Vec<u64> = everywhere(&mut sock_diag).iter().map(|one| one.namespace.0).collect();
         left.sort_unstable();
         assert_eq!(left, [0, 0, 2, 2], "in use");
         let sightings = sock_diag.lookup(&found).unwrap();

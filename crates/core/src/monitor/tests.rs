@@ -1282,3 +1282,31 @@ fn naively_everywhere(host: &Host) -> Vec<Truth> {
         .map(|way| Truth { of_anyone: up(*way, false), of_residents: up(*way, true) })
         .collect()
 }
+
+#[test]
+fn a_host_with_more_namespaces_than_can_be_walked_in_time_is_failed_and_keeps_the_cadence() {
+    let mut host = Host::default();
+    for index in 0..1_000_u64 {
+        host.run("app", Access::Open, &[]);
+        host.homes.insert(usize::try_from(index).unwrap(), NamespaceId(index + 1));
+    }
+    let mut monitor = everywhere(&host, true);
+    monitor.dumps_cost(Duration::from_millis(10));
+    let cycle = monitor.tell(&[0]);
+    assert!(cycle.points.is_empty());
+    assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::CutShort));
+    assert!(monitor.effort().walk_cpu < Duration::from_secs(1), "{:?}", monitor.effort());
+}
+
+#[test]
+fn an_up_is_counted_anew_although_somebody_lives_where_the_agent_may_not_enter() {
+    let mut host = twins();
+    host.barred.insert(FAR[1]);
+    let mut monitor = everywhere(&host, true);
+    assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [1]);
+    monitor.connections.connect(("10.0.0.9", 40001), ("10.0.0.1", 5432), TcpState::Established, 9);
+    monitor.connections.move_last(FAR[0]);
+    monitor.processes.process_mut(0).inodes.push(9);
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, CONNECTIONS), ages(&cycle)), (vec![2], vec![0.0]));
+}
