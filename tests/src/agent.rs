@@ -110,6 +110,10 @@ pub struct Row {
     pub source_ip: Option<String>,
     /// The configured or matched source.
     pub source_port: Option<u16>,
+    /// The container, in another network namespace than the agent's.
+    pub container_id: Option<String>,
+    /// The pod of that container.
+    pub pod_uid: Option<String>,
     /// To what the destination is translated.
     #[serde(default)]
     pub translated: Vec<Translated>,

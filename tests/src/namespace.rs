@@ -69,7 +69,7 @@ impl Namespace {
     #[must_use]
     #[track_caller]
     pub fn of_process(pid: u32, number: u8) -> Self {
-        let name = Self::next_name();
+        let name = next_name();
         ip(&["netns", "attach", &name, &pid.to_string()]);
         let open = |kind: &str| File::open(format!("/proc/{pid}/ns/{kind}")).expect("the process runs");
         Self { name, network: open("net"), processes: open("pid"), init: None, number }
@@ -96,18 +96,18 @@ impl Namespace {
         }
     }
 
-    fn next_name() -> String {
-        SWEEP.call_once(sweep);
-        let alive = ALIVE.fetch_add(1, Ordering::SeqCst);
-        assert!(alive < LIMIT, "{LIMIT} namespaces are alive already");
-        format!("vmst-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::SeqCst))
+    /// A network of its own on this host, as a pod has: what runs there is among the host's processes. It has to be dropped
+    /// before the host.
+    #[must_use]
+    #[track_caller]
+    pub fn pod(&self) -> Self {
+        let (name, network) = make_network();
+        let processes = self.processes.try_clone().expect("a descriptor is to be had");
+        Self { name, network, processes, init: None, number: self.number }
     }
 
     fn with_number(number: u8) -> Self {
-        let name = Self::next_name();
-        ip(&["netns", "add", &name]);
-        ip(&["-n", &name, "link", "set", "lo", "up"]);
-        let network = File::open(format!("{DIRECTORY}/{name}")).expect("the namespace was just made");
+        let (name, network) = make_network();
         let (init, processes) = start_init(&network);
         Self { name, network, processes, init: Some(init), number }
     }
@@ -233,6 +233,25 @@ impl Drop for Namespace {
         let _deleted_or_swept_later = program::command("ip").args(["netns", "delete", &self.name]).output();
         ALIVE.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// A name that no other namespace has.
+#[track_caller]
+fn next_name() -> String {
+    SWEEP.call_once(sweep);
+    let alive = ALIVE.fetch_add(1, Ordering::SeqCst);
+    assert!(alive < LIMIT, "{LIMIT} namespaces are alive already");
+    format!("vmst-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::SeqCst))
+}
+
+/// A network namespace with its loopback up, and the name under which `ip netns` knows it.
+#[track_caller]
+fn make_network() -> (String, File) {
+    let name = next_name();
+    ip(&["netns", "add", &name]);
+    ip(&["-n", &name, "link", "set", "lo", "up"]);
+    let network = File::open(format!("{DIRECTORY}/{name}")).expect("the namespace was just made");
+    (name, network)
 }
 
 /// Starts the first process of a PID namespace, in that network namespace, and returns it with the PID namespace.

@@ -12,8 +12,8 @@ use rustix::process::Signal;
 use serde_json::json;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
-    AgentCommand, Answer, Link, Namespace, Points, Privileges, Protocol, Responder, Scene, config,
-    environment, eventually, nat, needs, probe, probe_with, program,
+    AgentCommand, Answer, ContainerGroup, Link, Namespace, Points, Privileges, Protocol, Responder, Scene,
+    config, environment, eventually, nat, needs, probe, probe_with, program,
 };
 use vms_core::metric::{ALL, Kind, LINK_ATTRIBUTES, Metric};
 
@@ -157,6 +157,8 @@ fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
     agent.signal(Signal::HUP);
     responder.wait_for_value(reloads, &[("outcome", "refused")], 1, 0);
 
+    tell_of_a_container(&scene, &host, &responder);
+
     let missing = || {
         let sent = collect(&responder);
         let mut missing = Vec::new();
@@ -185,6 +187,27 @@ fn with_inference(mut config: serde_json::Value) -> serde_json::Value {
     let keys = config.as_object_mut().expect("a configuration is an object");
     keys.insert("attribution".to_owned(), json!("inferred"));
     config
+}
+
+/// Lets an agent of all network namespaces tell of a link that a container had, and has no more.
+#[track_caller]
+fn tell_of_a_container(scene: &Scene, host: &Namespace, responder: &Responder) {
+    const ID: &str = "e72f453320124d18eb835d05a10d393b95dd584ed6d1bea161717a290a357aa6";
+    let group = ContainerGroup::new(&format!("pod8c1b3f6e-7d52-4c1c-9f0e-3f2b7a9d5e10/{ID}"));
+    let (pod, program) = (host.pod(), scene.program("pod"));
+    let mut link = Link::new((&program, &pod), (&scene.program("far"), &pod));
+    group.admit(&link.client);
+    let mut config = config(&[probe("pod", &scene.name("pod"), link.service())]);
+    config.as_object_mut().expect("keys and values").insert("namespaces".to_owned(), json!("all"));
+    let agent = AgentCommand::new(scene, host).config_text("all.json", &with_inference(config).to_string());
+    let mut agent = agent.variable("OTEL_SERVICE_NAME", "of-all").start();
+    let contained: &[_] = &[("name", "pod"), ("container.id", ID)];
+    let up = responder.wait_for_points("vms.connection_mon.up", contained, 1, 0);
+    link.close();
+    let last = up.last().expect("one at least").time;
+    responder.wait_for_value("vms.connection_mon.up", contained, 0, last);
+    agent.stop();
+    drop(link);
 }
 
 /// Each metric as it was sent, with every attribute that any of its points carried.

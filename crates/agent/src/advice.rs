@@ -3,6 +3,7 @@
 use vms_core::connection::Direction;
 use vms_core::infer::InferenceLack;
 use vms_core::look::DownReason;
+use vms_core::namespace::Namespaces;
 use vms_core::probe::ConnectionProbe;
 
 /// The advice for a link that is down for that reason.
@@ -23,6 +24,10 @@ pub(crate) fn for_down(probe: &ConnectionProbe, direction: Option<Direction>, re
         }
         DownReason::Connecting => format!(
             "{service} does not answer: see that the service listens and that no firewall drops the packets"
+        ),
+        DownReason::OtherNamespace => format!(
+            "no connection with {service} is in the agent's network namespace, and a process matching {process} lives in \
+             another, whose connections are not seen: set `namespaces: all`, or run an agent beside the process"
         ),
         DownReason::NoConnection => {
             format!("no ESTABLISHED connection with {service}: see the service, and the log of {process}")
@@ -52,6 +57,21 @@ pub(crate) fn for_lack(lack: InferenceLack) -> &'static str {
         }
     }
 }
+
+/// What to do about links that are out of sight: the agent sees whoever fits, and not where they live.
+pub(crate) fn for_out_of_sight(namespaces: Namespaces) -> &'static str {
+    match namespaces {
+        Namespaces::Own => OUT_OF_SIGHT,
+        Namespaces::All => BARRED,
+    }
+}
+
+const BARRED: &str = "a process that fits lives in a network namespace that the agent may not enter: grant CAP_SYS_ADMIN beside \
+    CAP_SYS_PTRACE (systemd also: `RestrictNamespaces=net`), or set `namespaces: own` and run an agent beside it";
+
+const OUT_OF_SIGHT: &str = "the agent has a network namespace of its own, and those that fit live in others, where \
+    it sees no connection: run it in the host's (Kubernetes: `hostNetwork: true`; a container: `--network=host`), or set \
+    `namespaces: all`";
 
 /// The patterns that a process on this host would have to fit.
 fn processes(probe: &ConnectionProbe, direction: Option<Direction>) -> String {

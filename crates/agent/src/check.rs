@@ -13,6 +13,7 @@ use vms_core::infer::{Attribution, AttributionMode, Attributions};
 use vms_core::link::MatchedSource;
 use vms_core::look::{DirectionLook, DownReason, MatchedConnection, ProbeLook};
 use vms_core::probe::ConnectionProbe;
+use vms_core::process::Container;
 
 use crate::advice;
 use crate::config::Config;
@@ -45,6 +46,10 @@ pub(crate) struct Row {
     /// To what the destination is translated.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     translated: Vec<Translated>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_uid: Option<String>,
     #[serde(skip)]
     advice: Option<String>,
 }
@@ -97,7 +102,7 @@ impl Row {
     fn up(
         probe: &ConnectionProbe,
         direction: Direction,
-        source: MatchedSource,
+        source: &MatchedSource,
         matched: &[&MatchedConnection],
         look: &DirectionLook,
         unattributed: usize,
@@ -125,6 +130,8 @@ impl Row {
             source_ip: configured_ip.or_else(|| source.ip.map(|ip| ip.to_string())),
             source_port: probe.source_port.or(source.port),
             translated: Translated::of(matched, look),
+            container_id: of_container(source, |container| container.id.as_ref()),
+            pod_uid: of_container(source, |container| container.pod_uid.as_ref()),
             ..Self::down(probe, None, unattributed)
         }
     }
@@ -147,9 +154,15 @@ impl Row {
             source_ip: probe.source_ip.as_ref().map(ToString::to_string),
             source_port: probe.source_port,
             translated: Vec::new(),
+            container_id: None,
+            pod_uid: None,
             advice: reason.map(|reason| advice::for_down(probe, None, reason)),
         }
     }
+}
+
+fn of_container(source: &MatchedSource, name: impl Fn(&Container) -> Option<&Arc<str>>) -> Option<String> {
+    source.container.as_deref().and_then(name).map(ToString::to_string)
 }
 
 /// A name on the command line that no probe has.
@@ -177,23 +190,35 @@ pub(crate) fn select(mut config: Config, names: &[String]) -> Result<Config, Unk
     Ok(config)
 }
 
+/// The links that are up in no direction, and of which that says nothing: whoever fits lives where no connection is seen.
+pub(crate) fn out_of_sight(looks: &[(Arc<ConnectionProbe>, ProbeLook)]) -> Vec<&str> {
+    let unseen = looks.iter().filter(|(_, look)| is_unseen(look));
+    unseen.map(|(probe, _)| probe.name.as_ref()).collect()
+}
+
+fn is_unseen(look: &ProbeLook) -> bool {
+    look.is_out_of_sight(None) && !Direction::ALL.iter().any(|way| look.direction(*way).is_up())
+}
+
 /// The rows of what was found: one for each direction and, where asked for, source that matched; one without
-/// direction where none did.
+/// direction where none did; and none of what is out of sight.
 pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)], mode: AttributionMode) -> Vec<Row> {
     let mut rows = Vec::new();
-    for (probe, look) in looks {
+    for (probe, look) in looks.iter().filter(|(_, look)| !is_unseen(look)) {
         let before = rows.len();
         for direction in Direction::ALL {
             let look = look.direction(direction);
             let mut matched: BTreeMap<MatchedSource, Vec<&MatchedConnection>> = BTreeMap::new();
             for connection in &look.matched {
-                let source = MatchedSource::of(probe, &connection.connection, direction);
+                let source = MatchedSource::of(probe, connection, direction);
                 matched.entry(source).or_default().push(connection);
             }
             for (source, connections) in matched {
-                let same = |other: &&Connection| MatchedSource::of(probe, other, direction) == source;
+                let addresses = source.of_addresses();
+                let same =
+                    |other: &&Connection| MatchedSource::by_addresses(probe, other, direction) == addresses;
                 let unattributed = look.unattributed.iter().filter(same).count();
-                rows.push(Row::up(probe, direction, source, &connections, look, unattributed, mode));
+                rows.push(Row::up(probe, direction, &source, &connections, look, unattributed, mode));
             }
         }
         if rows.len() == before {

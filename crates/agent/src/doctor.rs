@@ -145,6 +145,7 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         sandbox: config.sandbox,
         attribution: config.terms.attribution,
         inference: processes.as_mut().map(try_inference).unwrap_or_default(),
+        namespaces: config.terms.namespaces,
     };
     let facts = read::read_facts(
         &sources,

@@ -1,8 +1,9 @@
 //! Doors to the agent's decoders, for `tests/fuzz` alone: its modules are otherwise its own.
 
+use vms_process::container;
+
 use crate::doctor::read;
 use crate::resource;
-use crate::resource::container;
 
 pub use crate::config::fuzzing::{
     Accepted, Document, Format, Loader, TextKind, parse_document, parse_endpoint, substitute,

@@ -1,5 +1,6 @@
 //! The edges of this host, put together as the configuration says.
 
+use std::ffi::CStr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use uuid::Uuid;
 use vms_conntrack::Conntrack;
 use vms_core::connection::Direction;
 use vms_core::monitor::Monitor;
+use vms_core::namespace::Namespaces;
 use vms_core::process::SelectorBuilder;
 use vms_process::{Privileges, ProcReader};
 use vms_sock_diag::SockDiag;
@@ -29,7 +31,14 @@ const SPREAD: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the kernel has no `sock_diag`, or the configured /proc cannot be read.
 pub(crate) fn monitor(config: &Config, clock: SystemClock) -> anyhow::Result<HostMonitor> {
-    let connections = SockDiag::open(&config.proc_root).context("sockets cannot be read")?;
+    let connections = match config.terms.namespaces {
+        Namespaces::Own => SockDiag::open(&config.proc_root),
+        Namespaces::All => {
+            require_cookies(rustix::system::uname().release())?;
+            SockDiag::open_for_all_namespaces(&config.proc_root)
+        }
+    };
+    let connections = connections.context("sockets cannot be read")?;
     let mut monitor =
         Monitor::new(connections, processes(config)?, clock, config.probes.clone(), config.terms)?;
     if config.conntrack == ConntrackMode::Auto {
@@ -44,7 +53,32 @@ pub(crate) fn monitor(config: &Config, clock: SystemClock) -> anyhow::Result<Hos
 /// When it cannot be opened.
 pub(crate) fn processes(config: &Config) -> anyhow::Result<ProcReader> {
     let privileges = Privileges::read_own().context("the agent's own capabilities cannot be read")?;
-    ProcReader::open(&config.proc_root, privileges).context("processes cannot be read: correct `procRoot`")
+    let processes = ProcReader::open(&config.proc_root, privileges)
+        .context("processes cannot be read: correct `procRoot`")?;
+    Ok(match config.terms.namespaces {
+        Namespaces::Own => processes,
+        Namespaces::All => processes.in_all_namespaces(),
+    })
+}
+
+/// Before Linux 5.4 each network namespace counted its cookies for itself (`sock_gen_cookie`, `net/core/sock_diag.c`): two
+/// sockets of a host could have the same.
+fn require_cookies(release: &CStr) -> anyhow::Result<()> {
+    const FIRST: (u32, u32) = (5, 4);
+    let release = release.to_string_lossy();
+    let is_old = kernel_version(&release).is_some_and(|version| version < FIRST);
+    anyhow::ensure!(
+        !is_old,
+        "`namespaces: all` takes Linux 5.4 or later, and this is {release}: set `namespaces: own`, and run an agent beside \
+         each process"
+    );
+    Ok(())
+}
+
+/// The first two numbers of a kernel's release.
+pub(crate) fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// The resource on whose behalf is measured.

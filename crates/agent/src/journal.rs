@@ -8,7 +8,7 @@ use vms_core::connection::Direction;
 use vms_core::infer::{Attribution, InferenceLack};
 use vms_core::link::LinkChange;
 use vms_core::look::LookError;
-use vms_core::monitor::{Cycle, Failure, PermissionChange};
+use vms_core::monitor::{Cycle, Failure, PermissionChange, SightChange};
 use vms_core::process::Process;
 
 use crate::advice;
@@ -34,6 +34,7 @@ impl Journal {
         for lack in &cycle.lacks {
             tell_lack(*lack);
         }
+        tell_sight(&cycle.sight);
         self.tell_unverified(cycle.unverified.as_ref());
         if let Some(told) = &cycle.translations {
             self.tell_untold(told.as_ref().err());
@@ -128,6 +129,9 @@ fn tell_change(change: &LinkChange) {
     let direction = change.direction.map(Direction::as_str);
     let source_ip = change.source.ip.map(tracing::field::display);
     let source_port = change.source.port;
+    let container = change.source.container.as_deref();
+    let container_id = container.and_then(|container| container.id.as_deref());
+    let pod_uid = container.and_then(|container| container.pod_uid.as_deref());
     let owner = owners(&change.owners);
     let owner = owner.as_deref();
     match change.reason {
@@ -135,7 +139,18 @@ fn tell_change(change: &LinkChange) {
             let connections = change.connections;
             let inferred = change.attribution.filter(|attribution| *attribution != Attribution::Holder);
             let attribution = inferred.map(Attribution::as_str);
-            info!(link, direction, source_ip, source_port, connections, owner, attribution, "link is up");
+            info!(
+                link,
+                direction,
+                source_ip,
+                source_port,
+                container_id,
+                pod_uid,
+                connections,
+                owner,
+                attribution,
+                "link is up"
+            );
         }
         Some(reason) => {
             let advice = advice::for_down(&change.probe, change.direction, reason);
@@ -145,6 +160,8 @@ fn tell_change(change: &LinkChange) {
                 direction,
                 source_ip,
                 source_port,
+                container_id,
+                pod_uid,
                 reason,
                 last_owner = owner,
                 "link is down: {advice}"
@@ -173,13 +190,36 @@ fn tell_lack(lack: InferenceLack) {
     );
 }
 
+/// Tells of links that went out of sight, and came back: of all those of a cycle together.
+fn tell_sight(changes: &[SightChange]) {
+    let links = |in_sight| {
+        let links = changes.iter().filter(move |change| change.in_sight == in_sight);
+        shown(links.map(|change| change.probe.name.to_string()).collect())
+    };
+    if let (Some(links), [change, ..]) = (links(false), changes) {
+        let advice = advice::for_out_of_sight(change.namespaces);
+        error!(links, "links cannot be measured, and are not reported: {advice}");
+    }
+    if let Some(links) = links(true) {
+        info!(
+            links,
+            "links can be measured again: processes that fit are where connections are seen, or gone"
+        );
+    }
+}
+
 /// The owners, as `name[pid]`, the first few.
 fn owners(owners: &[std::sync::Arc<Process>]) -> Option<String> {
+    shown(owners.iter().map(|owner| format!("{}[{}]", owner.name, owner.pid)).collect())
+}
+
+/// The first few, and how many more there are.
+fn shown(mut names: Vec<String>) -> Option<String> {
     const SHOWN: usize = 3;
-    let mut names: Vec<String> =
-        owners.iter().take(SHOWN).map(|owner| format!("{}[{}]", owner.name, owner.pid)).collect();
-    if owners.len() > SHOWN {
-        names.push(format!("and {} more", owners.len() - SHOWN));
+    if names.len() > SHOWN {
+        let more = format!("and {} more", names.len() - SHOWN);
+        names.truncate(SHOWN);
+        names.push(more);
     }
     (!names.is_empty()).then(|| names.join(" "))
 }

@@ -48,7 +48,7 @@ use crate::config::{ConfigErrors, Loaded, Overrides, Sources};
 use crate::environment::Environment;
 use crate::heartbeat::Heartbeat;
 use crate::measuring::Reserved;
-use crate::sandbox::{Places, Sandbox};
+use crate::sandbox::{Extras, Places, Sandbox};
 use crate::terminal::Format;
 use crate::watch::Watch;
 
@@ -98,7 +98,8 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
     // What is opened once for good comes before the sandbox, so that no rule is needed for it.
     let heartbeat = Heartbeat::begin(&heartbeat::places(environment));
     let spool = spool_directory(&config);
-    let sandbox = Sandbox::new(config.sandbox).with_conntrack(config.conntrack);
+    let extras = Extras { conntrack: config.conntrack, namespaces: config.terms.namespaces };
+    let sandbox = Sandbox::new(config.sandbox, extras);
     let mut lacks = sandbox.enter_process();
     let (thread, measuring_lacks) = Reserved::start(sandbox)?;
     lacks.extend(measuring_lacks);
@@ -156,12 +157,20 @@ fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> an
         }
     };
     let rows = check::rows(&looks, mode);
-    let status = u8::from(!rows.iter().all(check::Row::is_up));
+    let unseen = check::out_of_sight(&looks);
+    let status = match () {
+        () if !unseen.is_empty() => COULD_NOT_MEASURE,
+        () => u8::from(!rows.iter().all(check::Row::is_up)),
+    };
     let mut out = anstream::stdout();
     let printed = match args.format {
         Format::Text => check::write_table(&rows, &mut out),
         Format::Json => check::write_json(&rows, &mut out),
     };
+    if !unseen.is_empty() {
+        let error = anyhow::anyhow!(advice::for_out_of_sight(config.terms.namespaces));
+        complain(&error.context(format!("{} could not be measured", unseen.join(", "))));
+    }
     Ok(if is_printed(&printed) { status } else { COULD_NOT_MEASURE })
 }
 

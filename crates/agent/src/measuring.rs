@@ -301,7 +301,9 @@ impl Worker {
     }
 
     /// Puts a new configuration in force. What fails leaves the old one whole.
-    fn apply(&mut self, new: Config, prepared: Option<Prepared>) -> anyhow::Result<()> {
+    fn apply(&mut self, mut new: Config, prepared: Option<Prepared>) -> anyhow::Result<()> {
+        // The rights that it takes were given up, or kept, at the start.
+        new.terms.namespaces = self.config.terms.namespaces;
         if self.config.proc_root == new.proc_root {
             self.monitor.replace_probes(new.probes.clone())?;
         } else {

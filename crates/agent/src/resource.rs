@@ -2,16 +2,13 @@
 //!
 //! What cannot be known is left out. What is configured goes before what is found out.
 
-pub(crate) mod container;
-
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 use rustix::system::uname;
 use uuid::Uuid;
-
-use container::{Pod, match_container_id, match_pod, parse_cgroup_paths, parse_mounts};
+use vms_process::container::{Pod, match_container_id, match_pod, parse_cgroup_paths, parse_mounts};
 
 /// What a resource is made of.
 #[derive(Clone, Copy)]

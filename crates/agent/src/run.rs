@@ -200,6 +200,9 @@ fn apply_log_level(telemetry: &Telemetry, old: &Config, new: &Config) {
     {
         warn!("log.level stays as it was: {error:#}");
     }
+    if old.terms.namespaces != new.terms.namespaces {
+        warn!("namespaces takes effect at the next start: what is looked at stays the same until then");
+    }
     if old.sandbox != new.sandbox {
         warn!("sandbox takes effect at the next start: what was given up does not come back");
     }

@@ -5,6 +5,7 @@
 //!
 //! - The measuring thread looks into processes and asks the kernel for sockets, and where that is configured for
 //!   translations. It keeps the capabilities, and can open no file for writing and no connection to anywhere.
+//!   With `namespaces: all` it keeps `CAP_SYS_ADMIN` as well, to enter network namespaces, and no others.
 //! - The runtime's threads send, resolve names, and read the configuration again. They cannot look into processes, and
 //!   see only the files that this takes.
 //!
@@ -17,8 +18,8 @@
 use std::fmt;
 
 use anyhow::bail;
-use rustix::thread::CapabilitySet;
 use tracing::{info, warn};
+use vms_core::namespace::Namespaces;
 
 use crate::config::{ConntrackMode, SandboxMode};
 
@@ -29,7 +30,7 @@ mod syscalls;
 
 pub(crate) use files::supports_landlock;
 pub(crate) use places::Places;
-pub(crate) use privileges::{FOR_CONNTRACK, KEPT};
+pub(crate) use privileges::kept;
 
 /// One kind of restriction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,31 +107,35 @@ impl Lack {
     }
 }
 
+/// What is configured to be measured that takes more rights than the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extras {
+    /// Whether translations are read.
+    pub(crate) conntrack: ConntrackMode,
+    /// Whose connections are looked at.
+    pub(crate) namespaces: Namespaces,
+}
+
 /// The way into the sandbox, one step for each kind of thread.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sandbox {
     mode: SandboxMode,
-    conntrack: ConntrackMode,
+    extras: Extras,
 }
 
 impl Sandbox {
-    pub(crate) fn new(mode: SandboxMode) -> Self {
-        Self { mode, conntrack: ConntrackMode::Off }
-    }
-
-    /// The same, for an agent that reads connection tracking or does not.
-    pub(crate) fn with_conntrack(self, conntrack: ConntrackMode) -> Self {
-        Self { conntrack, ..self }
+    pub(crate) fn new(mode: SandboxMode, extras: Extras) -> Self {
+        Self { mode, extras }
     }
 
     /// For the whole process. Has to be called while it has one thread: capabilities are each thread's own.
     pub(crate) fn enter_process(self) -> Vec<Lack> {
-        self.unless_off(|| privileges::restrict_process(kept(self.conntrack)))
+        self.unless_off(|| privileges::restrict_process(kept(self.extras)))
     }
 
     /// For the measuring thread, as the first that it does.
     pub(crate) fn enter_measuring(self) -> Vec<Lack> {
-        self.unless_off(|| Vec::from_iter(syscalls::restrict_measuring(self.conntrack)))
+        self.unless_off(|| Vec::from_iter(syscalls::restrict_measuring(self.extras)))
     }
 
     /// For the calling thread and all that it starts; after the measuring thread was started.
@@ -176,14 +181,6 @@ impl Sandbox {
 
     fn unless_off(self, enter: impl FnOnce() -> Vec<Lack>) -> Vec<Lack> {
         if self.mode == SandboxMode::Off { Vec::new() } else { enter() }
-    }
-}
-
-/// The capabilities that the measuring thread keeps, if it was given them.
-pub(crate) fn kept(conntrack: ConntrackMode) -> CapabilitySet {
-    match conntrack {
-        ConntrackMode::Off => KEPT,
-        ConntrackMode::Auto => KEPT | FOR_CONNTRACK,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The edges: what the core asks of the host.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use crate::address::Endpoint;
 use crate::connection::{Connection, ConnectionFilter};
 use crate::health::Sighting;
 use crate::infer::{OutsiderQuery, OutsiderScan, SuspectQuery};
+use crate::namespace::{Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{HolderQuery, HolderScan, Process, VerifyQuery};
 use crate::translation::Translation;
 
@@ -17,11 +19,32 @@ pub trait ConnAdapter {
     /// Why connections could not be told. It never stands for "none".
     type Error: Error + Send + Sync + 'static;
 
-    /// Every connection of the network namespace that [`ConnectionFilter::matches`], IPv4 and IPv6, and no other.
+    /// Attends to these network namespaces from now on, beside the agent's own. Others are let go of, but for those in
+    /// `in_use`. Returns those that the agent may not enter.
+    ///
+    /// # Errors
+    /// When one could not be entered for another reason than the want of a permission.
+    fn attend(
+        &mut self,
+        namespaces: &[Namespace],
+        in_use: &BTreeSet<NamespaceId>,
+    ) -> Result<BTreeSet<NamespaceId>, Self::Error>;
+
+    /// Every connection of the agent's network namespace that [`ConnectionFilter::matches`], IPv4 and IPv6, and no other.
     ///
     /// # Errors
     /// When the kernel refused, broke off, or answered nonsense: then nothing is known, not even what had arrived.
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Self::Error>;
+
+    /// The same of a network namespace that is attended to.
+    ///
+    /// # Errors
+    /// As [`ConnAdapter::dump`].
+    fn dump_in(
+        &mut self,
+        namespace: NamespaceId,
+        filter: &ConnectionFilter,
+    ) -> Result<Vec<Connection>, Self::Error>;
 
     /// Looks at single connections again, found by an earlier dump: each as it is now, in the order given, or `None`
     /// when its socket is gone. A socket that took its place on the same endpoints is not it.
@@ -32,14 +55,20 @@ pub trait ConnAdapter {
     /// When the kernel refused, broke off, or answered nonsense: then nothing is known of any of them.
     fn lookup(&mut self, connections: &[Connection]) -> Result<Vec<Option<Sighting>>, Self::Error>;
 
-    /// The index of the interface with that name, or `None` when there is none now.
-    fn interface_index(&self, name: &str) -> Option<u32>;
+    /// The index of the interface with that name in that network namespace, or `None` when there is none now.
+    fn interface_index(&self, namespace: NamespaceId, name: &str) -> Option<u32>;
 }
 
 /// A source of processes and of the sockets that they hold.
 pub trait ProcessAdapter {
     /// Why holders could not be told. A process that vanishes, or may not be looked into, is no such error.
     type Error: Error + Send + Sync + 'static;
+
+    /// In which network namespaces processes live that fit, beside the agent's own.
+    ///
+    /// # Errors
+    /// When processes cannot be listed at all.
+    fn find_namespaces(&mut self, query: &NamespaceQuery<'_>) -> Result<NamespaceScan, Self::Error>;
 
     /// Who holds the sockets asked for.
     ///

@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 
 use crate::address::Endpoint;
+use crate::namespace::NamespaceId;
 
 /// On which end of a link this host sees itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -184,7 +185,7 @@ impl CgroupId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cookie(pub u64);
 
-/// One socket of the host's network namespace, with both of its endpoints.
+/// One socket of a network namespace, with both of its endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
     /// The endpoint on this host.
@@ -204,6 +205,8 @@ pub struct Connection {
     /// The cgroup in which the socket was made; of an accepted one, that of the listener. `None` where the kernel does
     /// not tell, or only the root.
     pub cgroup: Option<CgroupId>,
+    /// In which network namespace it is. Endpoints of one mean nothing in another.
+    pub namespace: NamespaceId,
 }
 
 impl Connection {

@@ -17,6 +17,7 @@ pub mod link;
 pub mod look;
 pub mod metric;
 pub mod monitor;
+pub mod namespace;
 pub mod probe;
 pub mod process;
 pub mod schedule;

@@ -18,8 +18,9 @@ use crate::health::Sighting;
 use crate::infer::{Attribution, Attributions};
 use crate::look::{DirectionLook, DownReason, MatchedConnection, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Kind, Metric, Value};
+use crate::namespace::NamespaceId;
 use crate::probe::{ConnectionProbe, MatchedSourceLabels};
-use crate::process::{PatternId, Process};
+use crate::process::{Container, PatternId, Process};
 use crate::track::{Past, Track, Tracked};
 
 /// Series that one probe may have for the sources that matched. Beyond it, the one that has been down for longest
@@ -33,13 +34,19 @@ pub const MAX_TRACKED_A_PROBE: usize = 1_024;
 /// most of them.
 pub const MAX_TRANSLATED: usize = 64;
 
-/// The source by which series of one probe are told apart, as far as `matchedSourceLabels` asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// After how long a series ends that is down and whose container is gone, unless it is the last of its probe.
+pub const GONE_SERIES: Duration = Duration::from_mins(5);
+
+/// The source by which series of one probe are told apart: its address as far as `matchedSourceLabels` asks, and the
+/// container on this host, where it has a network of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MatchedSource {
     /// The address, where none is configured.
     pub ip: Option<IpAddr>,
     /// The port, where none is configured.
     pub port: Option<u16>,
+    /// The container that holds the connection, in another network namespace than the agent's.
+    pub container: Option<Arc<Container>>,
 }
 
 /// A change of a link's status, told once.
@@ -94,6 +101,8 @@ struct Series {
     /// The last that were known.
     owners: Vec<Arc<Process>>,
     down_since: Option<SystemTime>,
+    /// Since when its container is gone, as far as it is down.
+    gone_since: Option<Duration>,
     track: Track,
     /// How many connections go to which endpoint that the destination is translated to, as of the last walk.
     translated: Vec<(Arc<AttributeSet>, Endpoint, u64)>,
@@ -198,7 +207,7 @@ impl Link {
                     .direction(*direction)
                     .matched
                     .iter()
-                    .any(|matched| MatchedSource::of(&self.probe, &matched.connection, *direction) == *source)
+                    .any(|matched| MatchedSource::of(&self.probe, matched, *direction) == *source)
         })
     }
 
@@ -228,11 +237,20 @@ impl Link {
             look.direction(*direction)
                 .matched
                 .iter()
-                .any(|matched| MatchedSource::of(&self.probe, &matched.connection, *direction) == *source)
+                .any(|matched| MatchedSource::of(&self.probe, matched, *direction) == *source)
         };
         let is_any_matched = || Direction::ALL.iter().any(|way| look.direction(*way).is_up());
         self.series.iter().all(|(key, series)| series.track.is_held() || is_matched(key))
             && (!self.series.is_empty() || is_any_matched())
+    }
+
+    /// Whether the look cannot tell what would be told of the link: whoever fits lives where no connection is seen.
+    #[must_use]
+    pub fn is_out_of_sight_of(&self, look: &ProbeLook) -> bool {
+        if self.series.is_empty() {
+            return look.is_out_of_sight(None);
+        }
+        self.series.keys().any(|(way, _)| look.is_out_of_sight(Some(*way)))
     }
 
     /// Whether something fits by address whose holder may not be learned.
@@ -309,11 +327,11 @@ impl Link {
             reverse.matched.iter().any(|matched| reverse.translated.contains_key(&matched.connection.cookie));
         let matching: BTreeSet<SeriesKey> = Direction::ALL
             .into_iter()
-            .flat_map(|way| look.direction(way).matched.iter().map(move |matched| (way, &matched.connection)))
-            .map(|(way, connection)| (way, MatchedSource::of(&self.probe, connection, way)))
+            .flat_map(|way| look.direction(way).matched.iter().map(move |matched| (way, matched)))
+            .map(|(way, matched)| (way, MatchedSource::of(&self.probe, matched, way)))
             .collect();
         for key in &matching {
-            self.admit_series(*key, &matching, at.wall);
+            self.admit_series(key, &matching, at.wall);
         }
         if self.series.is_empty() {
             self.absorb_undirected(&look.undirected(), at.wall, changes);
@@ -330,6 +348,7 @@ impl Link {
             for direction in Direction::ALL {
                 self.flag(look.direction(direction), direction);
             }
+            self.end_gone(look, at.monotonic);
         }
         self.remember(look);
     }
@@ -397,7 +416,7 @@ impl Link {
     fn absorb_undirected(&mut self, look: &DirectionLook, time: SystemTime, changes: &mut Vec<LinkChange>) {
         let probe = &self.probe;
         let series = self.undirected.get_or_insert_with(|| {
-            Box::new(Series::new(link_attributes(probe, None, MatchedSource::default()), time))
+            Box::new(Series::new(link_attributes(probe, None, &MatchedSource::default()), time))
         });
         let finding = Finding {
             up: false,
@@ -422,7 +441,7 @@ impl Link {
         let mut matched: BTreeMap<MatchedSource, Vec<&MatchedConnection>> = BTreeMap::new();
         for connection in &look.matched {
             matched
-                .entry(MatchedSource::of(&self.probe, &connection.connection, direction))
+                .entry(MatchedSource::of(&self.probe, connection, direction))
                 .or_default()
                 .push(connection);
         }
@@ -430,7 +449,9 @@ impl Link {
         let labels_sources = self.probe.matched_source_labels != MatchedSourceLabels::None;
         for ((_, source), series) in self.series.iter_mut().filter(|((known, _), _)| *known == direction) {
             let connections = matched.remove(source).unwrap_or_default();
-            let unattributed = unattributed.get(source).copied().unwrap_or_default();
+            // In which container it is held is not known of what is not attributed: it may be in any.
+            let unattributed = unattributed.get(&source.of_addresses()).copied().unwrap_or_default();
+            let labels_sources = labels_sources || source.container.is_some();
             let found: HashMap<Cookie, &[Arc<Process>]> = connections
                 .iter()
                 .map(|matched| (matched.connection.cookie, matched.owners.as_slice()))
@@ -457,12 +478,13 @@ impl Link {
                 _ if up => None,
                 _ if unattributed > 0 => Some(DownReason::NotPermitted),
                 // Of one source among several, the other reasons may be another's.
-                Some(reason) if !labels_sources || reason == DownReason::ProcessAbsent => Some(reason),
+                Some(reason @ (DownReason::ProcessAbsent | DownReason::OtherNamespace)) => Some(reason),
+                Some(reason) if !labels_sources => Some(reason),
                 _ => Some(DownReason::NoConnection),
             };
             let finding = Finding { up, connections, attributions, unattributed, reason };
             if series.take_in(finding, owners, time) {
-                changes.push(series.change(finding, &self.probe, Some(direction), *source));
+                changes.push(series.change(finding, &self.probe, Some(direction), source.clone()));
             }
         }
     }
@@ -473,7 +495,7 @@ impl Link {
             let look = look.direction(*direction);
             let mut counts: BTreeMap<Endpoint, u64> = BTreeMap::new();
             for matched in &look.matched {
-                if MatchedSource::of(&self.probe, &matched.connection, *direction) == *source
+                if MatchedSource::of(&self.probe, matched, *direction) == *source
                     && let Some(end) = look.translated.get(&matched.connection.cookie)
                 {
                     *counts.entry(*end).or_default() += 1;
@@ -511,7 +533,7 @@ impl Link {
             .into_iter()
             .flat_map(|way| look.direction(way).matched.iter().map(move |matched| (way, matched)))
             .filter(|(way, matched)| !known.contains(&(*way, matched.connection.cookie)))
-            .map(|(way, matched)| ((way, MatchedSource::of(&self.probe, &matched.connection, way)), matched))
+            .map(|(way, matched)| ((way, MatchedSource::of(&self.probe, matched, way)), matched))
             .collect();
         let of_probe = MAX_TRACKED_A_PROBE.saturating_sub(self.tracked().count());
         let mut left = of_probe.min(room);
@@ -545,8 +567,8 @@ impl Link {
         let mut unattributed = unattributed_by_source(look, &self.probe, direction);
         for source in unattributed.keys() {
             if self.flagged.len() < MAX_SOURCES {
-                self.flagged.entry((direction, *source)).or_insert_with(|| Flag {
-                    attributes: link_attributes(&self.probe, Some(direction), *source),
+                self.flagged.entry((direction, source.clone())).or_insert_with(|| Flag {
+                    attributes: link_attributes(&self.probe, Some(direction), source),
                     unattributed: 0,
                 });
             }
@@ -560,8 +582,8 @@ impl Link {
     }
 
     /// Gives what matches a series. Room is made by the one that has been down for longest and does not match now.
-    fn admit_series(&mut self, key: SeriesKey, matching: &BTreeSet<SeriesKey>, time: SystemTime) {
-        if self.series.contains_key(&key) {
+    fn admit_series(&mut self, key: &SeriesKey, matching: &BTreeSet<SeriesKey>, time: SystemTime) {
+        if self.series.contains_key(key) {
             return;
         }
         if self.series.len() >= MAX_SOURCES {
@@ -569,22 +591,53 @@ impl Link {
                 .series
                 .iter()
                 .filter(|(known, _)| !matching.contains(known))
-                .filter_map(|(known, series)| series.down_since.map(|since| (since, *known)))
+                .filter_map(|(known, series)| series.down_since.map(|since| (since, known.clone())))
                 .min();
             match longest_down {
                 Some((_, known)) => self.series.remove(&known),
                 None => return,
             };
         }
-        let attributes = link_attributes(&self.probe, Some(key.0), key.1);
-        self.series.insert(key, Box::new(Series::new(attributes, time)));
+        let attributes = link_attributes(&self.probe, Some(key.0), &key.1);
+        self.series.insert(key.clone(), Box::new(Series::new(attributes, time)));
+    }
+
+    /// Ends series that are down and whose containers have been gone for long: pods come and go, each with another name. One
+    /// series stays, so that the link is never without.
+    fn end_gone(&mut self, look: &ProbeLook, now: Duration) {
+        let Some(containers) = &look.containers else { return };
+        let mut ended: Vec<(Duration, SeriesKey)> = Vec::new();
+        for (key, series) in &mut self.series {
+            let Some(container) = &key.1.container else { continue };
+            let is_gone = !series.is_up() && !containers.contains(container);
+            series.gone_since = is_gone.then(|| series.gone_since.unwrap_or(now));
+            let since = series.gone_since.filter(|since| now.saturating_sub(*since) >= GONE_SERIES);
+            ended.extend(since.map(|since| (since, key.clone())));
+        }
+        ended.sort_unstable();
+        for (_, key) in ended {
+            if self.series.len() > 1 {
+                self.series.remove(&key);
+            }
+        }
     }
 }
 
 impl MatchedSource {
-    /// The source of a connection that fits the probe in that direction, as far as the probe asks to tell it.
+    /// The source of a connection that satisfies the probe in that direction, as far as it is told.
     #[must_use]
-    pub fn of(probe: &ConnectionProbe, connection: &Connection, direction: Direction) -> Self {
+    pub fn of(probe: &ConnectionProbe, matched: &MatchedConnection, direction: Direction) -> Self {
+        let is_elsewhere = matched.connection.namespace != NamespaceId::OWN;
+        let container = matched.owners.iter().find_map(|owner| owner.container.clone());
+        Self {
+            container: container.filter(|_| is_elsewhere),
+            ..Self::by_addresses(probe, &matched.connection, direction)
+        }
+    }
+
+    /// The same of a connection of which it is not known who holds it.
+    #[must_use]
+    pub fn by_addresses(probe: &ConnectionProbe, connection: &Connection, direction: Direction) -> Self {
         let end = connection.source_end(direction);
         let (ip, port) = match probe.matched_source_labels {
             MatchedSourceLabels::None => (false, false),
@@ -594,7 +647,14 @@ impl MatchedSource {
         Self {
             ip: (ip && probe.source_ip.is_none()).then(|| end.ip()),
             port: (port && probe.source_port.is_none()).then(|| end.port()),
+            container: None,
         }
+    }
+
+    /// The same, in whichever container.
+    #[must_use]
+    pub fn of_addresses(&self) -> Self {
+        Self { ip: self.ip, port: self.port, container: None }
     }
 }
 
@@ -606,6 +666,7 @@ impl Series {
             finding: None,
             owners: Vec::new(),
             down_since: None,
+            gone_since: None,
             track: Track::default(),
             translated: Vec::new(),
         }
@@ -736,7 +797,7 @@ impl Series {
 fn link_attributes(
     probe: &ConnectionProbe,
     direction: Option<Direction>,
-    source: MatchedSource,
+    source: &MatchedSource,
 ) -> Arc<AttributeSet> {
     let pattern = probe.process(direction.unwrap_or(Direction::Forward));
     let text = |text: String| AttributeValue::Str(text.into());
@@ -752,6 +813,13 @@ fn link_attributes(
     attributes.extend(source_ip.map(|ip| Attribute { key: "source_ip", value: text(ip) }));
     let source_port = probe.source_port.or(source.port);
     attributes.extend(source_port.map(|port| Attribute::new("source_port", port)));
+    if let Some(container) = &source.container {
+        let told = [("container.id", &container.id), ("k8s.pod.uid", &container.pod_uid)];
+        let attribute = |(key, value): (_, &Option<Arc<str>>)| {
+            value.clone().map(|value| Attribute { key, value: AttributeValue::Str(value) })
+        };
+        attributes.extend(told.into_iter().filter_map(attribute));
+    }
     attributes.extend(direction.map(|direction| Attribute::new("direction", direction.as_str())));
     Arc::new(AttributeSet::new(attributes))
 }
@@ -782,7 +850,7 @@ fn unattributed_by_source(
 ) -> BTreeMap<MatchedSource, u64> {
     let mut unattributed = BTreeMap::new();
     for connection in &look.unattributed {
-        *unattributed.entry(MatchedSource::of(probe, connection, direction)).or_default() += 1;
+        *unattributed.entry(MatchedSource::by_addresses(probe, connection, direction)).or_default() += 1;
     }
     unattributed
 }

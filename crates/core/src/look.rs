@@ -4,7 +4,7 @@
 //! by address ([`ProcessAdapter::find_holders`]), and decides. It remembers nothing; see [`crate::link`].
 //! It costs a walk over every socket of the host: between looks, [`crate::monitor`] only verifies what is known.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -15,15 +15,19 @@ use crate::address::Endpoint;
 use crate::allowance::Allowance;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
 use crate::infer::{self, Attribution, AttributionMode, InferenceLack};
+use crate::namespace::{Namespace, NamespaceId, NamespaceQuery};
 use crate::probe::ConnectionProbe;
 use crate::process::{
-    Capability, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
+    Capability, Container, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
 };
 use crate::translation::Translations;
 
 /// Connections that fit by address of which one look finds out who holds them, for all probes together: what is worked out
 /// about each takes about 1.1 kB meanwhile. Of what is beyond that, a probe with few loses none.
 pub const MAX_CANDIDATES: usize = 24_576;
+
+/// Connections that fit by address in all network namespaces together, of 72 bytes each.
+const MAX_DUMPED: usize = 1 << 18;
 
 /// Why a link is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +40,9 @@ pub enum DownReason {
     ProcessAbsent,
     /// A connection is being tried: `SYN_SENT`.
     Connecting,
+    /// A process that fits lives in another network namespace, whose connections the agent does not see. Others that fit
+    /// may live in the agent's own.
+    OtherNamespace,
     /// A process that fits may be there; a connection is not.
     NoConnection,
 }
@@ -49,6 +56,7 @@ impl DownReason {
             Self::HeldByOther => "held_by_other",
             Self::ProcessAbsent => "process_absent",
             Self::Connecting => "connecting",
+            Self::OtherNamespace => "other_namespace",
             Self::NoConnection => "no_connection",
         }
     }
@@ -103,6 +111,10 @@ pub struct DirectionLook {
     pub undecided: usize,
     /// Whether a process fits.
     pub process: Presence,
+    /// Whether a process that fits lives in another network namespace than the agent.
+    pub elsewhere: bool,
+    /// Whether a process that fits lives in the agent's; only known where the agent is displaced.
+    pub here: bool,
     /// The capabilities whose absence left connections unattributed, or to be inferred.
     pub missing: BTreeSet<Capability>,
     /// Of the ESTABLISHED connections that fit by address, those whose destination is translated, and the endpoint to which it
@@ -131,6 +143,8 @@ impl DirectionLook {
             DownReason::ProcessAbsent
         } else if self.connecting > 0 {
             DownReason::Connecting
+        } else if self.elsewhere {
+            DownReason::OtherNamespace
         } else {
             DownReason::NoConnection
         };
@@ -153,6 +167,12 @@ pub struct ProbeLook {
     pub untranslated: bool,
     /// Why holders were not inferred of what is unattributed, as far as that is the host's.
     pub lacks: BTreeSet<InferenceLack>,
+    /// Connections of those who live elsewhere cannot be ruled out: [`HolderScan::is_displaced`], or they live in a network
+    /// namespace that was to be looked at, and that the agent may not enter.
+    pub is_displaced: bool,
+    /// The containers, in other network namespaces than the agent's, in which processes are that fit a probe; `None` where
+    /// only the agent's own was looked at.
+    pub containers: Option<Arc<BTreeSet<Arc<Container>>>>,
 }
 
 impl ProbeLook {
@@ -182,6 +202,15 @@ impl ProbeLook {
         if self.is_cut_short() { LookError::CutShort } else { LookError::Untranslated }
     }
 
+    /// Whether nothing can be told in that direction, or in any: the agent sees the processes of one host and the sockets
+    /// of another, and whoever fits lives where it sees no sockets.
+    #[must_use]
+    pub fn is_out_of_sight(&self, direction: Option<Direction>) -> bool {
+        let both = [&self.forward, &self.reverse];
+        let all = direction.as_ref().map_or(both, |way| [self.direction(*way); 2]);
+        self.is_displaced && all.iter().any(|look| look.elsewhere) && !all.iter().any(|look| look.here)
+    }
+
     pub(crate) fn direction_mut(&mut self, direction: Direction) -> &mut DirectionLook {
         match direction {
             Direction::Forward => &mut self.forward,
@@ -207,6 +236,8 @@ impl ProbeLook {
             connecting: both.iter().map(|look| look.connecting).sum(),
             undecided: both.iter().map(|look| look.undecided).sum(),
             process,
+            elsewhere: both.iter().any(|look| look.elsewhere),
+            here: both.iter().any(|look| look.here),
             missing: both.iter().flat_map(|look| look.missing.iter().copied()).collect(),
             translated: both.iter().flat_map(|look| look.translated.clone()).collect(),
         }
@@ -263,6 +294,9 @@ pub struct Manner<'a> {
     pub untranslated: &'a dyn Fn(usize) -> bool,
     /// Whether holders are inferred where they may not be read.
     pub attribution: AttributionMode,
+    /// To look at every network namespace in which processes live that fit: those that have to stay attended to in any
+    /// case, because connections in them are known. `None` to look at the agent's own alone.
+    pub in_use: Option<&'a BTreeSet<NamespaceId>>,
 }
 
 impl fmt::Debug for Manner<'_> {
@@ -284,6 +318,8 @@ pub struct LookPlan {
     by_service: HashMap<Endpoint, Vec<usize>>,
     filter: ConnectionFilter,
     selector: Arc<ProcessSelector>,
+    /// All patterns of these probes.
+    patterns: BTreeSet<PatternId>,
 }
 
 /// A probe, and the ids of its process patterns.
@@ -327,6 +363,15 @@ struct Candidate {
     pattern: PatternId,
     /// To what the destination is translated, where that is known.
     translated: Option<Endpoint>,
+}
+
+/// Where processes live that fit, beside the agent's own network namespace.
+struct Attended {
+    /// The namespaces that are attended to.
+    namespaces: BTreeSet<NamespaceId>,
+    /// Patterns that processes fit which live where the agent may not look.
+    closed: BTreeSet<PatternId>,
+    containers: BTreeSet<Arc<Container>>,
 }
 
 /// What fits by address, and of which probes it is a part.
@@ -394,7 +439,9 @@ impl LookPlan {
             by_service.entry(planned.probe.service()).or_default().push(index);
         }
         let filter = ConnectionFilter::new(STATES, by_service.keys().copied());
-        Self { probes, by_service, filter, selector }
+        let patterns =
+            probes.iter().flat_map(|planned| Direction::ALL.map(|way| planned.pattern(way))).collect();
+        Self { probes, by_service, filter, selector, patterns }
     }
 
     /// The services that the probes ask for, sorted, each once.
@@ -419,9 +466,19 @@ impl LookPlan {
             ConnectionFilter::new(STATES, endpoints.copied())
         });
         let filter = wider.as_ref().unwrap_or(&self.filter);
-        let dumped = connections.dump(filter).map_err(|error| LookError::Connections(Box::new(error)))?;
-        let fitting = self.find_candidates(&dumped, translations, manner.begin_with, |name| {
-            connections.interface_index(name)
+        let attended = match manner.in_use {
+            Some(in_use) => Some(self.attend(connections, processes, manner, in_use)?),
+            None => None,
+        };
+        let elsewhere = attended.as_ref().map(|attended| &attended.namespaces);
+        let dumped = dump(connections, filter, elsewhere.into_iter().flatten().copied(), manner)?;
+        // One table tells of translations, that of the agent's own namespace, and of endpoints alone: where two namespaces have
+        // the same, it is not known of which.
+        let twins = if translations.backends().is_empty() { HashSet::new() } else { find_twins(&dumped) };
+        let certain = (!twins.is_empty()).then(|| translations.without(&twins));
+        let translations = certain.as_ref().unwrap_or(translations);
+        let fitting = self.find_candidates(&dumped, translations, manner.begin_with, |namespace, name| {
+            connections.interface_index(namespace, name)
         });
         let candidates = fitting.taken;
         let established =
@@ -430,9 +487,11 @@ impl LookPlan {
         let mut wanted: BTreeMap<Inode, BTreeSet<PatternId>> = BTreeMap::new();
         let mut known: HashMap<Inode, Vec<Arc<Process>>> = HashMap::new();
         let mut has_candidate: BTreeSet<(usize, Direction)> = BTreeSet::new();
+        let mut has_backlog = false;
         for candidate in candidates.iter().filter(established) {
             has_candidate.insert((candidate.probe, candidate.direction));
             let Some(inode) = dumped.get(candidate.connection).and_then(|connection| connection.inode) else {
+                has_backlog = true;
                 continue;
             };
             match manner.known.get(&inode) {
@@ -457,13 +516,15 @@ impl LookPlan {
             }
         }
 
-        let mut scan = if wanted.is_empty() && census.is_empty() {
+        let nowhere = BTreeSet::new();
+        let mut scan = if wanted.is_empty() && census.is_empty() && !has_backlog {
             HolderScan::default()
         } else {
             let query = HolderQuery {
                 selector: &self.selector,
                 wanted: &wanted,
                 census: &census,
+                located: if manner.in_use.is_none() { &self.patterns } else { &nowhere },
                 every_holder: manner.every_holder,
                 now: manner.now,
                 allowance: &manner.allowance.for_search(),
@@ -479,6 +540,9 @@ impl LookPlan {
             }
         }
         let mut looks = self.decide(&dumped, &candidates, &census, &scan);
+        if let Some(attended) = attended {
+            self.note_attended(attended, &mut looks);
+        }
         if manner.attribution == AttributionMode::Inferred {
             let pattern =
                 |probe, way| self.probes.get(probe).map(|planned: &PlannedProbe| planned.pattern(way));
@@ -495,13 +559,63 @@ impl LookPlan {
         Ok(looks)
     }
 
+    /// Attends to the network namespaces in which processes live that fit.
+    fn attend<C: ConnAdapter, P: ProcessAdapter>(
+        &self,
+        connections: &mut C,
+        processes: &mut P,
+        manner: &Manner<'_>,
+        in_use: &BTreeSet<NamespaceId>,
+    ) -> Result<Attended, LookError> {
+        let query = NamespaceQuery {
+            selector: &self.selector,
+            patterns: &self.patterns,
+            now: manner.now,
+            allowance: &manner.allowance.for_search(),
+        };
+        let scan =
+            processes.find_namespaces(&query).map_err(|error| LookError::Processes(Box::new(error)))?;
+        if scan.is_cut_short {
+            return Err(LookError::CutShort);
+        }
+        let namespaces: Vec<Namespace> =
+            scan.inhabited.iter().map(|inhabited| inhabited.namespace.clone()).collect();
+        let refused = connections
+            .attend(&namespaces, in_use)
+            .map_err(|error| LookError::Connections(Box::new(error)))?;
+        let inhabited = namespaces.iter().map(|namespace| namespace.id);
+        let namespaces = inhabited.filter(|id| !refused.contains(id)).chain(in_use.iter().copied()).collect();
+        let mut closed = scan.closed;
+        for inhabited in scan.inhabited {
+            if refused.contains(&inhabited.namespace.id) {
+                closed.extend(inhabited.patterns);
+            }
+        }
+        Ok(Attended { namespaces, closed, containers: scan.containers })
+    }
+
+    /// Takes in where those live who fit.
+    fn note_attended(&self, attended: Attended, looks: &mut [ProbeLook]) {
+        let Attended { closed, containers, .. } = attended;
+        let containers = Arc::new(containers);
+        for (look, planned) in looks.iter_mut().zip(&self.probes) {
+            look.containers = Some(Arc::clone(&containers));
+            for direction in Direction::ALL {
+                if closed.contains(&planned.pattern(direction)) {
+                    look.is_displaced = true;
+                    look.direction_mut(direction).elsewhere = true;
+                }
+            }
+        }
+    }
+
     /// The connections that fit by address, and where they are too many, a part of those of the probes that have most.
     fn find_candidates(
         &self,
         dumped: &[Connection],
         translations: &Translations,
         begin_with: &dyn Fn(usize) -> Option<Cookie>,
-        interface_index: impl Fn(&str) -> Option<u32>,
+        interface_index: impl Fn(NamespaceId, &str) -> Option<u32>,
     ) -> Candidates {
         let mut taken = Vec::new();
         let mut counts = vec![0_usize; self.probes.len()];
@@ -550,14 +664,15 @@ impl LookPlan {
         &self,
         dumped: &[Connection],
         translations: &Translations,
-        interface_index: &impl Fn(&str) -> Option<u32>,
+        interface_index: &impl Fn(NamespaceId, &str) -> Option<u32>,
         mut visit: impl FnMut(Candidate),
     ) {
         for (connection_index, connection) in dumped.iter().enumerate() {
             let mut visit_all = |service: Endpoint, direction: Direction, translated: Option<Endpoint>| {
                 for index in self.by_service.get(&service).into_iter().flatten().copied() {
                     let Some(planned) = self.probes.get(index) else { continue };
-                    if planned.probe.match_but_service(connection, direction, interface_index) {
+                    let interface = |name: &str| interface_index(connection.namespace, name);
+                    if planned.probe.match_but_service(connection, direction, interface) {
                         visit(Candidate {
                             probe: index,
                             direction,
@@ -625,8 +740,13 @@ impl LookPlan {
             }
         }
         for (look, planned) in looks.iter_mut().zip(&self.probes) {
+            look.is_displaced = scan.is_displaced;
             for direction in Direction::ALL {
                 let pattern = planned.pattern(direction);
+                // Whom a search came across without being asked is no answer.
+                let is_asked = scan.is_displaced || census.contains(&pattern);
+                look.direction_mut(direction).elsewhere = is_asked && scan.elsewhere.contains(&pattern);
+                look.direction_mut(direction).here = scan.here.contains(&pattern);
                 look.direction_mut(direction).process = if !census.contains(&pattern) {
                     Presence::Unknown
                 } else if scan.present.contains(&pattern) {
@@ -640,6 +760,42 @@ impl LookPlan {
         }
         looks
     }
+}
+
+/// The connections that the filter lets through, of the agent's own network namespace and those.
+fn dump<C: ConnAdapter>(
+    connections: &mut C,
+    filter: &ConnectionFilter,
+    namespaces: impl Iterator<Item = NamespaceId>,
+    manner: &Manner<'_>,
+) -> Result<Vec<Connection>, LookError> {
+    let failed = |error: C::Error| LookError::Connections(Box::new(error));
+    let mut dumped = connections.dump(filter).map_err(failed)?;
+    let own = dumped.len();
+    for namespace in namespaces {
+        // Each takes what all sockets of the host take, and users may make as many as they like.
+        if manner.allowance.is_spent() || dumped.len() > MAX_DUMPED {
+            return Err(LookError::CutShort);
+        }
+        dumped.extend(connections.dump_in(namespace, filter).map_err(failed)?);
+    }
+    if dumped.len() > own {
+        dumped.sort_unstable_by_key(|connection| (connection.cookie, connection.namespace));
+    }
+    Ok(dumped)
+}
+
+/// The endpoints, local and remote, of connections in more than one network namespace.
+fn find_twins(dumped: &[Connection]) -> HashSet<(Endpoint, Endpoint)> {
+    let mut seen: HashMap<(Endpoint, Endpoint), NamespaceId> = HashMap::new();
+    let mut twins = HashSet::new();
+    for connection in dumped {
+        let ends = (connection.local, connection.remote);
+        if *seen.entry(ends).or_insert(connection.namespace) != connection.namespace {
+            twins.insert(ends);
+        }
+    }
+    twins
 }
 
 /// Who holds an ESTABLISHED connection, as far as a pattern is concerned.

@@ -181,8 +181,18 @@ pub struct DataPoint {
 }
 
 /// The attributes that tell links apart.
-pub const LINK_ATTRIBUTES: &[&str] =
-    &["name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "direction"];
+pub const LINK_ATTRIBUTES: &[&str] = &[
+    "name",
+    "dest_ip",
+    "dest_port",
+    "proto",
+    "process_name",
+    "source_ip",
+    "source_port",
+    "container.id",
+    "k8s.pod.uid",
+    "direction",
+];
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $constant:ident = $name:literal, $unit:literal, $kind:expr, [$($attribute:literal),*] $(+ $shared:ident)?, $description:literal;)*) => {
@@ -199,7 +209,7 @@ macro_rules! metrics {
     };
     (@attributes [] LINK) => { LINK_ATTRIBUTES };
     (@attributes [$attribute:literal] LINK) => {
-        &["name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "direction", $attribute]
+        &["name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "container.id", "k8s.pod.uid", "direction", $attribute]
     };
     (@attributes [$one:literal, $other:literal] LINK) => {
         &[

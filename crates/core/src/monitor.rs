@@ -13,6 +13,7 @@ use crate::infer::{Attribution, AttributionMode, InferenceLack, Suspects};
 use crate::link::{Link, LinkChange, Moment, Untracked};
 use crate::look::{LookError, LookPlan, Manner, PlannedProbe, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, DataPoint, Value};
+use crate::namespace::{NamespaceId, Namespaces};
 use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, Pid, Process, ProcessSelector, SelectorBuilder, SelectorError, VerifyQuery,
@@ -106,11 +107,18 @@ pub struct Terms {
     pub link_health: bool,
     /// Whether holders are inferred where they may not be read.
     pub attribution: AttributionMode,
+    /// Whose connections are looked at.
+    pub namespaces: Namespaces,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { cpu_budget: CpuShare::DEFAULT, link_health: true, attribution: AttributionMode::default() }
+        Self {
+            cpu_budget: CpuShare::DEFAULT,
+            link_health: true,
+            attribution: AttributionMode::default(),
+            namespaces: Namespaces::Own,
+        }
     }
 }
 
@@ -129,6 +137,8 @@ pub struct Cycle {
     pub translations: Option<Result<(), Untold>>,
     /// Why holders cannot be inferred, as far as that was not told before.
     pub lacks: BTreeSet<InferenceLack>,
+    /// The links of which nothing can be told any more, and those of which something can again.
+    pub sight: Vec<SightChange>,
     /// How long it took.
     pub took: Duration,
 }
@@ -162,6 +172,21 @@ enum Telling {
     Failed,
 }
 
+/// A link that went out of sight, or came back.
+///
+/// Out of sight is a link while whoever fits its probe lives in another network namespace, and the agent is in none that
+/// is known to be the host's; or where all are looked at, while somebody who fits lives in one that may not be entered. Its
+/// measurements fail meanwhile: it may well be up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SightChange {
+    /// The probe.
+    pub probe: Arc<ConnectionProbe>,
+    /// Whether something can be told of it now.
+    pub in_sight: bool,
+    /// Whose connections were to be looked at.
+    pub namespaces: Namespaces,
+}
+
 /// What to make of a look at a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -171,6 +196,8 @@ enum Verdict {
     Known,
     /// It was cut short, and nothing can be told of the link.
     Undecided,
+    /// Whoever fits lives where no connection is seen, and nothing can be told of the link.
+    OutOfSight,
     /// The link seems to be down: it has to be looked at again.
     Doubt,
 }
@@ -211,6 +238,9 @@ pub struct Monitor<C, P, K> {
     next: HashMap<usize, Cookie>,
     /// When links were last looked at in vain that are known all the same.
     tried: HashMap<usize, Duration>,
+    /// Links of which the last look could tell nothing, because whoever fits lives where no connection is seen. Nothing is
+    /// told of them until another look can.
+    out_of_sight: BTreeSet<usize>,
     /// When looks may go on after a cycle's were cut short: they take half of a processor's time at most.
     pause_until: Duration,
     /// Why holders could not be inferred, and what of it was told.
@@ -253,6 +283,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             doubts: HashMap::new(),
             next: HashMap::new(),
             tried: HashMap::new(),
+            out_of_sight: BTreeSet::new(),
             pause_until: Duration::ZERO,
             lacks: BTreeSet::new(),
             told_lacks: BTreeSet::new(),
@@ -277,6 +308,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.doubts.clear();
         self.next.clear();
         self.tried.clear();
+        self.out_of_sight.clear();
         let mut known: HashMap<Arc<str>, (Link, BTreeSet<Capability>)> = self
             .links
             .drain(..)
@@ -397,7 +429,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 self.pause_until = began.saturating_add(cost * PAUSE_AFTER_CUT);
             }
         }
-        reported.extend(due.iter().filter(|index| !walked.contains(index)).map(|index| (*index, wall)));
+        let (unseen, known): (Vec<usize>, Vec<usize>) =
+            due.iter().filter(|index| !walked.contains(index)).partition(|index| self.is_unseen(**index));
+        self.outcomes.failed += u64::try_from(unseen.len()).unwrap_or(u64::MAX);
+        reported.extend(known.into_iter().map(|index| (index, wall)));
         reported.sort_unstable_by_key(|(index, _)| *index);
         self.report(&reported, began, emit);
         // Where nothing was measured, nothing is known of permissions either.
@@ -529,16 +564,15 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         verified: bool,
     ) -> Option<(WalkReason, Vec<usize>)> {
         let age = |index: &usize| {
-            let walked_at = self.links.get(*index)?.walked_at()?;
+            let walked_at = self.links.get(*index)?.walked_at();
             // What could not be learned a moment ago is not asked for again at once.
-            let tried = self.tried.get(index).copied().unwrap_or_default();
-            Some(now.saturating_sub(walked_at.max(tried)))
+            Some(now.saturating_sub(walked_at.max(self.tried.get(index).copied())?))
         };
         let cause = |index: &usize| {
             let link = self.links.get(*index)?;
             match age(index) {
                 _ if !verified => Some(WalkReason::Unverified),
-                _ if link.is_broken() => Some(WalkReason::Broken),
+                _ if link.is_broken() && !self.out_of_sight.contains(index) => Some(WalkReason::Broken),
                 None => Some(WalkReason::New),
                 Some(age) => (age >= WALK_BOUND).then_some(WalkReason::Bound),
             }
@@ -569,11 +603,13 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
                 Verdict::Known => {
                     self.doubts.remove(&index);
+                    self.out_of_sight.remove(&index);
                     self.tried.insert(index, self.clock.monotonic());
                     reported.push((index, wall));
                 }
                 Verdict::Undecided if look.is_cut_short() => undecided.push(index),
                 Verdict::Undecided => self.fail(&[index], look.shortcoming(), cycle),
+                Verdict::OutOfSight => self.lose_sight_of(index, cycle),
                 Verdict::Doubt => doubted.push((index, unheld(&look))),
             }
         }
@@ -606,6 +642,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                     Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
                     Verdict::Known => reported.push((index, wall)),
                     Verdict::Undecided => self.fail(&[index], look.shortcoming(), cycle),
+                    Verdict::OutOfSight => self.lose_sight_of(index, cycle),
                     Verdict::Doubt => doubted.push((index, unheld(&look))),
                 }
             }
@@ -626,9 +663,37 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 () => Verdict::Undecided,
             };
         }
+        if link.is_out_of_sight_of(look) {
+            return if link.is_confirmed_by(look) { Verdict::Believe } else { Verdict::OutOfSight };
+        }
         // A connection that nobody holds in two looks is nobody's. One that is new may be about to be seen.
         let is_second = self.doubts.get(&index).is_some_and(|before| unheld(look).is_subset(before));
         if is_second || !link.would_go_down(look) { Verdict::Believe } else { Verdict::Doubt }
+    }
+
+    /// Whether nothing can be told of that link without a look: by the last one, whoever fits lives where no connection is
+    /// seen.
+    fn is_unseen(&self, index: usize) -> bool {
+        self.out_of_sight.contains(&index) && !self.links.get(index).is_some_and(Link::is_settled)
+    }
+
+    /// Takes in that nothing can be told of that link, because whoever fits lives where no connection is seen.
+    fn lose_sight_of(&mut self, index: usize, cycle: &mut Cycle) {
+        self.doubts.remove(&index);
+        self.tried.insert(index, self.clock.monotonic());
+        self.outcomes.failed += 1;
+        if self.out_of_sight.insert(index) {
+            self.tell_sight(index, false, cycle);
+        }
+    }
+
+    fn tell_sight(&self, index: usize, in_sight: bool, cycle: &mut Cycle) {
+        let link = self.links.get(index);
+        let namespaces = self.terms.namespaces;
+        cycle.sight.extend(link.map(|link| {
+            let probe = Arc::clone(link.probe());
+            SightChange { probe, in_sight, namespaces }
+        }));
     }
 
     /// The interval by which what a cycle may take is reckoned: the next may be due after that.
@@ -646,6 +711,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     ) {
         self.doubts.remove(&index);
         self.tried.remove(&index);
+        if self.out_of_sight.remove(&index) {
+            self.tell_sight(index, true, cycle);
+        }
         let room = MAX_TRACKED.saturating_sub(self.tracked);
         let at = Moment { wall, monotonic: self.clock.monotonic() };
         let Some(link) = self.links.get_mut(index) else { return };
@@ -765,6 +833,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 .and_then(|index| links.get(*index))
                 .is_some_and(|link| link.has_matched(direction))
         };
+        let in_use = (self.terms.namespaces == Namespaces::All).then(|| namespaces_in_use(links));
         let next = &self.next;
         let begin_with = |place: usize| indices.get(place).and_then(|index| next.get(index)).copied();
         let manner = Manner {
@@ -777,6 +846,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             translations: &translations,
             untranslated: &untranslated,
             attribution: self.terms.attribution,
+            in_use: in_use.as_ref(),
         };
         let looks = plan.look(&mut self.connections, &mut self.processes, &manner)?;
         for (index, look) in indices.iter().zip(&looks) {
@@ -830,6 +900,13 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.plans.insert(indices.to_vec(), Arc::clone(&plan));
         plan
     }
+}
+
+/// The network namespaces, other than the agent's own, in which connections are known.
+fn namespaces_in_use(links: &[Link]) -> BTreeSet<NamespaceId> {
+    let tracked = links.iter().flat_map(Link::tracked);
+    let namespaces = tracked.map(|tracked| tracked.connection().namespace);
+    namespaces.filter(|namespace| *namespace != NamespaceId::OWN).collect()
 }
 
 /// The connections of a probe that nobody was seen to hold.

@@ -326,6 +326,15 @@ fn base_name(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
+/// The container of a process, as far as its cgroups tell.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Container {
+    /// Its id.
+    pub id: Option<Arc<str>>,
+    /// The uid of its pod.
+    pub pod_uid: Option<Arc<str>>,
+}
+
 /// A process that holds a wanted socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -337,6 +346,8 @@ pub struct Process {
     pub executable: Option<PathBuf>,
     /// The patterns that it fits, sorted.
     pub fits: Vec<PatternId>,
+    /// Its container; only told where the connections of all network namespaces are looked at.
+    pub container: Option<Arc<Container>>,
 }
 
 /// What the agent asks about the holders of sockets, once a cycle for all probes together.
@@ -348,6 +359,9 @@ pub struct HolderQuery<'a> {
     pub wanted: &'a BTreeMap<Inode, BTreeSet<PatternId>>,
     /// Patterns of which it matters whether any process fits them, sockets or not.
     pub census: &'a BTreeSet<PatternId>,
+    /// Patterns of which it matters where whoever fits them lives, should the agent turn out not to share the network
+    /// namespace of the host whose processes it sees ([`HolderScan::is_displaced`]).
+    pub located: &'a BTreeSet<PatternId>,
     /// Find every holder, instead of stopping when each wanted socket has one that fits each of its patterns.
     pub every_holder: bool,
     /// The moment of asking, on a clock that never goes backwards: what is remembered of names has an age.
@@ -393,6 +407,15 @@ pub struct HolderScan {
     /// Sockets without a holder that fits, of which the allowance was spent before it was known that they have none.
     /// Where there are any, the census may be incomplete as well: all of it that is not present is uncertain then.
     pub undecided: HashSet<Inode>,
+    /// Of the census, patterns that a process fits which lives in another network namespace than the agent. Where
+    /// displaced, also of the patterns to be located, but for those that are `here`.
+    pub elsewhere: BTreeSet<PatternId>,
+    /// Where displaced: of the patterns to be located, those that a process fits which lives in the agent's network
+    /// namespace, or holds a socket of it that was wanted for that pattern.
+    pub here: BTreeSet<PatternId>,
+    /// The agent's network namespace is not known to be that of the first process it sees: it sees the processes of one
+    /// host and, it may be, the sockets of another.
+    pub is_displaced: bool,
 }
 
 #[cfg(test)]

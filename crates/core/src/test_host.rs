@@ -1,7 +1,8 @@
 //! A host made of plain data: the second implementer of the adapter traits, for this crate's tests.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use crate::address::Endpoint;
 use crate::connection::{CgroupId, Connection, ConnectionFilter, Cookie, Inode, TcpState};
 use crate::health::{Sighting, Vitals};
 use crate::infer::{Basis, InferenceLack, Outsider, OutsiderQuery, OutsiderScan, SuspectQuery};
+use crate::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{
-    Capability, HolderQuery, HolderScan, Known, Obscured, PatternId, Pid, Process, ProcessNames,
+    Capability, Container, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames,
     ProcessSelector, VerifyQuery,
 };
 use crate::translation::Translation;
@@ -48,7 +50,7 @@ impl Running {
             executable: Known::Is(Path::new(&path)),
         };
         let fits = selector.fits(&names).certain;
-        Arc::new(Process { pid, name: self.comm.clone(), executable: Some(path), fits })
+        Arc::new(Process { pid, name: self.comm.clone(), executable: Some(path), fits, container: None })
     }
 }
 
@@ -64,7 +66,7 @@ impl Running {
             executable: Known::Denied,
         };
         let fits = selector.fits(&names).certain;
-        Arc::new(Process { pid, name: self.comm.clone(), executable: None, fits })
+        Arc::new(Process { pid, name: self.comm.clone(), executable: None, fits, container: None })
     }
 }
 
@@ -89,6 +91,19 @@ pub(crate) struct Host {
     pub(crate) origins: HashMap<usize, (u64, u32)>,
     /// How often it can be told of nobody who could hold a socket.
     pub(crate) confused: usize,
+    /// Processes, by their places, that live in another network namespace than the agent.
+    pub(crate) elsewhere: BTreeSet<usize>,
+    pub(crate) is_displaced: bool,
+    /// The network namespaces of processes, by their places, that do not live in the agent's own.
+    pub(crate) homes: BTreeMap<usize, NamespaceId>,
+    /// Those of which it is not told where they live.
+    pub(crate) homeless: BTreeSet<usize>,
+    /// The containers of processes, by their places.
+    pub(crate) containers: BTreeMap<usize, Arc<Container>>,
+    /// Network namespaces that the agent may not enter.
+    pub(crate) barred: BTreeSet<NamespaceId>,
+    /// Network namespaces that are attended to.
+    pub(crate) attended: BTreeSet<NamespaceId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +163,7 @@ impl Host {
             cookie: Cookie(inode),
             uid: 0,
             cgroup: None,
+            namespace: NamespaceId::OWN,
         });
     }
 
@@ -163,6 +179,18 @@ impl Host {
             made.cgroup = CgroupId::new(*cgroup);
             made.uid = *uid;
         }
+    }
+
+    /// The last connection is in that network namespace.
+    pub(crate) fn move_last(&mut self, namespace: NamespaceId) {
+        if let Some(connection) = self.connections.last_mut() {
+            connection.namespace = namespace;
+        }
+    }
+
+    fn in_container(&self, process: &Process, index: usize) -> Arc<Process> {
+        let container = self.containers.get(&index).cloned();
+        Arc::new(Process { container, ..process.clone() })
     }
 
     pub(crate) fn disconnect_last(&mut self) {
@@ -181,6 +209,17 @@ impl Host {
 impl ConnAdapter for Host {
     type Error = Refused;
 
+    fn attend(
+        &mut self,
+        namespaces: &[Namespace],
+        in_use: &BTreeSet<NamespaceId>,
+    ) -> Result<BTreeSet<NamespaceId>, Refused> {
+        let ids: BTreeSet<NamespaceId> = namespaces.iter().map(|namespace| namespace.id).collect();
+        self.attended.retain(|id| in_use.contains(id));
+        self.attended.extend(&ids - &self.barred);
+        Ok(&ids & &self.barred)
+    }
+
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Refused> {
         self.dumps += 1;
         if let Some((cpu, cost)) = &self.cost {
@@ -193,10 +232,26 @@ impl ConnAdapter for Host {
         if let Some(next) = self.replacements.pop() {
             return Ok(next.into_iter().filter(|connection| filter.matches(connection)).collect());
         }
-        let found =
-            self.connections.iter().copied().filter(|connection| filter.matches(connection)).collect();
+        let is_own = |connection: &Connection| connection.namespace == NamespaceId::OWN;
+        let seen = self.connections.iter().copied().filter(is_own);
+        let found = seen.filter(|connection| filter.matches(connection)).collect();
         self.connections.append(&mut self.late);
         Ok(found)
+    }
+
+    fn dump_in(
+        &mut self,
+        namespace: NamespaceId,
+        filter: &ConnectionFilter,
+    ) -> Result<Vec<Connection>, Refused> {
+        if let Some((cpu, cost)) = &self.cost {
+            cpu.set(cpu.get() + *cost);
+        }
+        let is_there = |connection: &&Connection| {
+            connection.namespace == namespace && self.attended.contains(&namespace)
+        };
+        let seen = self.connections.iter().filter(is_there).copied();
+        Ok(seen.filter(|connection| filter.matches(connection)).collect())
     }
 
     fn lookup(&mut self, connections: &[Connection]) -> Result<Vec<Option<Sighting>>, Refused> {
@@ -205,7 +260,11 @@ impl ConnAdapter for Host {
             self.broken_lookups -= 1;
             return Err(Refused);
         }
-        let find = |wanted: &Connection| self.connections.iter().find(|known| known.cookie == wanted.cookie);
+        let find = |wanted: &Connection| {
+            let is_it =
+                |known: &&Connection| (known.namespace, known.cookie) == (wanted.namespace, wanted.cookie);
+            self.connections.iter().find(is_it)
+        };
         let sight = |known: &Connection| Sighting {
             connection: *known,
             vitals: self.vitals.get(&known.cookie).copied(),
@@ -213,7 +272,7 @@ impl ConnAdapter for Host {
         Ok(connections.iter().map(|wanted| find(wanted).map(sight)).collect())
     }
 
-    fn interface_index(&self, _name: &str) -> Option<u32> {
+    fn interface_index(&self, _namespace: NamespaceId, _name: &str) -> Option<u32> {
         None
     }
 }
@@ -221,8 +280,29 @@ impl ConnAdapter for Host {
 impl ProcessAdapter for Host {
     type Error = Refused;
 
+    fn find_namespaces(&mut self, query: &NamespaceQuery<'_>) -> Result<NamespaceScan, Refused> {
+        let mut scan = NamespaceScan::default();
+        let mut inhabited: BTreeMap<NamespaceId, BTreeSet<PatternId>> = BTreeMap::new();
+        for (index, running) in self.processes.iter().enumerate() {
+            let fits = running.describe(Pid(0), query.selector).fits.clone();
+            let fits = fits.into_iter().filter(|id| query.patterns.contains(id));
+            if self.homeless.contains(&index) {
+                scan.closed.extend(fits);
+            } else if let Some(home) = self.homes.get(&index) {
+                let container = self.containers.get(&index).cloned();
+                scan.containers.extend(container.filter(|_| fits.clone().next().is_some()));
+                inhabited.entry(*home).or_default().extend(fits);
+            }
+        }
+        for (id, patterns) in inhabited.into_iter().filter(|(_, patterns)| !patterns.is_empty()) {
+            let handle = Arc::new(File::open("/dev/null").unwrap().into());
+            scan.inhabited.push(Inhabited { namespace: Namespace { id, handle }, patterns });
+        }
+        Ok(scan)
+    }
+
     fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, Refused> {
-        let mut scan = HolderScan::default();
+        let mut scan = HolderScan { is_displaced: self.is_displaced, ..HolderScan::default() };
         let mut needed: BTreeSet<PatternId> = query.wanted.values().flatten().copied().collect();
         needed.extend(query.census);
         let mut settled: HashMap<Inode, BTreeSet<PatternId>> = HashMap::new();
@@ -236,6 +316,9 @@ impl ProcessAdapter for Host {
                     query.wanted.iter().filter(|(inode, patterns)| !is_settled(&settled, inode, patterns));
                 scan.undecided = open.map(|(inode, _)| *inode).collect();
                 scan.uncertain.extend(query.census.iter().filter(|id| !scan.present.contains(id)));
+                if self.is_displaced {
+                    scan.elsewhere.extend(query.located);
+                }
                 break;
             }
             let path = PathBuf::from(format!("/bin/{}", running.executable));
@@ -257,9 +340,15 @@ impl ProcessAdapter for Host {
             let fits = query.selector.fits(&names);
             scan.present.extend(fits.certain.iter().filter(|id| needed.contains(id)));
             scan.uncertain.extend(fits.possible.iter().filter(|id| needed.contains(id)));
+            if self.elsewhere.contains(&index) {
+                let asked = |id: &&PatternId| self.is_displaced || query.census.contains(id);
+                scan.elsewhere.extend(fits.certain.iter().filter(asked));
+            } else if self.is_displaced {
+                scan.here.extend(fits.certain.iter().filter(|id| query.located.contains(id)));
+            }
             if running.access != Access::Open {
                 for id in &fits.certain {
-                    let obscured = scan.obscured.entry(*id).or_insert_with(Obscured::default);
+                    let obscured = scan.obscured.entry(*id).or_default();
                     obscured.certain = true;
                     obscured.missing.insert(Capability::SysPtrace);
                 }
@@ -269,8 +358,12 @@ impl ProcessAdapter for Host {
                 continue;
             }
             let process = running.describe(Pid(u32::try_from(index).unwrap() + 1), query.selector);
+            let process = self.in_container(&process, index);
             for inode in running.inodes.iter().filter_map(|inode| Inode::new(*inode)) {
                 let Some(patterns) = query.wanted.get(&inode) else { continue };
+                if self.is_displaced {
+                    scan.here.extend(process.fits.iter().filter(|id| patterns.contains(id)));
+                }
                 let found = settled.entry(inode).or_default();
                 if query.every_holder || !patterns.is_subset(found) {
                     found.extend(&process.fits);
@@ -278,6 +371,8 @@ impl ProcessAdapter for Host {
                 }
             }
         }
+        let here = &scan.here;
+        scan.elsewhere.retain(|id| query.census.contains(id) || !here.contains(id));
         Ok(scan)
     }
 
@@ -285,7 +380,8 @@ impl ProcessAdapter for Host {
         let verify = |(inode, pid): &(Inode, Pid)| {
             let running = self.processes.get(usize::try_from(pid.0).unwrap() - 1)?;
             let holds = running.access == Access::Open && running.inodes.contains(&inode.get());
-            holds.then(|| running.describe(*pid, query.selector))
+            let index = usize::try_from(pid.0).unwrap() - 1;
+            holds.then(|| self.in_container(&running.describe(*pid, query.selector), index))
         };
         Ok(query.holdings.iter().map(verify).collect())
     }

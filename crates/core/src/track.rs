@@ -109,8 +109,8 @@ impl Tracked {
         let seen = &sighting.connection;
         let known = &self.connection;
         seen.state == TcpState::Established
-            && (seen.cookie, seen.local, seen.remote, seen.inode)
-                == (known.cookie, known.local, known.remote, Some(self.inode))
+            && (seen.namespace, seen.cookie, seen.local, seen.remote, seen.inode)
+                == (known.namespace, known.cookie, known.local, known.remote, Some(self.inode))
     }
 
     /// Takes in what the kernel tells, and adds what is new of it.

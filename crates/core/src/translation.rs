@@ -3,6 +3,8 @@
 //! The client's socket keeps the address that it asked for, so a link is seen there as it is configured. The server's has
 //! the address to which that was translated, and only the kernel that translates knows that the two are one connection.
 
+use std::collections::HashSet;
+
 use crate::address::Endpoint;
 use crate::connection::Connection;
 
@@ -46,6 +48,16 @@ impl Translations {
         let mut by_client: Vec<u32> = (0..).take(translations.len()).collect();
         by_client.sort_unstable_by_key(|place| client_end(&translations, *place));
         Self { by_server: translations, by_client, backends }
+    }
+
+    /// The same without what is about one of these pairs of a local and a remote endpoint.
+    #[must_use]
+    pub fn without(&self, pairs: &HashSet<(Endpoint, Endpoint)>) -> Self {
+        let is_of_others = |translation: &&Translation| {
+            let Translation { backend, peer, service, source } = **translation;
+            !pairs.contains(&(backend, peer)) && !pairs.contains(&(source, service))
+        };
+        Self::new(self.by_server.iter().filter(is_of_others).copied().collect())
     }
 
     /// The endpoints that services are translated to, sorted, each once.

@@ -273,7 +273,9 @@ impl Socket {
 impl KeptHolder {
     /// Reads the names again. The process stays the same `Arc` while nothing about it has changed.
     fn renew(&mut self, pid: Pid, selector: &ProcessSelector, now: Duration) -> Result<(), Obstacle> {
-        let process = Holder::new(pid, self.dir.read_names()?, selector).process();
+        // The handle is of one process, and a process stays in its container.
+        let holder = Holder::new(pid, self.dir.read_names()?, selector);
+        let process = holder.in_container(self.process.container.clone()).process();
         if *process != *self.process {
             self.process = process;
         }

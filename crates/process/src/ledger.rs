@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use vms_core::connection::Inode;
 use vms_core::process::{
-    Capability, Fits, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessSelector,
+    Capability, Container, Fits, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessSelector,
 };
 
+use crate::network::{Surroundings, Whereabouts};
 use crate::parse::display_name;
 use crate::privileges::{Privileges, Refusal};
 use crate::procfs::Names;
@@ -23,6 +24,10 @@ pub(crate) struct Ledger<'a> {
     need: BTreeMap<PatternId, usize>,
     /// Patterns of the census that no process seen so far fits.
     unmet: BTreeSet<PatternId>,
+    /// Patterns of which it matters whether anyone who fits lives in the agent's network namespace, and is not known.
+    unmet_here: BTreeSet<PatternId>,
+    /// The same of other network namespaces.
+    unmet_elsewhere: BTreeSet<PatternId>,
     found: HolderScan,
 }
 
@@ -40,7 +45,7 @@ pub(crate) enum Recorded {
 }
 
 impl<'a> Ledger<'a> {
-    pub(crate) fn new(query: &'a HolderQuery<'a>) -> Self {
+    pub(crate) fn new(query: &'a HolderQuery<'a>, surroundings: &Surroundings) -> Self {
         let unsettled: HashSet<(Inode, PatternId)> = query
             .wanted
             .iter()
@@ -50,13 +55,22 @@ impl<'a> Ledger<'a> {
         for (_, pattern) in &unsettled {
             *need.entry(*pattern).or_insert(0) += 1;
         }
+        let is_displaced = surroundings.is_displaced;
+        let unmet_here = if is_displaced { query.located.clone() } else { BTreeSet::new() };
+        let unmet_elsewhere = match () {
+            () if is_displaced => query.census.union(query.located).copied().collect(),
+            () if surroundings.are_known() => query.census.clone(),
+            () => BTreeSet::new(),
+        };
         Self {
             query,
-            asked: query.census.iter().chain(need.keys()).copied().collect(),
+            asked: query.census.iter().chain(need.keys()).chain(&unmet_elsewhere).copied().collect(),
             unsettled,
             need,
             unmet: query.census.clone(),
-            found: HolderScan::default(),
+            unmet_here,
+            unmet_elsewhere,
+            found: HolderScan { is_displaced, ..HolderScan::default() },
         }
     }
 
@@ -85,14 +99,26 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// Whether nothing is open.
+    /// Whether it matters where a process lives that fits these patterns, and of which that is known so far.
+    pub(crate) fn awaits_location(&self, patterns: &[PatternId], known: Whereabouts) -> bool {
+        let here = matches!(known, Whereabouts::Unread | Whereabouts::Here);
+        let elsewhere = matches!(known, Whereabouts::Unread | Whereabouts::Elsewhere);
+        patterns.iter().any(|pattern| {
+            (here && self.unmet_here.contains(pattern))
+                || (elsewhere && self.unmet_elsewhere.contains(pattern))
+        })
+    }
+
+    /// Whether nothing is open on which an answer could turn from one status to another.
     pub(crate) fn is_answered(&self) -> bool {
-        self.unsettled.is_empty() && self.unmet.is_empty()
+        self.unsettled.is_empty() && self.unmet.is_empty() && self.unmet_here.is_empty()
     }
 
     /// Whether nothing more is of interest.
     pub(crate) fn is_complete(&self) -> bool {
-        self.is_answered() && (!self.query.every_holder || self.query.wanted.is_empty())
+        self.is_answered()
+            && self.unmet_elsewhere.is_empty()
+            && (!self.query.every_holder || self.query.wanted.is_empty())
     }
 
     /// Whether anything is asked about a process with these names.
@@ -117,6 +143,24 @@ impl<'a> Ledger<'a> {
         self.found.uncertain.extend(possible);
     }
 
+    /// Takes in where a process lives that fits these patterns.
+    pub(crate) fn locate(&mut self, patterns: &[PatternId], whereabouts: Whereabouts) {
+        for pattern in patterns {
+            match whereabouts {
+                Whereabouts::Here if self.unmet_here.remove(pattern) => {
+                    self.found.here.insert(*pattern);
+                    if !self.query.census.contains(pattern) {
+                        self.unmet_elsewhere.remove(pattern);
+                    }
+                }
+                Whereabouts::Elsewhere if self.unmet_elsewhere.remove(pattern) => {
+                    self.found.elsewhere.insert(*pattern);
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Takes in that this process holds that socket.
     pub(crate) fn record(&mut self, inode: Inode, holder: &mut Holder) -> Recorded {
         let Some(patterns) = self.query.wanted.get(&inode) else { return Recorded::Unasked };
@@ -132,6 +176,8 @@ impl<'a> Ledger<'a> {
         }
         let mut recorded = Recorded::Other;
         for pattern in holder.fits.certain.iter().filter(|pattern| patterns.contains(pattern)) {
+            // Wherever he lives, what he was asked for is seen.
+            self.locate(std::slice::from_ref(pattern), Whereabouts::Here);
             if self.unsettled.remove(&(inode, *pattern)) {
                 recorded = Recorded::Settled;
                 if let Some(sockets) = self.need.get_mut(pattern) {
@@ -182,6 +228,10 @@ impl<'a> Ledger<'a> {
     pub(crate) fn leave_undecided(&mut self, undecided: HashSet<Inode>) {
         self.found.undecided = undecided;
         self.found.uncertain.extend(&self.unmet);
+        if self.found.is_displaced {
+            // Whoever was not seen may live where nothing is.
+            self.found.elsewhere.extend(&self.unmet_here);
+        }
     }
 
     /// The answer.
@@ -204,13 +254,19 @@ pub(crate) struct Holder {
     pid: Pid,
     names: Names,
     fits: Fits,
+    container: Option<Arc<Container>>,
     process: Option<Arc<Process>>,
 }
 
 impl Holder {
     pub(crate) fn new(pid: Pid, names: Names, selector: &ProcessSelector) -> Self {
         let fits = selector.fits(&names.known());
-        Self { pid, names, fits, process: None }
+        Self { pid, names, fits, container: None, process: None }
+    }
+
+    /// The same process, in that container.
+    pub(crate) fn in_container(self, container: Option<Arc<Container>>) -> Self {
+        Self { container, ..self }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -233,7 +289,7 @@ impl Holder {
 
     /// The process as the core knows it.
     pub(crate) fn process(&mut self) -> Arc<Process> {
-        let (pid, names, fits) = (self.pid, &self.names, &self.fits);
+        let (pid, names, fits, container) = (self.pid, &self.names, &self.fits, &self.container);
         let process = self.process.get_or_insert_with(|| {
             let executable = match &names.executable {
                 Known::Is(path) => Some(path.clone()),
@@ -243,7 +299,13 @@ impl Holder {
                 Known::Is(comm) => display_name(comm),
                 Known::Absent | Known::Denied => String::new(),
             };
-            Arc::new(Process { pid, name, executable, fits: fits.certain.clone() })
+            Arc::new(Process {
+                pid,
+                name,
+                executable,
+                fits: fits.certain.clone(),
+                container: container.clone(),
+            })
         });
         Arc::clone(process)
     }

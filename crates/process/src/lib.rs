@@ -3,7 +3,8 @@
 //! [`ProcReader`] is the door. Below it, `scan` decides whom to look at and when enough is known, and keeps its books in
 //! `ledger`; `verify` looks at known holders again. Three things are remembered from call to call: in `kept`, where
 //! sockets were found, with a handle of each holder; in `table`, what the names of all processes fitted; in
-//! `conclusions`, which sockets nobody who fits holds. Where holders are to be inferred, `outsiders` tells who may not be
+//! `conclusions`, which sockets nobody who fits holds. `network` tells in which network namespace a process lives, `places` in
+//! which those live who fit. Where holders are to be inferred, `outsiders` tells who may not be
 //! looked into, by `cgroup` and by user. `procfs` does the reading, and [`parse`] makes sense of what was read: it is
 //! pure, and public for `tests/fuzz`.
 //!
@@ -18,13 +19,16 @@
 
 mod cgroup;
 mod conclusions;
+pub mod container;
 mod descriptors;
 mod effort;
 mod error;
 mod kept;
 mod ledger;
+mod network;
 mod outsiders;
 pub mod parse;
+mod places;
 mod privileges;
 mod procfs;
 mod reader;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::num::NonZeroU32;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -102,6 +103,13 @@ pub fn parse_executable(link: &[u8]) -> &Path {
 pub fn parse_socket_link(link: &[u8]) -> Option<Inode> {
     let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
     Inode::new(parse_decimal(number)?)
+}
+
+/// The inode of the network namespace to which a link in `/proc/PID/ns` leads: `net:[4026531833]` (namespaces(7)).
+#[must_use]
+pub fn parse_network_link(link: &[u8]) -> Option<NonZeroU32> {
+    let number = parse_decimal(link.strip_prefix(b"net:[")?.strip_suffix(b"]")?)?;
+    NonZeroU32::new(u32::try_from(number).ok()?)
 }
 
 /// A number in decimal digits and nothing else: no sign, no blank.

@@ -3,9 +3,11 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
+use std::num::NonZeroU32;
 use std::ops::{ControlFlow, Range};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
@@ -14,12 +16,14 @@ use rustix::fs::{
 use rustix::io::Errno;
 use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
-use vms_core::process::{Known, Pid, ProcessNames};
+use vms_core::process::{Container, Known, Pid, ProcessNames};
 
+use crate::container::parse_container;
 use crate::error::ProcessError;
+use crate::network::NetworkNamespace;
 use crate::parse::{
     Device, HiddenProcesses, TaskKind, parse_argv0, parse_comm, parse_decimal, parse_executable,
-    parse_hidden_processes, parse_pid, parse_socket_link, parse_task_kind,
+    parse_hidden_processes, parse_network_link, parse_pid, parse_socket_link, parse_task_kind,
 };
 use crate::privileges::Refusal;
 
@@ -82,6 +86,8 @@ const ARGV0_BYTES: usize = 4096;
 const WHOLE_BYTES: usize = 4096;
 /// 52 numbers of at most 20 digits, and a name.
 const STAT_BYTES: usize = 2048;
+/// A dozen hierarchies, each with the path of a container in a pod.
+const CGROUP_BYTES: usize = 8 * 1024;
 /// The length of the longest text that names a socket is 29: longer links are of something else.
 const SOCKET_LINK_BYTES: usize = 64;
 /// The entries of a directory that are not its own.
@@ -130,6 +136,18 @@ impl Procfs {
             Err(Errno::NOTDIR) => Err(Obstacle::Vanished),
             Err(errno) => Err(obstacle(errno, Refusal::Enter)),
         }
+    }
+
+    /// Takes hold of the agent's own process, as this /proc numbers it.
+    pub(crate) fn open_self(&self) -> Result<ProcessDir, Obstacle> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(&self.root, c"self", flags, Mode::empty());
+        dir.map(ProcessDir).map_err(|errno| obstacle(errno, Refusal::Enter))
+    }
+
+    /// Takes hold of the first process that this /proc numbers, from which all others stem.
+    pub(crate) fn open_first(&self) -> Result<ProcessDir, Obstacle> {
+        self.open_process(Pid(1))
     }
 
     /// Opens a process and reads its names. Where its first thread has exited and others live on, those of one that
@@ -276,6 +294,60 @@ impl ProcessDir {
             }
         }
         Ok(Extent::Whole)
+    }
+
+    /// The network namespace of the process, in whichever way the kernel tells it.
+    pub(crate) fn read_network_namespace(&self) -> Result<NetworkNamespace, Obstacle> {
+        match self.read_network_inode() {
+            Ok(inode) => Ok(NetworkNamespace { inode, file: None }),
+            Err(Obstacle::Refused(_)) => {
+                Ok(NetworkNamespace { inode: None, file: self.read_network_file()? })
+            }
+            Err(obstacle) => Err(obstacle),
+        }
+    }
+
+    /// The network namespace of the process, in every way in which the kernel tells it, to compare with others.
+    pub(crate) fn read_both_network_namespaces(&self) -> Result<NetworkNamespace, Obstacle> {
+        let inode = match self.read_network_inode() {
+            Err(Obstacle::Refused(_)) => None,
+            told => told?,
+        };
+        Ok(NetworkNamespace { inode, file: self.read_network_file()? })
+    }
+
+    /// Takes hold of the network namespace of the process: its inode, and a descriptor that keeps it.
+    pub(crate) fn open_network_namespace(&self) -> Result<(u64, OwnedFd), Obstacle> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(&self.0, c"ns/net", flags, Mode::empty())
+            .map_err(|errno| self.obstacle(errno, Refusal::ReadDescriptor))?;
+        let inode = fstat(&file).map_err(|errno| self.obstacle(errno, Refusal::ReadDescriptor))?.st_ino;
+        Ok((inode, file))
+    }
+
+    fn read_network_inode(&self) -> Result<Option<NonZeroU32>, Obstacle> {
+        let mut link = [0; SOCKET_LINK_BYTES];
+        match readlinkat_raw(&self.0, c"ns/net", &mut link) {
+            Ok(length) => Ok(link.get(..length).and_then(parse_network_link)),
+            Err(errno) => Err(self.obstacle(errno, Refusal::ReadDescriptor)),
+        }
+    }
+
+    fn read_network_file(&self) -> Result<Option<u64>, Obstacle> {
+        match statat(&self.0, c"net/dev", AtFlags::empty()) {
+            Ok(file) => Ok(Some(file.st_ino)),
+            Err(errno) => match self.obstacle(errno, Refusal::ReadDescriptor) {
+                Obstacle::Refused(_) => Ok(None),
+                obstacle => Err(obstacle),
+            },
+        }
+    }
+
+    /// The container of the process, by its cgroups; `None` where they name none, or are not shown.
+    pub(crate) fn read_container(&self) -> Option<Arc<Container>> {
+        // No such byte is in it: the whole file.
+        let text = self.read_text(c"cgroup", CGROUP_BYTES, 0).ok()?;
+        parse_container(&String::from_utf8_lossy(&text)).map(Arc::new)
     }
 
     /// Whether that descriptor is that socket at this moment.

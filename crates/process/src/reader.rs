@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use vms_core::ProcessAdapter;
 use vms_core::infer::{OutsiderQuery, OutsiderScan, SuspectQuery};
+use vms_core::namespace::{NamespaceQuery, NamespaceScan};
 use vms_core::process::{HolderQuery, HolderScan, Process, ProcessSelector, SelectorIdentity, VerifyQuery};
 
 use crate::conclusions::Conclusions;
@@ -15,8 +16,10 @@ use crate::descriptors::raise_descriptor_limit;
 use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::kept::Kept;
+use crate::network::Surroundings;
 use crate::outsiders::{Search, Suspects};
 use crate::parse::HiddenProcesses;
+use crate::places::{Residents, Survey};
 use crate::privileges::Privileges;
 use crate::procfs::{Procfs, scratch};
 use crate::scan::{Memory, Scan, Unfinished};
@@ -43,12 +46,15 @@ use crate::verify::Verification;
 pub struct ProcReader {
     procfs: Procfs,
     privileges: Privileges,
+    surroundings: Surroundings,
     memory: Memory,
     suspects: Suspects,
     /// Whose ids are remembered.
     selector: SelectorIdentity,
     scratch: Vec<u8>,
     effort: Effort,
+    /// Those who live elsewhere.
+    residents: Residents,
 }
 
 impl ProcReader {
@@ -65,8 +71,10 @@ impl ProcReader {
     /// When `root` is no directory, or may not be read.
     pub fn open(root: &Path, privileges: Privileges) -> Result<Self, ProcessError> {
         let descriptor_limit = raise_descriptor_limit();
+        let procfs = Procfs::open(root)?;
         Ok(Self {
-            procfs: Procfs::open(root)?,
+            surroundings: Surroundings::read(&procfs),
+            procfs,
             privileges,
             suspects: Suspects::new(descriptor_limit),
             memory: Memory {
@@ -78,7 +86,15 @@ impl ProcReader {
             selector: SelectorIdentity::default(),
             scratch: scratch(),
             effort: Effort::default(),
+            residents: Residents::default(),
         })
+    }
+
+    /// The same for an agent that looks at all network namespaces: that somebody lives in another than its own is nothing
+    /// to tell then, but where he does.
+    #[must_use]
+    pub fn in_all_namespaces(self) -> Self {
+        Self { surroundings: self.surroundings.surveyed(), ..self }
     }
 
     /// Which processes this /proc hides from those without privilege.
@@ -141,19 +157,28 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 impl ProcessAdapter for ProcReader {
     type Error = ProcessError;
 
+    fn find_namespaces(&mut self, query: &NamespaceQuery<'_>) -> Result<NamespaceScan, ProcessError> {
+        self.adopt(query.selector);
+        self.with_descriptors_to_spare(query.now, |reader| {
+            let Self { procfs, privileges, surroundings, memory, scratch, effort, residents, .. } = reader;
+            let table = &mut memory.table;
+            Survey { query, procfs, privileges, surroundings, table, residents, scratch, effort }.run()
+        })
+    }
+
     fn find_holders(&mut self, query: &HolderQuery<'_>) -> Result<HolderScan, ProcessError> {
         self.adopt(query.selector);
         self.with_descriptors_to_spare(query.now, |reader| {
-            let Self { procfs, privileges, memory, scratch, effort, .. } = reader;
-            Scan::new(query, procfs, privileges, memory, scratch, effort).run()
+            let Self { procfs, privileges, surroundings, memory, scratch, effort, .. } = reader;
+            Scan::new(query, procfs, privileges, surroundings, memory, scratch, effort).run()
         })
     }
 
     fn verify_holders(&mut self, query: &VerifyQuery<'_>) -> Result<Vec<Option<Arc<Process>>>, ProcessError> {
         self.adopt(query.selector);
         self.with_descriptors_to_spare(query.now, |reader| {
-            let Self { procfs, memory, scratch, effort, .. } = reader;
-            Verification { query, procfs, kept: &mut memory.kept, scratch, effort }.run()
+            let Self { procfs, surroundings, memory, scratch, effort, .. } = reader;
+            Verification { query, procfs, surroundings, kept: &mut memory.kept, scratch, effort }.run()
         })
     }
 

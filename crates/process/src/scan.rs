@@ -9,16 +9,18 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use vms_core::connection::Inode;
-use vms_core::process::{HolderQuery, HolderScan, Pid};
+use vms_core::process::{Container, HolderQuery, HolderScan, Pid};
 
 use crate::conclusions::Conclusions;
 use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::kept::Kept;
 use crate::ledger::{Holder, Ledger, Recorded};
+use crate::network::{NetworkNamespace, Surroundings, Whereabouts};
 use crate::parse::TaskKind;
 use crate::privileges::{Privileges, Refusal};
 use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
@@ -28,7 +30,7 @@ use crate::table::{NAMES_TABLE_BOUND, NameTable, Remembered};
 const EXTRA_PASSES: usize = 2;
 
 /// What it takes to enter a process and read its names, in units of an allowance.
-const UNITS_A_PROCESS: u32 = 32;
+pub(crate) const UNITS_A_PROCESS: u32 = 32;
 
 /// What it takes to look at one descriptor again.
 const UNITS_A_PLACE: u32 = 2;
@@ -57,6 +59,7 @@ pub(crate) struct Unfinished {
 pub(crate) struct Scan<'a> {
     procfs: &'a Procfs,
     privileges: &'a Privileges,
+    surroundings: &'a Surroundings,
     memory: &'a mut Memory,
     scratch: &'a mut Vec<u8>,
     effort: &'a mut Effort,
@@ -112,6 +115,7 @@ impl<'a> Scan<'a> {
         query: &'a HolderQuery<'a>,
         procfs: &'a Procfs,
         privileges: &'a Privileges,
+        surroundings: &'a Surroundings,
         memory: &'a mut Memory,
         scratch: &'a mut Vec<u8>,
         effort: &'a mut Effort,
@@ -119,10 +123,11 @@ impl<'a> Scan<'a> {
         Self {
             procfs,
             privileges,
+            surroundings,
             memory,
             scratch,
             effort,
-            ledger: Ledger::new(query),
+            ledger: Ledger::new(query, surroundings),
             is_cut: false,
             is_known_to_fit: false,
             read_before: HashSet::new(),
@@ -198,7 +203,7 @@ impl<'a> Scan<'a> {
             None => self.enter(pid)?,
         };
         let query = self.ledger.query();
-        let mut holder = Holder::new(pid, names, query.selector);
+        let mut holder = Holder::new(pid, names, query.selector).in_container(self.container_in(&dir));
         for (inode, descriptor) in places {
             self.effort.rechecks += 1;
             if dir.holds(*descriptor, *inode)? {
@@ -340,14 +345,17 @@ impl<'a> Scan<'a> {
                 return None;
             }
             return match self.memory.table.last_read(pid)? {
-                Remembered::Fitted { patterns, bare } if !self.ledger.awaits(patterns) => {
+                Remembered::Fitted { patterns, bare, .. } if !self.ledger.awaits(patterns) => {
                     Some(if *bare { Seen::Bare } else { Seen::PassedOver })
                 }
                 _ => None,
             };
         }
         match self.memory.table.remembered(pid, self.ledger.query().now)? {
-            Remembered::Fitted { patterns, bare } if !self.ledger.awaits(patterns) => {
+            Remembered::Fitted { patterns, bare, whereabouts, .. }
+                if !self.ledger.awaits(patterns)
+                    && (*bare || !self.ledger.awaits_location(patterns, *whereabouts)) =>
+            {
                 Some(Seen::Remembered { bare: *bare })
             }
             Remembered::Fitted { .. } | Remembered::Unclear | Remembered::Unread => None,
@@ -389,10 +397,29 @@ impl<'a> Scan<'a> {
             };
         }
         self.ledger.note(holder.fits());
+        // What is remembered of names is of one moment, and where all namespaces are looked at this is asked for next.
+        if self.surroundings.is_surveyed
+            || self.ledger.awaits_location(&holder.fits().certain, Whereabouts::Unread)
+        {
+            let namespace = match dir.read_network_namespace() {
+                Ok(namespace) => namespace,
+                Err(Obstacle::Vanished) => return Ok(Seen::VanishedFitting),
+                Err(_) => NetworkNamespace::default(),
+            };
+            let whereabouts = self.surroundings.locate(namespace);
+            self.memory.table.note_whereabouts(pid, whereabouts, namespace.inode);
+            self.ledger.locate(&holder.fits().certain, whereabouts);
+        }
         if !self.ledger.is_open_for(holder.fits()) {
             return Ok(Seen::PassedOver);
         }
+        let holder = holder.in_container(self.container_in(&dir));
         self.search_descriptors(dir, holder)
+    }
+
+    /// The container of a process, where it matters.
+    fn container_in(&self, dir: &ProcessDir) -> Option<Arc<Container>> {
+        self.surroundings.is_surveyed.then(|| dir.read_container()).flatten()
     }
 
     /// Reads the descriptors of a process that fits, or might.
@@ -490,7 +517,7 @@ impl<'a> Scan<'a> {
             return Ok(());
         }
         let query = self.ledger.query();
-        let mut holder = Holder::new(pid, names, query.selector);
+        let mut holder = Holder::new(pid, names, query.selector).in_container(self.container_in(&dir));
         for (inode, descriptor) in held {
             let recorded = self.ledger.record(inode, &mut holder);
             self.memory.kept.remember(inode, pid, descriptor, recorded != Recorded::Other, query.now);

@@ -8,10 +8,12 @@
 //! That an entry is old is never a reason to miss the holder of a socket: see `conclusions`.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use vms_core::process::{Fits, PatternId, Pid};
 
+use crate::network::Whereabouts;
 use crate::procfs::Listed;
 
 /// How old an entry may be: how late a census tells of a process that was there before and was renamed, or replaced its
@@ -51,6 +53,10 @@ pub(crate) enum Remembered {
         patterns: Box<[PatternId]>,
         /// Whether it has no descriptors: a part of the kernel, or dead.
         bare: bool,
+        /// Where it lived when its names were read.
+        whereabouts: Whereabouts,
+        /// The inode of its network namespace at that time, where it was told.
+        network: Option<NonZeroU32>,
     },
 }
 
@@ -88,10 +94,24 @@ impl NameTable {
         let age = entry.first_seen.map_or(NAMES_TABLE_BOUND, |seen| now.saturating_sub(seen));
         entry.due = now.saturating_add(age.min(bound_of(pid)));
         entry.names = if fits.possible.is_empty() {
-            Remembered::Fitted { patterns: fits.certain.as_slice().into(), bare }
+            let patterns = fits.certain.as_slice().into();
+            Remembered::Fitted { patterns, bare, whereabouts: Whereabouts::Unread, network: None }
         } else {
             Remembered::Unclear
         };
+    }
+
+    /// Takes in where a listed process lives whose names were read just now.
+    pub(crate) fn note_whereabouts(
+        &mut self,
+        pid: Pid,
+        whereabouts: Whereabouts,
+        network: Option<NonZeroU32>,
+    ) {
+        let names = self.entries.get_mut(&pid).map(|entry| &mut entry.names);
+        if let Some(Remembered::Fitted { whereabouts: known, network: known_network, .. }) = names {
+            (*known, *known_network) = (whereabouts, network);
+        }
     }
 
     /// Takes in that what processes fit has to be worked out again.

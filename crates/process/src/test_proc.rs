@@ -61,6 +61,11 @@ impl TestProc {
             .stat(b'S', 0x0040_0000)
     }
 
+    /// Lets the agent live in a network namespace.
+    pub(crate) fn own_network(&self, network: &Network) {
+        TestProcess(self.path().join("self")).network(network);
+    }
+
     pub(crate) fn remove(&self, pid: u32) {
         fs::remove_dir_all(self.path().join(pid.to_string())).unwrap();
     }
@@ -142,6 +147,19 @@ impl TestProcess {
         self
     }
 
+    /// Lets it live in a network namespace.
+    pub(crate) fn network(self, network: &Network) -> Self {
+        for directory in ["ns", "net"] {
+            fs::create_dir_all(self.0.join(directory)).unwrap();
+        }
+        let file = self.0.join("net/dev");
+        if file.exists() {
+            fs::remove_file(&file).unwrap();
+        }
+        fs::hard_link(network.file.path(), file).unwrap();
+        self.link("ns/net", Path::new(&format!("net:[{}]", network.inode)))
+    }
+
     pub(crate) fn socket(self, descriptor: u32, inode: u64) -> Self {
         self.descriptor(descriptor, format!("socket:[{inode}]"))
     }
@@ -168,6 +186,19 @@ impl TestProcess {
             _ => symlink(target, path).unwrap(),
         }
         self
+    }
+}
+
+/// A network namespace.
+pub(crate) struct Network {
+    inode: u64,
+    /// Stands for its `net/dev`, by its inode.
+    file: tempfile::NamedTempFile,
+}
+
+impl Network {
+    pub(crate) fn new(inode: u64) -> Self {
+        Self { inode, file: tempfile::NamedTempFile::new().unwrap() }
     }
 }
 
@@ -198,6 +229,7 @@ pub(crate) struct Question {
     ids: Vec<PatternId>,
     wanted: BTreeMap<Inode, BTreeSet<PatternId>>,
     census: BTreeSet<PatternId>,
+    located: BTreeSet<PatternId>,
     every_holder: bool,
     now: Duration,
     allowance: Allowance<'static>,
@@ -223,6 +255,7 @@ impl Question {
             ids,
             wanted: BTreeMap::new(),
             census: BTreeSet::new(),
+            located: BTreeSet::new(),
             every_holder: false,
             now: START,
             allowance: Allowance::unlimited(),
@@ -239,6 +272,12 @@ impl Question {
     /// Asks whether anyone fits that pattern.
     pub(crate) fn counts(mut self, pattern: usize) -> Self {
         self.census.insert(self.ids[pattern]);
+        self
+    }
+
+    /// Asks where those live that fit that pattern, should the agent be displaced.
+    pub(crate) fn locates(mut self, pattern: usize) -> Self {
+        self.located.insert(self.ids[pattern]);
         self
     }
 
@@ -276,6 +315,7 @@ impl Question {
             selector: &self.selector,
             wanted: &self.wanted,
             census: &self.census,
+            located: &self.located,
             every_holder: self.every_holder,
             now: self.now,
             allowance: &self.allowance,

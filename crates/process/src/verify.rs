@@ -12,6 +12,7 @@ use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::kept::Kept;
 use crate::ledger::Holder;
+use crate::network::Surroundings;
 use crate::procfs::{Obstacle, Procfs};
 
 /// How many descriptors one call reads to find sockets that are not where they were. Who moves his sockets from one
@@ -22,6 +23,7 @@ const MAX_DESCRIPTORS: u32 = 65_536;
 pub(crate) struct Verification<'a> {
     pub(crate) query: &'a VerifyQuery<'a>,
     pub(crate) procfs: &'a Procfs,
+    pub(crate) surroundings: &'a Surroundings,
     pub(crate) kept: &'a mut Kept,
     pub(crate) scratch: &'a mut Vec<u8>,
     pub(crate) effort: &'a mut Effort,
@@ -96,7 +98,8 @@ impl Verification<'_> {
         if held.is_empty() {
             return Ok(());
         }
-        let mut holder = Holder::new(pid, names, self.query.selector);
+        let container = self.surroundings.is_surveyed.then(|| dir.read_container()).flatten();
+        let mut holder = Holder::new(pid, names, self.query.selector).in_container(container);
         for (index, inode) in pairs {
             if held.contains(inode)
                 && let Some(slot) = verified.get_mut(*index)

@@ -63,6 +63,7 @@ fn more_holders_than_descriptors_are_all_verified_and_leave_descriptors_to_other
         selector: &selector,
         wanted: &wanted,
         census: &census,
+        located: &census,
         every_holder: true,
         now,
         allowance: &Allowance::unlimited(),

@@ -34,6 +34,8 @@ use skip::skip;
 
 #[path = "real_proc/changes.rs"]
 mod changes;
+#[path = "real_proc/places.rs"]
+mod places;
 #[path = "real_proc/skip.rs"]
 mod skip;
 
@@ -126,6 +128,7 @@ fn ask(reader: &mut ProcReader, name: &str, executable: Option<&Path>, inodes: &
         selector: &selector,
         wanted: &wanted,
         census: &census,
+        located: &census,
         every_holder: true,
         now: Duration::ZERO,
         allowance: &Allowance::unlimited(),

@@ -1,16 +1,20 @@
 //! Asks the kernel, as often as it takes, and lets through only what was asked for.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, ConnectionFilter};
 use vms_core::health::Sighting;
+use vms_core::namespace::{Namespace, NamespaceId};
 
 use crate::bytecode::Precision;
 use crate::codec::{DumpRequest, Family, LookupRequest, Malformed, Messages, Reply};
 use crate::error::{Error, Operation};
+use crate::home::{Abroad, Home};
 use crate::host_size::read_host_sockets;
 use crate::plan::{Experience, Plan};
 use crate::socket::{NetlinkSocket, Transport, io_error};
@@ -43,14 +47,17 @@ const SENDS_BEFORE_MORE: u32 = 256;
 /// 8 KiB and 4 programs of 64 KiB beside the endpoints themselves.
 const EARLIER_PLANS: usize = 7;
 
-/// The TCP connections of one network namespace: that of the thread that opened it.
+/// The TCP connections of the network namespace of the thread that opened it, and of those that are attended to beside.
 ///
-/// Needs no capability. The socket is kept from one dump to the next; after a failure it is opened anew, by the
+/// Needs no capability, but `CAP_SYS_ADMIN` for other namespaces: each has a socket of its own, opened in it once. The socket is kept from one dump to the next; after a failure it is opened anew, by the
 /// thread that dumps next, which has to be in the same network namespace.
 #[derive(Debug)]
 pub struct SockDiag {
     client: Client<NetlinkSocket>,
     sockstat: PathBuf,
+    /// Where it was opened; `None` where no other namespace is attended to.
+    home: Option<Arc<Home>>,
+    abroad: BTreeMap<NamespaceId, Line<NetlinkSocket>>,
 }
 
 impl SockDiag {
@@ -65,43 +72,146 @@ impl SockDiag {
     pub fn open(proc_root: &Path) -> Result<Self, Error> {
         let (socket, port_id) = NetlinkSocket::open().map_err(|errno| classify(Operation::Open, errno))?;
         let sockstat = proc_root.join("net/sockstat");
-        Ok(Self { client: Client::new(socket, Some(port_id)), sockstat })
+        Ok(Self {
+            client: Client::new(Line::new(socket, Some(port_id))),
+            sockstat,
+            home: None,
+            abroad: BTreeMap::new(),
+        })
+    }
+
+    /// The same, and able to attend to other network namespaces.
+    ///
+    /// # Errors
+    /// As [`SockDiag::open`]; and where `thread-self/ns/net` below `proc_root`, by which the thread comes back, cannot be opened.
+    pub fn open_for_all_namespaces(proc_root: &Path) -> Result<Self, Error> {
+        let home = Home::open(proc_root).map_err(|errno| classify(Operation::Enter, errno))?;
+        Ok(Self { home: Some(Arc::new(home)), ..Self::open(proc_root)? })
+    }
+
+    /// Nothing is asked for while the thread is where it could not come back from: a socket that is opened anew would
+    /// tell of that place.
+    fn come_back(&self) -> Result<(), Error> {
+        let home = self.home.as_ref();
+        home.map_or(Ok(()), |home| home.come_back()).map_err(|errno| classify(Operation::Enter, errno))
     }
 }
 
 impl ConnAdapter for SockDiag {
     type Error = Error;
 
+    fn attend(
+        &mut self,
+        namespaces: &[Namespace],
+        in_use: &BTreeSet<NamespaceId>,
+    ) -> Result<BTreeSet<NamespaceId>, Error> {
+        let mut refused = BTreeSet::new();
+        let wanted: BTreeSet<NamespaceId> = namespaces.iter().map(|namespace| namespace.id).collect();
+        self.abroad.retain(|id, _| wanted.contains(id) || in_use.contains(id));
+        for Namespace { id, handle } in namespaces {
+            if self.abroad.contains_key(id) {
+                continue;
+            }
+            let Some(home) = &self.home else {
+                refused.insert(*id);
+                continue;
+            };
+            let abroad = Abroad { home: Arc::clone(home), there: Arc::clone(handle) };
+            match NetlinkSocket::open_abroad(abroad) {
+                Ok((socket, port_id)) => {
+                    self.abroad.insert(*id, Line::new(socket, Some(port_id)));
+                }
+                Err(Errno::PERM | Errno::ACCESS) => {
+                    refused.insert(*id);
+                }
+                Err(errno) => return Err(classify(Operation::Enter, errno)),
+            }
+            self.come_back()?;
+        }
+        Ok(refused)
+    }
+
     /// One walk of the kernel's table for `AF_INET6` sockets, and one for `AF_INET` sockets if any endpoint is
     /// IPv4; none if nothing is asked for. Sorted by cookie.
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
+        self.come_back()?;
         self.client.dump(filter, || read_host_sockets(&self.sockstat))
+    }
+
+    /// A walk costs what all sockets of the host cost, in whichever network namespace they are. Of a namespace that is not
+    /// attended to nothing is told.
+    fn dump_in(
+        &mut self,
+        namespace: NamespaceId,
+        filter: &ConnectionFilter,
+    ) -> Result<Vec<Connection>, Error> {
+        self.come_back()?;
+        let Some(line) = self.abroad.get_mut(&namespace) else { return Ok(Vec::new()) };
+        let sockstat = &self.sockstat;
+        let mut found = self.client.on(line, |client| client.dump(filter, || read_host_sockets(sockstat)))?;
+        for connection in &mut found {
+            connection.namespace = namespace;
+        }
+        Ok(found)
     }
 
     /// One message each way for a connection, many of them in one send. The state may be any, also one that no dump
     /// asked for.
     fn lookup(&mut self, connections: &[Connection]) -> Result<Vec<Option<Sighting>>, Error> {
-        self.client.lookup(connections)
+        self.come_back()?;
+        if connections.iter().all(|connection| connection.namespace == NamespaceId::OWN) {
+            return self.client.lookup(connections);
+        }
+        let mut places: BTreeMap<NamespaceId, Vec<usize>> = BTreeMap::new();
+        for (index, connection) in connections.iter().enumerate() {
+            places.entry(connection.namespace).or_default().push(index);
+        }
+        let mut sightings = vec![None; connections.len()];
+        for (id, indices) in places {
+            let asked: Vec<Connection> =
+                indices.iter().filter_map(|index| connections.get(*index)).copied().collect();
+            let told = match self.abroad.get_mut(&id) {
+                None if id == NamespaceId::OWN => self.client.lookup(&asked)?,
+                Some(line) => self.client.on(line, |client| client.lookup(&asked))?,
+                // It is attended to no more: what was in it is not known, and only a walk can tell.
+                None => continue,
+            };
+            for (index, sighting) in indices.into_iter().zip(told) {
+                let Some(slot) = sightings.get_mut(index) else { continue };
+                *slot = sighting.map(|sighting| Sighting {
+                    connection: Connection { namespace: id, ..sighting.connection },
+                    ..sighting
+                });
+            }
+        }
+        Ok(sightings)
     }
 
-    fn interface_index(&self, name: &str) -> Option<u32> {
-        self.client.transport.interface_index(name)
+    fn interface_index(&self, namespace: NamespaceId, name: &str) -> Option<u32> {
+        let line = self.abroad.get(&namespace).unwrap_or(&self.client.line);
+        line.transport.interface_index(name)
     }
+}
+
+/// A conversation with the kernel about one network namespace.
+#[derive(Debug)]
+struct Line<T> {
+    transport: T,
+    /// The port id of a socket with nothing left to read. `None` while that is not certain: then a reply to the
+    /// last request could be taken for one to the next.
+    idle_port_id: Option<u32>,
+    /// How many `AF_INET` and `AF_INET6` sockets the last dumps without a program told.
+    counted: [Option<Experience>; 2],
 }
 
 /// The protocol, apart from the socket.
 #[derive(Debug)]
 struct Client<T> {
-    transport: T,
-    /// The port id of a socket with nothing left to read. `None` while that is not certain: then a reply to the
-    /// last request could be taken for one to the next.
-    idle_port_id: Option<u32>,
+    line: Line<T>,
     sequence: u32,
     plan: Plan,
     /// Those used before, the latest first.
     earlier: Vec<Plan>,
-    /// How many `AF_INET` and `AF_INET6` sockets the last dumps without a program told.
-    counted: [Option<Experience>; 2],
     /// How many lookups go in one send.
     lookups_at_once: usize,
     /// How many sends of so many were answered in full since that changed.
@@ -142,15 +252,19 @@ enum Answers {
     Lost,
 }
 
-impl<T: Transport> Client<T> {
+impl<T> Line<T> {
     fn new(transport: T, idle_port_id: Option<u32>) -> Self {
+        Self { transport, idle_port_id, counted: [None; 2] }
+    }
+}
+
+impl<T: Transport> Client<T> {
+    fn new(line: Line<T>) -> Self {
         Self {
-            transport,
-            idle_port_id,
+            line,
             sequence: 0,
             plan: Plan::default(),
             earlier: Vec::new(),
-            counted: [None; 2],
             lookups_at_once: LOOKUPS_AT_ONCE,
             full_sends: 0,
             room: Room { told: MAX_TOLD, found: MAX_FOUND },
@@ -178,6 +292,14 @@ impl<T: Transport> Client<T> {
         found.sort_unstable_by_key(|connection| connection.cookie);
         found.dedup_by_key(|connection| connection.cookie);
         Ok(found)
+    }
+
+    /// Asks on another line, with all else that is known.
+    fn on<R>(&mut self, line: &mut Line<T>, ask: impl FnOnce(&mut Self) -> R) -> R {
+        std::mem::swap(&mut self.line, line);
+        let outcome = ask(self);
+        std::mem::swap(&mut self.line, line);
+        outcome
     }
 
     /// Compiles, unless these endpoints were asked for before: probes with different intervals take turns.
@@ -210,7 +332,7 @@ impl<T: Transport> Client<T> {
             let precision = self.plan.family(family).choose(host_sockets, counted);
             match self.exchange(family, filter, precision, port_id, found)? {
                 Outcome::Complete { told } => {
-                    self.idle_port_id = Some(port_id);
+                    self.line.idle_port_id = Some(port_id);
                     let experience = Experience { told, host_sockets };
                     match precision {
                         None => *self.counted_mut(family) = Some(experience),
@@ -228,7 +350,7 @@ impl<T: Transport> Client<T> {
     }
 
     fn counted_mut(&mut self, family: Family) -> &mut Option<Experience> {
-        let [inet, inet6] = &mut self.counted;
+        let [inet, inet6] = &mut self.line.counted;
         match family {
             Family::Inet => inet,
             Family::Inet6 => inet6,
@@ -237,9 +359,9 @@ impl<T: Transport> Client<T> {
 
     /// The port id for an exchange. Where that ends well, it is idle again.
     fn begin(&mut self) -> Result<u32, Error> {
-        match self.idle_port_id.take() {
+        match self.line.idle_port_id.take() {
             Some(port_id) => Ok(port_id),
-            None => self.transport.reopen().map_err(|errno| classify(Operation::Open, errno)),
+            None => self.line.transport.reopen().map_err(|errno| classify(Operation::Open, errno)),
         }
     }
 
@@ -252,7 +374,7 @@ impl<T: Transport> Client<T> {
             let port_id = self.begin()?;
             match self.exchange_lookups(batch, port_id, &mut sightings)? {
                 Answers::All => {
-                    self.idle_port_id = Some(port_id);
+                    self.line.idle_port_id = Some(port_id);
                     self.note_room_for(batch.len());
                     attempts = 0;
                 }
@@ -295,7 +417,7 @@ impl<T: Transport> Client<T> {
             self.sequence = self.sequence.wrapping_add(1);
             LookupRequest { sequence: self.sequence, connection }.encode(&mut self.request);
         }
-        match self.transport.send(&self.request) {
+        match self.line.transport.send(&self.request) {
             Ok(()) => {}
             // More than the socket's send buffer, which the host's administrator may have made small.
             Err(Errno::NOBUFS | Errno::MSGSIZE) => return Ok(Answers::Lost),
@@ -304,7 +426,7 @@ impl<T: Transport> Client<T> {
         let mut unanswered = connections.iter().enumerate();
         let mut next = unanswered.next();
         while next.is_some() {
-            let Some(datagram) = receive(&mut self.transport, &mut self.buffer)? else {
+            let Some(datagram) = receive(&mut self.line.transport, &mut self.buffer)? else {
                 return Ok(Answers::Lost);
             };
             for message in Messages::new(datagram) {
@@ -351,7 +473,7 @@ impl<T: Transport> Client<T> {
             return Ok(Outcome::ProgramRefused);
         }
         let filtered = !program.is_empty();
-        match self.transport.send(&self.request) {
+        match self.line.transport.send(&self.request) {
             Ok(()) => {}
             Err(Errno::NOBUFS) => return Ok(Outcome::Interrupted),
             // More than the socket's send buffer, which the host's administrator may have made small.
@@ -365,7 +487,7 @@ impl<T: Transport> Client<T> {
                 return Err(Error::TooMany);
             }
 
-            let Some(datagram) = receive(&mut self.transport, &mut self.buffer)? else {
+            let Some(datagram) = receive(&mut self.line.transport, &mut self.buffer)? else {
                 return Ok(Outcome::Interrupted);
             };
             for message in Messages::new(datagram) {

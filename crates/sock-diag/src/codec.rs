@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vms_core::address::Endpoint;
 use vms_core::connection::{CgroupId, Connection, Cookie, Inode, TcpState, TcpStates};
 use vms_core::health::Sighting;
+use vms_core::namespace::NamespaceId;
 
 use tcp_info::{Queues, decode_vitals};
 
@@ -434,6 +435,7 @@ fn decode_socket(payload: &mut Cursor<'_>) -> Result<(Connection, Queues), Malfo
         cookie: Cookie(u64::from(cookie_high) << 32 | u64::from(cookie_low)),
         uid,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     };
     Ok((connection, Queues { receive_bytes, send_bytes }))
 }

@@ -58,6 +58,8 @@ pub enum Error {
 pub enum Operation {
     /// Opening the netlink socket.
     Open,
+    /// Entering another network namespace, or leaving it.
+    Enter,
     /// Sending a request, or the kernel's verdict on it.
     Request,
     /// Receiving the reply, or an error in the middle of it.
@@ -68,6 +70,7 @@ impl fmt::Display for Operation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Open => "socket",
+            Self::Enter => "network namespace",
             Self::Request => "request",
             Self::Reply => "reply",
         })

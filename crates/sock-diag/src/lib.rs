@@ -5,13 +5,15 @@
 //! host of that size. A lookup asks for single sockets that are known, and costs the same on any host.
 //!
 //! [`codec`] and [`bytecode`] are pure, and the only places that know the kernel's structs; [`client`] asks,
-//! retries and verifies; the choice of the program and the socket itself are private. What decodes is public, also for
+//! retries and verifies; the choice of the program, the socket itself and other network namespaces (`home`) are
+//! private. What decodes is public, also for
 //! `tests/fuzz`. Reads top down: [`client`], `plan`, [`codec`], [`bytecode`].
 
 pub mod bytecode;
 pub mod client;
 pub mod codec;
 mod error;
+mod home;
 pub mod host_size;
 mod plan;
 mod socket;

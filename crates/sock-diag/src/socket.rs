@@ -13,6 +13,7 @@ use rustix::net::{
 };
 
 use crate::codec::encode_noop;
+use crate::home::Abroad;
 
 /// The kernel fills a reply while it is being read, so that even the longest walk answers in far less than this.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,6 +47,8 @@ pub(crate) struct Datagram {
 #[derive(Debug)]
 pub(crate) struct NetlinkSocket {
     fd: OwnedFd,
+    /// Where it is opened, unless that is where the thread is.
+    abroad: Option<Abroad>,
 }
 
 impl NetlinkSocket {
@@ -57,7 +60,13 @@ impl NetlinkSocket {
         // tell these sockets from others, lets the measuring thread bind none.
         sendto(&fd, &encode_noop(), SendFlags::empty(), &KERNEL)?;
         let port_id = SocketAddrNetlink::try_from(getsockname(&fd)?)?.pid();
-        Ok((Self { fd }, port_id))
+        Ok((Self { fd, abroad: None }, port_id))
+    }
+
+    /// Opens it in another network namespace, which it serves from then on, wherever the thread is.
+    pub(crate) fn open_abroad(abroad: Abroad) -> Result<(Self, u32), Errno> {
+        let (socket, port_id) = abroad.visit(Self::open)?;
+        Ok((Self { abroad: Some(abroad), ..socket }, port_id))
     }
 
     /// The index of the interface with that name in the socket's network namespace (`SIOCGIFINDEX`).
@@ -68,7 +77,10 @@ impl NetlinkSocket {
 
 impl Transport for NetlinkSocket {
     fn reopen(&mut self) -> Result<u32, Errno> {
-        let (socket, port_id) = Self::open()?;
+        let (socket, port_id) = match &self.abroad {
+            Some(abroad) => Self::open_abroad(abroad.clone())?,
+            None => Self::open()?,
+        };
         *self = socket;
         Ok(port_id)
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use vms_core::address::Endpoint;
 use vms_core::connection::{CgroupId, Connection, Cookie, Inode, TcpState};
 use vms_core::health::{Sighting, Vitals};
+use vms_core::namespace::NamespaceId;
 use vms_sock_diag::codec::{LookupRequest, Messages, Reply};
 
 use crate::bounded::bounded;
@@ -185,6 +186,7 @@ fn read_socket(payload: &[u8]) -> Option<(Connection, [u32; 2])> {
         cookie: Cookie(u64::from(u32_at(fixed, 44)?) | u64::from(u32_at(fixed, 48)?) << 32),
         uid: u32_at(fixed, 64)?,
         cgroup: None,
+        namespace: NamespaceId::OWN,
         inode: Inode::new(u32_at(fixed, 68)?.into()),
     };
     Some((connection, [u32_at(fixed, 56)?, u32_at(fixed, 60)?]))

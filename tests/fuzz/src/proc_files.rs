@@ -1,5 +1,6 @@
 //! Files below /proc and /etc, beside the crate `procfs` and plain restatements.
 
+use std::num::NonZeroU32;
 use std::os::unix::ffi::OsStrExt;
 
 use procfs::process::{FDTarget, MountInfos, Stat};
@@ -88,7 +89,7 @@ fn executable(link: &[u8]) {
     assert_eq!(parse::parse_executable(&marked).as_os_str().as_bytes(), link);
 }
 
-/// Where `/proc/PID/fd/N` leads, and the names of entries.
+/// Where `/proc/PID/fd/N` and `/proc/PID/ns/net` lead, and the names of entries.
 fn descriptor(link: &[u8]) {
     let inode = bounded(link, 0, 0, || parse::parse_socket_link(link));
     if let Some(inode) = inode {
@@ -114,6 +115,11 @@ fn descriptor(link: &[u8]) {
         let back = parse::parse_socket_link(format!("socket:[{number}]").as_bytes());
         assert_eq!(back.map(Inode::get), Some(number));
     }
+    let network = bounded(link, 0, 0, || parse::parse_network_link(link));
+    let inner = link.strip_prefix(b"net:[").and_then(|rest| rest.strip_suffix(b"]"));
+    let inner = inner.and_then(parse::parse_decimal);
+    let inner = inner.and_then(|number| u32::try_from(number).ok());
+    assert_eq!(network, inner.and_then(NonZeroU32::new));
 }
 
 /// `/proc/PID/mountinfo`: of what the first line's device is, or of 0:21.

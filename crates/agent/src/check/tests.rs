@@ -3,6 +3,7 @@ use std::time::Duration;
 use vms_core::address::Endpoint;
 use vms_core::connection::{Cookie, Inode, TcpState};
 use vms_core::look::{DirectionLook, Presence};
+use vms_core::namespace::NamespaceId;
 use vms_core::probe::MatchedSourceLabels;
 use vms_core::process::{Pid, Process, ProcessPattern};
 
@@ -30,6 +31,7 @@ fn up() -> ProbeLook {
             name: "orders".to_owned(),
             executable: Some("/opt/orders".into()),
             fits: Vec::new(),
+            container: None,
         })
     };
     let connection = Connection {
@@ -41,6 +43,7 @@ fn up() -> ProbeLook {
         cookie: Cookie(7),
         uid: 0,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     };
     let matched = vec![MatchedConnection {
         connection,

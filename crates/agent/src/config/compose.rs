@@ -44,6 +44,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         self_telemetry,
         proc_root,
         conntrack,
+        namespaces,
         sandbox,
     } = settings;
     let interval = interval.0.0;
@@ -61,6 +62,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
                 Attribution::Strict => AttributionMode::Strict,
                 Attribution::Inferred => AttributionMode::Inferred,
             },
+            namespaces: namespaces.into(),
         },
         exporter: match exporter {
             ExporterKind::Otlp => Exporter::Otlp(metrics),

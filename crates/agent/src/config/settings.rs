@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use vms_core::address::ServiceIp;
 use vms_core::monitor::Terms;
+use vms_core::namespace::Namespaces;
 use vms_core::process::NameGlob;
 
 use super::duration::DurationText;
@@ -108,6 +109,11 @@ pub(super) struct Settings {
     /// start.
     #[serde(default)]
     pub(super) conntrack: ConntrackMode,
+    /// Whose connections are looked at: those of the agent's own network namespace, or those of every one on the host in
+    /// which a process lives that fits a probe, as each pod has one. The latter takes `CAP_SYS_ADMIN`, and a walk over all
+    /// sockets for each of them. Takes effect at the start.
+    #[serde(default)]
+    pub(super) namespaces: NamespacesMode,
 
     /// Whether the running agent gives up all that it does not need: capabilities, system calls, files. Takes effect
     /// at the start.
@@ -141,6 +147,28 @@ pub(super) enum Attribution {
     /// It counts where only processes that fit are left to hold it, by the cgroup in which its socket was made, or by its
     /// user; points say so. That has known errors: choose it only where the capabilities cannot be granted.
     Inferred,
+}
+
+/// Whose connections are looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum NamespacesMode {
+    /// Those of the network namespace in which the agent runs. Needs no capability.
+    #[default]
+    Own,
+    /// Those of every network namespace in which a process lives that fits a probe, and of the agent's own. Needs
+    /// `CAP_SYS_ADMIN`, beside the two by which other users' processes are looked into. For one agent on each host; it has
+    /// to see the host's processes.
+    All,
+}
+
+impl From<NamespacesMode> for Namespaces {
+    fn from(mode: NamespacesMode) -> Self {
+        match mode {
+            NamespacesMode::Own => Self::Own,
+            NamespacesMode::All => Self::All,
+        }
+    }
 }
 
 /// What the agent gives up once it runs.

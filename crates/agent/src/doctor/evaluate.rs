@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
+use vms_core::namespace::Namespaces;
 use vms_core::process::{Capability, Known};
 use vms_export::SpoolCondition;
 use vms_process::{HiddenProcesses, HidePid};
@@ -12,6 +13,7 @@ use super::facts::{
     Credentials, Facts, ForeignLook, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting,
 };
 use super::{Area, Finding, Level, conntrack, inference, links, restraint};
+use crate::host::kernel_version;
 
 /// The inode number of the first network namespace, fixed since Linux 6.18 (`include/uapi/linux/nsfs.h`).
 /// Earlier kernels number it like any other, from 0xF0000000 upward.
@@ -23,7 +25,12 @@ pub(crate) fn evaluate(facts: &Facts) -> Vec<Finding> {
     findings.extend(evaluate_privileges(facts));
     findings.extend(inference::evaluate(facts));
     findings.extend(evaluate_processes(&facts.processes, &facts.own, &facts.setting));
-    findings.push(evaluate_network(&facts.network, &facts.processes, &facts.setting, &facts.executable));
+    findings.push(match facts.namespaces {
+        Namespaces::Own => {
+            evaluate_network(&facts.network, &facts.processes, &facts.setting, &facts.executable)
+        }
+        Namespaces::All => evaluate_all_networks(facts),
+    });
     findings.extend(evaluate_kernel(facts));
     findings.extend(conntrack::evaluate(facts));
     findings.extend(evaluate_collector(facts));
@@ -345,7 +352,7 @@ fn evaluate_network(
             Area::Network,
             Level::Fail,
             format!(
-                "the processes in {} are the host's, but the sockets that are seen are this container's own",
+                "the processes in {} are the host's, but the sockets that are seen are this container's own: probes for processes that live elsewhere fail",
                 processes.root.display()
             ),
             share_network(setting, executable),
@@ -353,10 +360,39 @@ fn evaluate_network(
         Some(_) => lack(
             Area::Network,
             Level::Warn,
-            "this process is in another network namespace than PID 1: it sees that one's sockets only",
+            "this process is in another network namespace than PID 1: it sees the sockets of its own only, and probes for processes that live elsewhere fail",
             share_network(setting, executable),
         ),
     }
+}
+
+/// With `namespaces: all`, in which network the agent is makes no difference, but whether it may enter the others. A
+/// running agent is the one that matters.
+fn evaluate_all_networks(facts: &Facts) -> Finding {
+    let agents: Vec<_> = facts.agents.iter().map(|agent| (&agent.credentials, &agent.setting)).collect();
+    let own = [(&facts.own, &facts.setting)];
+    let judged = if agents.is_empty() { own.as_slice() } else { agents.as_slice() };
+    let Some((_, setting)) = judged.iter().find(|(credentials, _)| !credentials.effective.allows_entering())
+    else {
+        return ok(
+            Area::Network,
+            "the sockets of every network namespace are seen in which a process lives that fits (`namespaces: all`)",
+        );
+    };
+    let fix = match setting {
+        Setting::Service(unit) => format!(
+            "sudo systemctl edit {unit}, under [Service]: AmbientCapabilities=CAP_SYS_ADMIN, CapabilityBoundingSet=CAP_SYS_ADMIN and RestrictNamespaces=net"
+        ),
+        Setting::Container => "--cap-add=SYS_ADMIN".to_owned(),
+        Setting::Kubernetes => "securityContext.capabilities.add: [SYS_ADMIN]".to_owned(),
+        Setting::Plain => "start it as root, or with CAP_SYS_ADMIN".to_owned(),
+    };
+    lack(
+        Area::Network,
+        Level::Fail,
+        "CAP_SYS_ADMIN is missing, by which network namespaces are entered (`namespaces: all`): probes for processes that live in another fail",
+        format!("{fix}; or namespaces: own"),
+    )
 }
 
 fn share_network(setting: &Setting, executable: &Path) -> String {
@@ -377,7 +413,7 @@ const OLDEST_KERNEL: (u32, u32) = (4, 12);
 fn evaluate_kernel(facts: &Facts) -> Vec<Finding> {
     let release = &facts.kernel_release;
     let mut findings = Vec::new();
-    if parse_release(release).is_some_and(|version| version < OLDEST_KERNEL) {
+    if kernel_version(release).is_some_and(|version| version < OLDEST_KERNEL) {
         let (major, minor) = OLDEST_KERNEL;
         findings.push(lack(
             Area::Kernel,
@@ -407,12 +443,6 @@ fn evaluate_kernel(facts: &Facts) -> Vec<Finding> {
         findings.push(ok(Area::Kernel, what));
     }
     findings
-}
-
-/// `MAJOR.MINOR`, whatever follows.
-fn parse_release(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn fix_sockets(refusal: &Refusal, own: &Credentials, setting: &Setting) -> Option<String> {

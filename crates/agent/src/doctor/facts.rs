@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use vms_core::infer::{AttributionMode, InferenceLack};
+use vms_core::namespace::Namespaces;
 use vms_core::process::{Capability, Known, Pid};
 use vms_export::{ExportError, SpoolCondition};
 use vms_process::HiddenProcesses;
@@ -49,6 +50,8 @@ pub(crate) struct Facts {
     pub(crate) sandbox: SandboxFacts,
     /// Whether holders can be inferred that may not be read.
     pub(crate) inference: InferenceFacts,
+    /// Whose connections are configured to be looked at.
+    pub(crate) namespaces: Namespaces,
 }
 
 /// What `/proc/PID/status` says about a process's rights (`fs/proc/array.c`).
@@ -104,6 +107,11 @@ impl CapabilitySet {
             Capability::DacReadSearch => self.bit(2) || self.bit(Self::DAC_OVERRIDE),
             Capability::SysPtrace => self.bit(19),
         }
+    }
+
+    /// Whether the set allows to enter network namespaces.
+    pub(crate) fn allows_entering(self) -> bool {
+        self.bit(21)
     }
 
     /// The capabilities that the agent needs and the set lacks.

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use vms_core::address::{ServiceIp, Zone};
 use vms_core::infer::{AttributionMode, InferenceLack};
+use vms_core::namespace::Namespaces;
 use vms_core::probe::ConnectionProbe;
 use vms_core::process::{Known, Pid};
 use vms_export::SpoolCondition;
@@ -51,6 +53,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) attribution: AttributionMode,
     /// What the configured /proc lacks for that.
     pub(crate) inference: BTreeSet<InferenceLack>,
+    /// Whose connections are configured to be looked at.
+    pub(crate) namespaces: Namespaces,
 }
 
 /// Looks at everything. Nothing is changed, and no connection is opened here: whether the kernel tells its sockets
@@ -65,6 +69,7 @@ pub(crate) fn read_facts(
     let own_status = read_text(&own_dir.join("status"));
     let own = parse_status(&own_status).credentials;
     let processes = read_processes(sources.proc_root);
+    let own_network = read_link_text(&own_dir.join("ns/net"));
     let setting = read_setting(sources, &own_dir);
     Facts {
         initial_user_namespace: read_link_text(&own_dir.join("ns/user"))
@@ -72,8 +77,9 @@ pub(crate) fn read_facts(
         executable: sources.executable.clone(),
         agents: read_agents(sources, &processes),
         network: NetworkFacts {
-            own: read_link_text(&own_dir.join("ns/net")),
-            first: read_first_network(sources.proc_root, &processes),
+            first: read_first_network(sources.proc_root, &processes)
+                .or_else(|| compare_first_network(sources, own_network.as_deref()?)),
+            own: own_network,
         },
         kernel_release: read_text(&sources.own_proc.join("sys/kernel/osrelease")).trim().to_owned(),
         yama: read_text(&sources.own_proc.join("sys/kernel/yama/ptrace_scope")).trim().parse().ok(),
@@ -92,6 +98,7 @@ pub(crate) fn read_facts(
         },
         inference: read_inference(sources, &processes),
         processes: read_process_facts(sources, &processes, &own),
+        namespaces: sources.namespaces,
         setting,
         own,
     }
@@ -255,6 +262,14 @@ fn read_first_network(proc_root: &Path, processes: &BTreeMap<u32, Status>) -> Op
         processes.get(&2).filter(|second| second.name == "kthreadd")?;
         read_link_text(&proc_root.join("2/ns/net"))
     })
+}
+
+/// The same where nobody may look into it: below `/proc/PID/net` are files that the kernel makes once for each network
+/// namespace (`fs/proc/proc_net.c`), so that their inodes tell whether it is that of this process.
+fn compare_first_network(sources: &Sources<'_>, own: &str) -> Option<String> {
+    let file = |process: PathBuf| Some(fs::metadata(process.join("net/dev")).ok()?.ino());
+    let (this, first) = (file(sources.own_proc.join("self"))?, file(sources.proc_root.join("1"))?);
+    Some(if this == first { own.to_owned() } else { "another".to_owned() })
 }
 
 fn read_agents(sources: &Sources<'_>, processes: &BTreeMap<u32, Status>) -> Vec<RunningAgent> {

@@ -3,8 +3,8 @@
 use super::evaluate::{lack, ok};
 use super::facts::{CapabilitySet, Facts, RunningAgent};
 use super::{Area, Finding, Level};
-use crate::config::SandboxMode;
-use crate::sandbox::{FOR_CONNTRACK, KEPT, Layer};
+use crate::config::{ConntrackMode, SandboxMode};
+use crate::sandbox::{Extras, Layer, kept};
 
 /// Judges what the kernel has to offer, and then each running agent.
 pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
@@ -29,13 +29,14 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
             "this kernel can filter system calls (seccomp) and restrict files (Landlock)",
         ));
     }
+    let conntrack = if facts.conntrack.is_some() { ConntrackMode::Auto } else { ConntrackMode::Off };
+    let kept = kept(Extras { conntrack, namespaces: facts.namespaces });
     for agent in &facts.agents {
         let who = format!("the running agent (PID {})", agent.pid);
-        let kept = if facts.conntrack.is_some() { KEPT | FOR_CONNTRACK } else { KEPT };
         let open = left_open(agent, kept);
         if open.is_empty() {
-            let kept = "keeps no capability beyond those that it needs, gains none, dumps no core, and its system calls are filtered";
-            findings.push(ok(Area::Sandbox, format!("{who} {kept}")));
+            let restrained = "keeps no capability beyond those that it needs, gains none, dumps no core, and its system calls are filtered";
+            findings.push(ok(Area::Sandbox, format!("{who} {restrained}")));
         }
         for layer in open {
             findings.push(warn(

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 use vms_core::infer::{AttributionMode, InferenceLack};
+use vms_core::namespace::Namespaces;
 use vms_core::process::{Capability, Known, Pid};
 use vms_export::SpoolCondition;
 use vms_process::{HiddenProcesses, HidePid};
@@ -68,6 +69,7 @@ fn sound() -> Facts {
         links: Ok(vec![link("orders-db", 0, &[])]),
         sandbox: SandboxFacts { mode: SandboxMode::Auto, seccomp: true, landlock: true },
         inference: InferenceFacts { mode: AttributionMode::Strict, lacks: BTreeSet::new() },
+        namespaces: Namespaces::Own,
     }
 }
 
@@ -712,4 +714,38 @@ fn what_weaker_attribution_lacks_is_told_where_it_is_chosen() {
     let (_, _, fix) =
         told(&[InferenceLack::ForeignNumbers, InferenceLack::OwnProcesses], Setting::Kubernetes);
     assert!(fix.contains("hostPID: true"), "{fix}");
+}
+
+#[test]
+fn all_namespaces_take_a_third_capability_and_make_no_difference_of_the_agents_own() {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let all = |effective| {
+        move |facts: &mut Facts| {
+            facts.namespaces = Namespaces::All;
+            facts.own = credentials(998, effective);
+            facts.network.own = Some("net:[2]".to_owned());
+        }
+    };
+    let findings = found(all(BOTH | SYS_ADMIN));
+    assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+    let (area, level, what, fix) = lack(all(BOTH));
+    assert_eq!((area, level), (Area::Network, Level::Fail));
+    assert!(what.contains("CAP_SYS_ADMIN is missing"), "{what}");
+    assert!(fix.ends_with("or namespaces: own"), "{fix}");
+
+    let agent = |effective| {
+        move |facts: &mut Facts| {
+            facts.namespaces = Namespaces::All;
+            facts.agents = vec![restrained(effective)];
+        }
+    };
+    let findings = found(agent(BOTH | SYS_ADMIN));
+    assert!(
+        findings.iter().all(|finding| finding.level == Level::Ok),
+        "the running agent matters: {findings:#?}"
+    );
+    let (.., fix) = lack(agent(BOTH));
+    assert!(fix.contains("systemctl edit links") && fix.contains("RestrictNamespaces=net"), "{fix}");
+    let (area, ..) = lack(|facts| facts.agents = vec![restrained(BOTH | SYS_ADMIN)]);
+    assert_eq!(area, Area::Sandbox, "more than it needs with `namespaces: own`");
 }

@@ -9,15 +9,32 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
+use vms_core::namespace::Namespaces;
 
-use super::{Lack, Layer};
+use super::{Extras, Lack, Layer};
+use crate::config::ConntrackMode;
 
 /// What the measuring thread keeps, if it was given: both are needed to read which sockets other users' processes hold.
-pub(crate) const KEPT: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
+const KEPT: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
 
-/// What it keeps beside, where it is to read connection tracking. The kernel asks for it at each request, of the thread
-/// that asks as well as of the one that opened the socket (`netlink_net_capable`): a socket alone does not carry the right.
-pub(crate) const FOR_CONNTRACK: CapabilitySet = CapabilitySet::NET_ADMIN;
+/// What it keeps beside to read connection tracking. The kernel asks for it at each request, of the thread that asks as well as
+/// of the one that opened the socket (`netlink_net_capable`): a socket alone does not carry the right.
+const FOR_CONNTRACK: CapabilitySet = CapabilitySet::NET_ADMIN;
+
+/// What it keeps beside to enter other network namespaces.
+const FOR_NAMESPACES: CapabilitySet = CapabilitySet::SYS_ADMIN;
+
+/// The capabilities that the measuring thread keeps, if it was given them.
+pub(crate) fn kept(extras: Extras) -> CapabilitySet {
+    let mut kept = KEPT;
+    if extras.conntrack == ConntrackMode::Auto {
+        kept |= FOR_CONNTRACK;
+    }
+    if extras.namespaces == Namespaces::All {
+        kept |= FOR_NAMESPACES;
+    }
+    kept
+}
 
 /// Restricts the calling thread, which is to be the only one, and so all that follow.
 pub(super) fn restrict_process(kept: CapabilitySet) -> Vec<Lack> {

@@ -15,8 +15,7 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
-use super::{Lack, Layer};
-use crate::config::ConntrackMode;
+use super::{Extras, Lack, Layer};
 
 mod legacy;
 mod list;
@@ -26,8 +25,8 @@ pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Restricts the calling thread to what measuring takes: reading files, asking the kernel for sockets, and handing over
 /// what was found.
-pub(super) fn restrict_measuring(conntrack: ConntrackMode) -> Option<Lack> {
-    restrict(|process| list::measuring(process, conntrack))
+pub(super) fn restrict_measuring(extras: Extras) -> Option<Lack> {
+    restrict(|process| list::measuring(process, extras))
 }
 
 /// Restricts the calling thread, and those that it starts, to what sending, reloading and storing take.

@@ -25,7 +25,10 @@ fn kind<T>(result: std::io::Result<T>) -> Option<ErrorKind> {
 
 const DENIED: Option<ErrorKind> = Some(ErrorKind::PermissionDenied);
 
-const AUTO: Sandbox = Sandbox { mode: SandboxMode::Auto, conntrack: ConntrackMode::Off };
+const AUTO: Sandbox = Sandbox {
+    mode: SandboxMode::Auto,
+    extras: Extras { conntrack: ConntrackMode::Off, namespaces: Namespaces::Own },
+};
 
 #[expect(
     clippy::disallowed_methods,
@@ -170,16 +173,16 @@ fn a_thread_in_the_sandbox_still_starts_threads_resolves_names_and_has_random_nu
 fn a_lack_is_an_error_only_where_the_sandbox_is_required() {
     let lacks = [Lack::new(Layer::Files, "the kernel has no Landlock")];
     AUTO.settle(&lacks).unwrap();
-    let error = Sandbox::new(SandboxMode::Required).settle(&lacks).unwrap_err().to_string();
+    let error = Sandbox::new(SandboxMode::Required, AUTO.extras).settle(&lacks).unwrap_err().to_string();
     assert!(error.contains("the kernel has no Landlock") && error.contains("Linux 5.13"), "{error}");
-    Sandbox::new(SandboxMode::Required).settle(&[]).unwrap();
+    Sandbox::new(SandboxMode::Required, AUTO.extras).settle(&[]).unwrap();
 }
 
 #[test]
 fn nothing_is_given_up_when_the_sandbox_is_off() {
     let directory = tempfile::tempdir().unwrap();
     on_a_thread(|| {
-        let off = Sandbox::new(SandboxMode::Off);
+        let off = Sandbox::new(SandboxMode::Off, AUTO.extras);
         assert_eq!(off.enter_measuring(), []);
         assert_eq!(off.enter_runtime(&Places::default()), []);
         fs::write(directory.path().join("file"), "text").unwrap();
@@ -202,7 +205,7 @@ fn only_where_it_is_configured_the_measuring_thread_can_ask_for_translations() {
     let read = |conntrack| {
         on_a_thread(|| {
             rustix::thread::set_no_new_privs(true).unwrap();
-            assert_eq!(AUTO.with_conntrack(conntrack).enter_measuring(), []);
+            assert_eq!(Sandbox::new(AUTO.mode, Extras { conntrack, ..AUTO.extras }).enter_measuring(), []);
             Conntrack::new(std::path::Path::new("/proc")).read(&[service])
         })
     };

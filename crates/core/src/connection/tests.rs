@@ -34,6 +34,7 @@ fn a_filter_wants_either_end_and_only_its_states() {
         cookie: Cookie(9),
         uid: 0,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     };
     assert!(filter.matches(&connection(other, service, TcpState::Established)));
     assert!(filter.matches(&connection(service, other, TcpState::Established)));

@@ -10,6 +10,7 @@ use crate::link::LinkChange;
 use crate::look::{DirectionLook, DownReason, LookPlan, PlannedProbe};
 use crate::metric::{self, DataPoint, Value};
 use crate::monitor::{Monitor, Terms};
+use crate::namespace::{Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::probe::{ConnectionProbe, MatchedSourceLabels};
 use crate::process::{Capability, ProcessPattern, SelectorBuilder};
 use crate::test_host::{Access, Host};
@@ -45,6 +46,7 @@ fn look_in(attribution: AttributionMode, host: &Host, name: &str) -> ProbeLook {
         begin_with: &|_| None,
         translations: &Translations::default(),
         untranslated: &|_| false,
+        in_use: None,
         attribution,
     };
     plan.look(&mut host.clone(), &mut host.clone(), &manner).unwrap().remove(0)
@@ -147,6 +149,7 @@ fn what_has_ended_since_it_was_dumped_is_not_inferred() {
         begin_with: &|_| None,
         translations: &Translations::default(),
         untranslated: &|_| false,
+        in_use: None,
         attribution: AttributionMode::Inferred,
     };
     let mut ended = host.clone();
@@ -228,8 +231,24 @@ impl ConnAdapter for Shown {
         self.0.borrow_mut().lookup(connections)
     }
 
-    fn interface_index(&self, _name: &str) -> Option<u32> {
+    fn interface_index(&self, _namespace: NamespaceId, _name: &str) -> Option<u32> {
         None
+    }
+
+    fn attend(
+        &mut self,
+        namespaces: &[Namespace],
+        in_use: &BTreeSet<NamespaceId>,
+    ) -> Result<BTreeSet<NamespaceId>, Self::Error> {
+        self.0.borrow_mut().attend(namespaces, in_use)
+    }
+
+    fn dump_in(
+        &mut self,
+        namespace: NamespaceId,
+        filter: &crate::connection::ConnectionFilter,
+    ) -> Result<Vec<Connection>, Self::Error> {
+        self.0.borrow_mut().dump_in(namespace, filter)
     }
 }
 
@@ -248,6 +267,10 @@ impl ProcessAdapter for Shown {
         query: &crate::process::VerifyQuery<'_>,
     ) -> Result<Vec<Option<Arc<Process>>>, Self::Error> {
         self.0.borrow_mut().verify_holders(query)
+    }
+
+    fn find_namespaces(&mut self, query: &NamespaceQuery<'_>) -> Result<NamespaceScan, Self::Error> {
+        self.0.borrow_mut().find_namespaces(query)
     }
 
     fn find_outsiders(&mut self, query: &OutsiderQuery<'_>) -> Result<OutsiderScan, Self::Error> {

@@ -4,6 +4,7 @@ use super::*;
 use crate::address::Endpoint;
 use crate::connection::{Cookie, Inode, TcpState};
 use crate::infer::Attribution;
+use crate::namespace::NamespaceId;
 use crate::process::{Pid, ProcessPattern};
 
 fn probe(labels: MatchedSourceLabels) -> Arc<ConnectionProbe> {
@@ -31,12 +32,18 @@ fn connection(source: &str, port: u16) -> Connection {
         cookie: Cookie(u64::from(port)),
         uid: 0,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     }
 }
 
 fn up(connections: &[Connection]) -> ProbeLook {
-    let owner =
-        Arc::new(Process { pid: Pid(812), name: "orders".into(), executable: None, fits: Vec::new() });
+    let owner = Arc::new(Process {
+        pid: Pid(812),
+        name: "orders".into(),
+        executable: None,
+        fits: Vec::new(),
+        container: None,
+    });
     let addressed = connections.iter().map(|connection| connection.cookie).collect();
     let matched = connections
         .iter()
@@ -69,7 +76,8 @@ fn tell(link: &mut Link, look: &ProbeLook, seconds: u64) -> (Vec<String>, Vec<Li
         assert_eq!(point.time, at(seconds));
         let attributes = point.attributes.iter().cloned().chain(point.extra.map(Attribute::from));
         let shown = attributes.filter(|attribute| {
-            ["direction", "source_ip", "source_port", "state", "reason"].contains(&attribute.key)
+            ["direction", "source_ip", "source_port", "container.id", "k8s.pod.uid", "state", "reason"]
+                .contains(&attribute.key)
         });
         let shown: Vec<String> = shown
             .map(|attribute| match &attribute.value {
@@ -138,7 +146,7 @@ fn a_series_goes_on_at_zero_when_the_link_drops_and_comes_back_under_the_same_na
 fn the_process_name_is_that_of_the_direction() {
     let names = |direction| {
         let attributes =
-            link_attributes(&probe(MatchedSourceLabels::None), direction, MatchedSource::default());
+            link_attributes(&probe(MatchedSourceLabels::None), direction, &MatchedSource::default());
         attributes.iter().find(|attribute| attribute.key == "process_name").unwrap().value.clone()
     };
     assert_eq!(names(None), AttributeValue::from("orders"));
@@ -261,4 +269,100 @@ fn what_a_look_left_out_is_not_taken_for_gone_nor_for_new() {
         let told: u64 = link.series.values().map(|series| series.track.totals().reconnects).sum();
         assert_eq!(told, reconnects, "{next:?}");
     }
+}
+
+/// A connection that a process in that container holds, in that network namespace.
+fn contained(number: u64, container: Option<&str>, pod: Option<&str>) -> MatchedConnection {
+    let text = |text: &str| Arc::from(text);
+    let container = container.map(|id| Container { id: Some(text(id)), pod_uid: pod.map(text) });
+    let owner = Process {
+        pid: Pid(u32::try_from(number).unwrap()),
+        name: "orders".into(),
+        executable: None,
+        fits: Vec::new(),
+        container: container.map(Arc::new),
+    };
+    MatchedConnection {
+        connection: Connection {
+            cookie: Cookie(number),
+            inode: Inode::new(number),
+            namespace: NamespaceId(number),
+            ..connection("10.0.0.9", 40_000)
+        },
+        owners: vec![Arc::new(owner)],
+        attribution: Attribution::Holder,
+    }
+}
+
+/// A look at all network namespaces that found these connections, with processes that fit in these containers.
+fn look_everywhere(matched: &[MatchedConnection], containers: &[&MatchedConnection]) -> ProbeLook {
+    let containers = containers.iter().filter_map(|matched| matched.owners[0].container.clone()).collect();
+    let addressed = matched.iter().map(|matched| matched.connection.cookie).collect();
+    ProbeLook {
+        forward: DirectionLook { matched: matched.to_vec(), addressed, ..DirectionLook::default() },
+        containers: Some(Arc::new(containers)),
+        ..ProbeLook::default()
+    }
+}
+
+fn ups(told: &[String]) -> Vec<&str> {
+    told.iter().filter_map(|point| point.strip_prefix("up")).collect()
+}
+
+#[test]
+fn each_container_with_a_network_of_its_own_has_a_series() {
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let [one, other] = [contained(1, Some("c1"), Some("p1")), contained(2, Some("c2"), None)];
+    let mut host = contained(3, Some("c3"), None);
+    host.connection.namespace = NamespaceId::OWN;
+    let unnamed = contained(4, None, None);
+    let all = [one.clone(), other.clone(), host, unnamed];
+    let (points, changes) = tell(&mut link, &look_everywhere(&all, &[&one, &other]), 1);
+    assert_eq!(ups(&points).len(), 3, "{points:#?}");
+    for told in ["{c1,p1,forward} 1", "{c2,forward} 1", "{forward} 1"] {
+        assert!(ups(&points).contains(&told), "{points:#?}");
+    }
+    assert!(points.contains(&"connections{forward} 2".to_owned()), "one here, and one without a name");
+    let containers: Vec<bool> = changes.iter().map(|change| change.source.container.is_some()).collect();
+    assert_eq!(containers.iter().filter(|named| **named).count(), 2);
+    // One that ends goes on at 0; the others are no reason for it.
+    let (points, changes) = tell(&mut link, &look_everywhere(&all[1..], &[&one, &other]), 2);
+    let down = "{c1,p1,forward} 0";
+    assert!(ups(&points).contains(&down), "{points:#?}");
+    assert_eq!((changes.len(), changes[0].reason), (1, Some(DownReason::NoConnection)));
+}
+
+#[test]
+fn a_series_ends_a_while_after_its_container_unless_it_is_the_last() {
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let [one, other] = [contained(1, Some("c1"), None), contained(2, Some("c2"), None)];
+    tell(&mut link, &look_everywhere(&[one.clone(), other.clone()], &[&one, &other]), 0);
+    let gone = GONE_SERIES.as_secs();
+    let count = |link: &mut Link, containers: &[&MatchedConnection], seconds| {
+        let (points, _) = tell(link, &look_everywhere(&[], containers), seconds);
+        ups(&points).len()
+    };
+    // Down while its container is there: that is for the one who is to be woken.
+    assert_eq!(count(&mut link, &[&one, &other], 2 * gone), 2);
+    assert_eq!(count(&mut link, &[&other], 3 * gone), 2, "it never just disappears");
+    assert_eq!(count(&mut link, &[&one, &other], 4 * gone - 1), 2, "it came back");
+    assert_eq!(count(&mut link, &[&other], 4 * gone), 2);
+    assert_eq!(count(&mut link, &[&other], 5 * gone - 1), 2);
+    assert_eq!(count(&mut link, &[&other], 5 * gone), 1);
+    assert_eq!(count(&mut link, &[], 6 * gone), 1);
+    assert_eq!(count(&mut link, &[], 8 * gone), 1, "the last one stays");
+    let (points, _) = tell(&mut link, &look_everywhere(std::slice::from_ref(&one), &[&one]), 9 * gone);
+    assert_eq!(ups(&points), ["{c1,forward} 1"], "until another takes its place");
+}
+
+#[test]
+fn what_is_not_attributed_flags_every_container_in_which_it_may_be_held() {
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let one = contained(1, Some("c1"), None);
+    tell(&mut link, &look_everywhere(std::slice::from_ref(&one), &[&one]), 1);
+    let mut look = look_everywhere(&[], &[&one]);
+    look.forward.unattributed.push(one.connection);
+    let (points, changes) = tell(&mut link, &look, 2);
+    assert_eq!(changes[0].reason, Some(DownReason::NotPermitted));
+    assert!(points.contains(&"unattributed{c1,forward} 1".to_owned()), "{points:#?}");
 }

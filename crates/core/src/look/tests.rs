@@ -23,6 +23,7 @@ fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
         translations: &Translations::default(),
         untranslated: &|_| false,
         attribution: AttributionMode::Strict,
+        in_use: None,
     })
 }
 
@@ -192,6 +193,7 @@ fn a_connection() -> impl Strategy<Value = Connection> {
         cookie: Cookie(inode),
         uid: 0,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     })
 }
 
@@ -301,9 +303,9 @@ proptest! {
         let told = Translations::new(translations.clone());
         let mut processes = host.clone();
         let look = manner(true, |manner| {
-            let Manner { wants_reason, every_holder, known, now, allowance, begin_with, untranslated, attribution, .. } = *manner;
+            let Manner { wants_reason, every_holder, known, now, allowance, begin_with, untranslated, attribution, in_use, .. } = *manner;
             let manner = Manner {
-                wants_reason, every_holder, known, now, allowance, begin_with, untranslated, attribution, translations: &told,
+                wants_reason, every_holder, known, now, allowance, begin_with, untranslated, attribution, in_use, translations: &told,
             };
             plan.look(&mut host, &mut processes, &manner)
         });
@@ -317,5 +319,111 @@ proptest! {
         let found: Vec<&Connection> = look.reverse.matched.iter().map(|matched| &matched.connection).collect();
         prop_assert_eq!(found, expected);
         prop_assert!(!look.forward.is_up());
+    }
+}
+
+#[test]
+fn a_process_that_lives_elsewhere_is_the_reason_where_no_other_is_known() {
+    let service = probe("10.0.0.1", 5432, "app", "db");
+    let reason = |host: &mut Host| look_one(host, &service).undirected().down_reason();
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[]);
+    host.elsewhere.insert(0);
+    assert_eq!(reason(&mut host), Some(DownReason::OtherNamespace));
+    host.run("app", Access::Open, &[]);
+    assert_eq!(reason(&mut host), Some(DownReason::OtherNamespace), "the link may be the other's");
+    host.elsewhere.clear();
+    host.run("db", Access::Denied, &[]);
+    host.elsewhere.insert(2);
+    assert_eq!(reason(&mut host), Some(DownReason::OtherNamespace), "of either direction");
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::SynSent, 7);
+    assert_eq!(reason(&mut host), Some(DownReason::Connecting));
+    host.connect(("10.0.0.9", 40001), ("10.0.0.1", 5432), TcpState::Established, 8);
+    assert_eq!(reason(&mut host), Some(DownReason::HeldByOther));
+}
+
+#[test]
+fn a_process_that_fits_another_probe_and_lives_elsewhere_is_no_reason() {
+    let mut host = Host::default();
+    host.run("other", Access::Open, &[]);
+    host.run("app", Access::Open, &[]);
+    host.elsewhere.insert(0);
+    let looks =
+        look_at(&mut host, &[probe("10.0.0.1", 1, "app", "app"), probe("10.0.0.1", 1, "other", "app")]);
+    let reasons: Vec<_> = looks.iter().map(|look| look.undirected().down_reason()).collect();
+    assert_eq!(reasons, [Some(DownReason::NoConnection), Some(DownReason::OtherNamespace)]);
+}
+
+#[test]
+fn only_a_displaced_agent_loses_sight_and_only_of_those_who_live_elsewhere_alone() {
+    let service = probe("10.0.0.1", 5432, "app", "db");
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[]);
+    host.elsewhere.insert(0);
+    assert!(!look_one(&mut host, &service).is_out_of_sight(None));
+    host.is_displaced = true;
+    let look = look_one(&mut host, &service);
+    assert!(look.is_out_of_sight(None));
+    assert!(
+        look.is_out_of_sight(Some(Direction::Forward)) && !look.is_out_of_sight(Some(Direction::Reverse))
+    );
+    host.run("db", Access::Open, &[]);
+    assert!(!look_one(&mut host, &service).is_out_of_sight(None), "the server is here, and not connected");
+    host.elsewhere.insert(1);
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
+    host.run("other", Access::Open, &[7]);
+    assert!(
+        look_one(&mut host, &service).is_out_of_sight(None),
+        "whoever else connects to that address here"
+    );
+    host.disconnect_last();
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 0);
+    assert!(look_one(&mut host, &service).is_out_of_sight(None), "or is about to");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Wherever processes live, an agent that is displaced says nothing of a link whose processes all live elsewhere, and
+    /// one that is not says the same as ever, but for the reason.
+    #[test]
+    fn no_silent_false_down_of_who_lives_out_of_sight(
+        processes in proptest::collection::vec(a_process(), 0..6),
+        connections in proptest::collection::vec(a_connection(), 0..8),
+        elsewhere in proptest::collection::btree_set(0_usize..6, 0..6),
+        patience in proptest::option::of(0_usize..6),
+    ) {
+        let probe = probe("10.0.0.1", 1, "a", "b");
+        let mut plain = Host::of(processes, connections);
+        let mut beside = plain.clone();
+        beside.elsewhere.clone_from(&elsewhere);
+        let mut displaced = beside.clone();
+        (displaced.is_displaced, displaced.patience) = (true, patience);
+        let certain = |process: &Running, direction| {
+            let glob = probe.process(direction).name.as_str();
+            let names = [&process.comm, &process.executable];
+            match process.access {
+                Access::Hidden => false,
+                Access::NoExecutable => process.comm == glob,
+                Access::Open | Access::Denied => names.into_iter().any(|name| name == glob),
+            }
+        };
+        let (look, seen) = (look_one(&mut displaced, &probe), look_one(&mut beside, &probe));
+        for direction in Direction::ALL {
+            let live = |there: bool| {
+                let fitting = displaced.processes().iter().enumerate().filter(|(_, process)| certain(process, direction));
+                fitting.filter(|(index, _)| elsewhere.contains(index) == there).count()
+            };
+            let told = look.direction(direction).is_up() || look.is_out_of_sight(Some(direction)) || look.is_cut_short();
+            prop_assert!(told || live(true) == 0 || live(false) > 0, "{direction}: {look:?}");
+        }
+        for direction in Direction::ALL {
+            let before = look_one(&mut plain, &probe).direction(direction).down_reason();
+            let reason = seen.direction(direction).down_reason();
+            if reason != before {
+                prop_assert_eq!((before, reason), (Some(DownReason::NoConnection), Some(DownReason::OtherNamespace)));
+            }
+            prop_assert!(!seen.is_out_of_sight(Some(direction)));
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::look::{DownReason, MAX_CANDIDATES};
 use crate::metric::AttributeValue;
 use crate::probe::MatchedSourceLabels;
 use crate::process::ProcessPattern;
-use crate::test_host::{Access, Host, Nat};
+use crate::test_host::{Access, Host, Nat, Running};
 use crate::translation::Translation;
 
 /// Time that passes when the test says so; walks take none of it, unless it says so.
@@ -1034,6 +1034,118 @@ fn watching(nat: &Nat, mut monitor: Monitor<Host, Host, Manual>) -> Monitor<Host
     monitor
 }
 
+/// A host on which the process that fits lives in another network namespace than the agent, which shares none with the
+/// first process.
+fn displaced() -> Host {
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[]);
+    host.elsewhere.insert(0);
+    host.is_displaced = true;
+    host
+}
+
+#[test]
+fn a_link_whose_process_lives_out_of_sight_is_failed_and_never_down() {
+    let mut monitor = frugal(&displaced(), vec![probe("a", 5432, 1), probe("b", 5433, 1)]);
+    for second in 0..200_u64 {
+        let cycle = monitor.tell(&[0, 1]);
+        assert!(cycle.points.is_empty() && cycle.changes.is_empty(), "{cycle:?}");
+        let told: Vec<_> =
+            cycle.sight.iter().map(|change| (change.probe.name.as_ref(), change.in_sight)).collect();
+        assert_eq!(told, if second == 0 { vec![("a", false), ("b", false)] } else { vec![] }, "told once");
+        assert_eq!(monitor.outcomes(), Outcomes { failed: 2 * (second + 1), ..Outcomes::default() });
+    }
+    assert_eq!(monitor.connections.dumps, 4, "and it costs a walk a minute");
+
+    // It comes to live where it is seen.
+    monitor.processes.elsewhere.clear();
+    let cycle = (0..61).map(|_| monitor.tell(&[0, 1])).find(|cycle| !cycle.points.is_empty()).unwrap();
+    assert_eq!(values(&cycle, UP), [0, 0]);
+    assert!(cycle.sight.iter().all(|change| change.in_sight) && cycle.sight.len() == 2);
+    assert_eq!(values(&monitor.tell(&[0, 1]), UP), [0, 0]);
+}
+
+#[test]
+fn what_was_known_of_a_link_is_not_told_while_it_is_out_of_sight() {
+    let mut host = displaced();
+    host.process_mut(0).comm = "other".to_owned();
+    host.process_mut(0).executable = "other".to_owned();
+    let mut monitor = monitor(&host, vec![probe("a", 5432, 1)]);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [0], "nobody fits");
+    monitor.set_terms(Terms { cpu_budget: CpuShare::from_parts_per_million(0), ..Terms::default() });
+    monitor.processes.process_mut(0).comm = "app".to_owned();
+    let mut cycles = (0..120).map(|_| monitor.tell(&[0]));
+    let lost = cycles.by_ref().find(|cycle| !cycle.sight.is_empty()).unwrap();
+    assert!(lost.points.is_empty());
+    assert!(cycles.all(|cycle| cycle.points.is_empty()));
+}
+
+#[test]
+fn a_link_that_goes_out_of_sight_is_failed_without_a_walk_in_each_cycle() {
+    let mut host = host();
+    host.is_displaced = true;
+    let mut monitor = frugal(&host, vec![probe("a", 5432, 1)]);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    monitor.connections.disconnect_all();
+    monitor.processes.process_mut(0).inodes.clear();
+    monitor.processes.elsewhere.insert(0);
+    let before = monitor.connections.dumps;
+    for _ in 0..30 {
+        let cycle = monitor.tell(&[0]);
+        assert!(cycle.points.is_empty() && cycle.changes.is_empty(), "{cycle:?}");
+    }
+    assert_eq!(monitor.connections.dumps - before, 1);
+}
+
+#[test]
+fn a_displaced_agent_tells_of_what_it_sees() {
+    let mut host = host();
+    host.is_displaced = true;
+    host.run("app", Access::Open, &[]);
+    host.elsewhere.insert(1);
+    let mut monitor = monitor(&host, vec![probe("a", 5432, 1), probe("b", 1, 1)]);
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!((values(&cycle, UP), cycle.sight.len()), (vec![1, 0], 0));
+    assert_eq!(cycle.changes[1].reason, Some(DownReason::OtherNamespace), "b's may be elsewhere");
+    monitor.connections.disconnect_all();
+    assert_eq!(
+        values(&monitor.tell(&[0, 1]), UP),
+        [0, 0],
+        "who fits lives here as well, without a connection"
+    );
+    // And an up that is held by a process of which only others of its kind live here.
+    let mut host = self::host();
+    host.is_displaced = true;
+    host.elsewhere.insert(0);
+    let mut monitor = frugal(&host, vec![probe("a", 5432, 1)]);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1], "it was handed a socket that is seen");
+    for _ in 0..130 {
+        assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    }
+}
+
+/// Network namespaces other than the agent's.
+const FAR: [NamespaceId; 2] = [NamespaceId(11), NamespaceId(12)];
+
+/// A monitor of all network namespaces that can afford a walk in every cycle, or walks only where it has to.
+fn everywhere(host: &Host, is_rich: bool) -> Monitor<Host, Host, Manual> {
+    let cpu_budget = CpuShare::from_parts_per_million(if is_rich { 1_000_000 } else { 0 });
+    let terms = Terms { cpu_budget, namespaces: Namespaces::All, ..Terms::default() };
+    Monitor::new(host.clone(), host.clone(), Manual::default(), vec![probe("a", 5432, 1)], terms).unwrap()
+}
+
+/// The same connection in two other network namespaces, each held by a process that lives there.
+fn twins() -> Host {
+    let mut host = Host::default();
+    for (index, (far, inode)) in FAR.into_iter().zip([7, 8]).enumerate() {
+        host.run("app", Access::Open, &[inode]);
+        host.homes.insert(index, far);
+        host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, inode);
+        host.move_last(far);
+    }
+    host
+}
+
 const CONNECTIONS: &str = "vms.connection_mon.connections";
 
 #[test]
@@ -1179,4 +1291,198 @@ fn translations_that_are_dear_to_read_in_vain_are_not_asked_for_in_each_cycle() 
     nat.0.borrow_mut().untold = None;
     let told: Vec<i64> = (0..12).flat_map(|_| values(&monitor.tell(&[0]), UP)).collect();
     assert_eq!(told.first(), Some(&1), "and then it is found");
+}
+
+#[test]
+fn the_same_endpoints_in_two_namespaces_are_two_connections() {
+    let mut monitor = everywhere(&twins(), false);
+    assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [2]);
+    assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [2], "each is looked up where it is");
+    monitor.connections.close(0);
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), values(&cycle, CONNECTIONS)), (vec![1], vec![1]));
+    assert_eq!(monitor.effort().walks, [(WalkReason::New, 1)].into(), "the other is there still");
+    monitor.connections.close(0);
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), cycle.changes[0].reason), (vec![0], Some(DownReason::NoConnection)));
+}
+
+#[test]
+fn a_connection_is_not_taken_for_one_with_its_cookie_in_another_namespace() {
+    // As kernels count that do so in each namespace. The agent does not run on them; nothing else may rest on that.
+    let mut monitor = everywhere(&twins(), false);
+    monitor.tell(&[0]);
+    for connection in 0..2 {
+        if let Some(known) = monitor.connections.connection_mut(connection) {
+            known.namespace = NamespaceId(known.namespace.0 + 10);
+        }
+    }
+    let cycle = monitor.tell(&[0]);
+    assert_eq!(values(&cycle, UP), [0], "they are others, in namespaces where nobody lives who fits");
+}
+
+#[test]
+fn only_namespaces_in_which_somebody_lives_who_fits_are_looked_at() {
+    let mut host = twins();
+    host.process_mut(1).comm = "other".to_owned();
+    host.process_mut(1).executable = "other".to_owned();
+    let mut monitor = everywhere(&host, true);
+    assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [1]);
+    assert_eq!(monitor.connections.attended, [FAR[0]].into());
+    let mut own = self::monitor(&host, vec![probe("a", 5432, 1)]);
+    assert_eq!(values(&own.tell(&[0]), UP), [0]);
+    assert!(own.connections.attended.is_empty());
+}
+
+#[test]
+fn a_namespace_stays_attended_to_while_a_connection_in_it_is_known() {
+    let mut monitor = everywhere(&twins(), true);
+    monitor.tell(&[0]);
+    // Both moved on, and kept what they hold.
+    monitor.processes.homes.clear();
+    assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [2]);
+    assert_eq!(monitor.connections.attended, FAR.into());
+    monitor.connections.disconnect_all();
+    monitor.tell(&[0]);
+    monitor.tell(&[0]);
+    assert!(monitor.connections.attended.is_empty());
+}
+
+#[test]
+fn a_link_is_failed_and_not_down_while_somebody_who_fits_lives_where_the_agent_may_not_enter() {
+    for is_known in [true, false] {
+        let mut host = twins();
+        host.disconnect_all();
+        if is_known {
+            host.barred.insert(FAR[1]);
+        } else {
+            host.homeless.insert(1);
+        }
+        let mut monitor = everywhere(&host, true);
+        for _ in 0..3 {
+            let cycle = monitor.tell(&[0]);
+            assert!(cycle.points.is_empty() && cycle.changes.is_empty(), "{cycle:?}");
+        }
+        assert_eq!(monitor.outcomes(), Outcomes { failed: 3, ..Outcomes::default() });
+        // Up is up all the same, wherever else others live.
+        monitor.connections.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 9);
+        monitor.connections.move_last(FAR[0]);
+        monitor.processes.process_mut(0).inodes.push(9);
+        assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+        monitor.processes.barred.clear();
+        monitor.connections.barred.clear();
+        monitor.processes.homeless.clear();
+        monitor.connections.disconnect_all();
+        assert_eq!(values(&monitor.tell(&[0]), UP), [0]);
+    }
+}
+
+proptest! {
+    /// As `two_speeds_agree_with_a_naive_look_in_every_cycle`, with connections in several network namespaces, and processes
+    /// that live there and move.
+    #[test]
+    fn two_speeds_agree_wherever_processes_live(
+        events in proptest::collection::vec((an_event(), 0_usize..4, 0_usize..4, any::<bool>()), STEPS),
+    ) {
+        let mut world = Host::default();
+        for name in ["app", "app", "web", "sh"] {
+            world.run(name, Access::Open, &[]);
+        }
+        let (mut rich, mut poor) = (everywhere(&world, true), everywhere(&world, false));
+        let mut since_true = [0_u32; 2];
+        for ((event, process, home, moves), serial) in events.iter().zip(1_u64..) {
+            happen(&mut world, event, serial);
+            if *moves {
+                match FAR.get(*home) {
+                    Some(far) => world.homes.insert(*process, *far),
+                    None => world.homes.remove(process),
+                };
+            }
+            if let Event::Connect { process, .. } = event
+                && let Some(home) = world.homes.get(process).copied()
+            {
+                world.move_last(home);
+            }
+            for monitor in [&mut rich, &mut poor] {
+                (monitor.connections, monitor.processes) = (world.clone(), world.clone());
+                monitor.connections.attended = world.attended.clone();
+            }
+            let (rich, poor) = (rich.tell(&[0]), poor.tell(&[0]));
+            for ((direction, up), since_true) in
+                Direction::ALL.into_iter().zip(naively_everywhere(&world)).zip(&mut since_true)
+            {
+                let told_rich = told(&rich, direction).is_some_and(|(up, _)| up);
+                prop_assert!(up.of_anyone || !told_rich, "a false up, {direction}");
+                prop_assert!(!up.of_residents || told_rich, "a false down, {direction}");
+                *since_true = if up.of_residents { *since_true + 1 } else { 0 };
+                let poor = told(&poor, direction).is_some_and(|(up, _)| up);
+                prop_assert!(up.of_anyone || !poor, "a false up, {direction}");
+                prop_assert!(!up.of_residents || poor || *since_true <= 60, "a down that ended, {direction}");
+            }
+        }
+    }
+}
+
+/// Whether a link is up, found by looking at everything.
+struct Truth {
+    /// By any process that fits.
+    of_anyone: bool,
+    /// By a process that fits, in a network namespace in which one lives that does.
+    of_residents: bool,
+}
+
+fn naively_everywhere(host: &Host) -> Vec<Truth> {
+    let fits = |process: &Running| process.comm == "app" || process.executable == "app";
+    let lived_in: BTreeSet<NamespaceId> = host
+        .processes()
+        .iter()
+        .enumerate()
+        .filter(|(_, process)| fits(process))
+        .map(|(index, _)| host.homes.get(&index).copied().unwrap_or_default())
+        .chain([NamespaceId::OWN])
+        .collect();
+    let up = |direction: Direction, resident: bool| {
+        host.connections().iter().any(|connection| {
+            let service = connection.service_end(direction);
+            let held = |process: &Running| {
+                connection.inode.is_some_and(|inode| process.inodes.contains(&inode.get()))
+            };
+            connection.state == TcpState::Established
+                && service.to_string() == "10.0.0.1:5432"
+                && (!resident || lived_in.contains(&connection.namespace))
+                && host.processes().iter().any(|process| fits(process) && held(process))
+        })
+    };
+    Direction::ALL
+        .iter()
+        .map(|way| Truth { of_anyone: up(*way, false), of_residents: up(*way, true) })
+        .collect()
+}
+
+#[test]
+fn a_host_with_more_namespaces_than_can_be_walked_in_time_is_failed_and_keeps_the_cadence() {
+    let mut host = Host::default();
+    for index in 0..1_000_u64 {
+        host.run("app", Access::Open, &[]);
+        host.homes.insert(usize::try_from(index).unwrap(), NamespaceId(index + 1));
+    }
+    let mut monitor = everywhere(&host, true);
+    monitor.dumps_cost(Duration::from_millis(10));
+    let cycle = monitor.tell(&[0]);
+    assert!(cycle.points.is_empty());
+    assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::CutShort));
+    assert!(monitor.effort().walk_cpu < Duration::from_secs(1), "{:?}", monitor.effort());
+}
+
+#[test]
+fn an_up_is_counted_anew_although_somebody_lives_where_the_agent_may_not_enter() {
+    let mut host = twins();
+    host.barred.insert(FAR[1]);
+    let mut monitor = everywhere(&host, true);
+    assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [1]);
+    monitor.connections.connect(("10.0.0.9", 40001), ("10.0.0.1", 5432), TcpState::Established, 9);
+    monitor.connections.move_last(FAR[0]);
+    monitor.processes.process_mut(0).inodes.push(9);
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, CONNECTIONS), ages(&cycle)), (vec![2], vec![0.0]));
 }

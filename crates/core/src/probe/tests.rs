@@ -1,5 +1,6 @@
 use super::*;
 use crate::connection::{Cookie, Inode, TcpState};
+use crate::namespace::NamespaceId;
 
 fn probe(dest_ip: &str, source_ip: Option<&str>, source_port: Option<u16>) -> ConnectionProbe {
     let pattern = ProcessPattern { name: "app".parse().unwrap(), executable: None };
@@ -26,6 +27,7 @@ fn connection(local: (&str, u16), remote: (&str, u16), interface: u32) -> Connec
         cookie: Cookie(1),
         uid: 0,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     }
 }
 

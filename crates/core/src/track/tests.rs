@@ -3,6 +3,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::address::Endpoint;
 use crate::connection::Inode;
+use crate::namespace::NamespaceId;
 use crate::process::{Pid, ProcessPattern, ProcessSelector};
 
 const fn seconds(number: u64) -> Duration {
@@ -19,6 +20,7 @@ fn connection(number: u16) -> Connection {
         cookie: Cookie(number.into()),
         uid: 0,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     }
 }
 
@@ -28,7 +30,13 @@ fn pattern() -> PatternId {
 }
 
 fn owner() -> Arc<Process> {
-    Arc::new(Process { pid: Pid(1), name: "app".into(), executable: None, fits: vec![pattern()] })
+    Arc::new(Process {
+        pid: Pid(1),
+        name: "app".into(),
+        executable: None,
+        fits: vec![pattern()],
+        container: None,
+    })
 }
 
 fn admit(track: &mut Track, number: u16, now: Duration, past: Past) {

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::connection::{Cookie, TcpState};
+use crate::namespace::NamespaceId;
 
 fn connection(local: Endpoint, remote: Endpoint) -> Connection {
     Connection {
@@ -14,6 +15,7 @@ fn connection(local: Endpoint, remote: Endpoint) -> Connection {
         cookie: Cookie(1),
         uid: 0,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     }
 }
 
@@ -62,4 +64,19 @@ proptest! {
         prop_assert!(translations.backends().is_sorted_by(|one, next| one < next));
         prop_assert!(told.iter().all(|known| translations.backends().contains(&known.backend)));
     }
+}
+
+#[test]
+fn what_is_said_of_endpoints_that_are_there_twice_is_forgotten() {
+    let end = |host, port| Endpoint::new([10, 0, 0, host].into(), port);
+    let of = |client| Translation {
+        backend: end(2, 8080),
+        peer: end(client, 40_000),
+        service: end(1, 80),
+        source: end(client, 40_000),
+    };
+    let told = Translations::new(vec![of(8), of(9)]);
+    let without = told.without(&[(end(2, 8080), end(8, 40_000))].into());
+    assert_eq!(without, Translations::new(vec![of(9)]));
+    assert_eq!(told.without(&[(end(9, 40_000), end(1, 80))].into()), Translations::new(vec![of(8)]));
 }

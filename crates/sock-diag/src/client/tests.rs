@@ -133,7 +133,7 @@ fn socket(cookie: u32) -> Vec<u8> {
 
 fn client(exchanges: impl IntoIterator<Item = Vec<Event>>) -> Client<Script> {
     let exchanges = exchanges.into_iter().map(|events| Ok(events.into())).collect();
-    Client::new(Script { exchanges, ..Script::default() }, Some(0))
+    Client::new(Line::new(Script { exchanges, ..Script::default() }, Some(0)))
 }
 
 fn filter_for(endpoints: &[&str]) -> ConnectionFilter {
@@ -163,7 +163,7 @@ fn a_reply_in_pieces_is_one_reply_and_the_socket_is_kept() {
     ]);
     assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [1, 2]);
     assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [3]);
-    assert_eq!(client.transport.reopened, 0);
+    assert_eq!(client.line.transport.reopened, 0);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn ipv4_sockets_are_asked_for_only_where_an_ipv4_endpoint_is_and_mapped_ones_alw
         let exchanges = (0..2).map(|_| vec![Answer(done())]);
         let mut client = client(exchanges);
         client.dump_large(&filter_for(endpoints)).unwrap();
-        client.transport.requests.iter().map(|request| request[16]).collect::<Vec<u8>>()
+        client.line.transport.requests.iter().map(|request| request[16]).collect::<Vec<u8>>()
     };
     assert_eq!(families(&["[::1]:5432"]), [10]);
     assert_eq!(families(&["127.0.0.1:5432"]), [2, 10]);
@@ -212,7 +212,7 @@ fn an_interrupted_dump_starts_over_on_a_new_socket_and_forgets_what_had_come() {
         let mut client =
             client([vec![Answer(socket(9)), interruption()], vec![Answer(socket(1)), Answer(done())]]);
         assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [1]);
-        assert_eq!(client.transport.reopened, 1);
+        assert_eq!(client.line.transport.reopened, 1);
     }
 }
 
@@ -237,7 +237,7 @@ fn a_dump_that_is_always_interrupted_is_given_up() {
 #[test]
 fn a_request_for_which_memory_is_short_is_repeated() {
     let mut client = client([vec![Answer(done())]]);
-    client.transport.exchanges.push_front(Err(Errno::NOBUFS));
+    client.line.transport.exchanges.push_front(Err(Errno::NOBUFS));
     assert!(client.dump_large(&filter()).unwrap().is_empty());
 }
 
@@ -269,7 +269,7 @@ fn after_a_failure_the_socket_is_not_used_again() {
     };
     assert_eq!(source.kind(), io::ErrorKind::TimedOut);
     assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [2]);
-    assert_eq!(client.transport.reopened, 1);
+    assert_eq!(client.line.transport.reopened, 1);
 }
 
 #[test]
@@ -313,8 +313,8 @@ fn an_errno_in_the_verdict_or_the_end_becomes_what_the_caller_can_do() {
 fn a_host_that_forbids_or_lacks_the_socket_is_told_apart() {
     let error = |errno| {
         let mut client = client([]);
-        client.idle_port_id = None;
-        client.transport.open_error = Some(errno);
+        client.line.idle_port_id = None;
+        client.line.transport.open_error = Some(errno);
         client.dump_large(&filter()).unwrap_err()
     };
     let forbidden = [Errno::PERM, Errno::ACCESS, Errno::AFNOSUPPORT].map(error);
@@ -332,10 +332,10 @@ fn a_kernel_that_refuses_the_program_is_asked_without_one_from_then_on() {
             vec![Answer(socket_with(9, 2, 2)), Answer(socket(1)), Answer(done())],
             vec![Answer(socket(2)), Answer(done())],
         ]);
-        client.transport.exchanges.push_front(refuse());
+        client.line.transport.exchanges.push_front(refuse());
         assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [1], "still filtered here");
         assert_eq!(cookies(&client.dump_large(&filter()).unwrap()), [2]);
-        let lengths: Vec<usize> = client.transport.requests.iter().map(Vec::len).collect();
+        let lengths: Vec<usize> = client.line.transport.requests.iter().map(Vec::len).collect();
         assert!(lengths[0] > 72, "the first request had a program");
         assert_eq!(lengths[1..], [72, 72]);
     }
@@ -354,7 +354,7 @@ fn programs_follow_the_endpoints() {
     for endpoints in [&["[::1]:5432"][..], &["[::1]:5432"], &["[::1]:5433"]] {
         client.dump_large(&filter_for(endpoints)).unwrap();
     }
-    let programs: Vec<Vec<u8>> = client.transport.requests.iter().map(program_bytes).collect();
+    let programs: Vec<Vec<u8>> = client.line.transport.requests.iter().map(program_bytes).collect();
     assert_eq!(programs[0], programs[1]);
     assert_ne!(programs[1], programs[2]);
 }
@@ -375,7 +375,8 @@ fn a_small_host_is_asked_without_a_program_and_a_large_one_with_it() {
     for host_sockets in [100, 100_000, 100, 100_000] {
         assert_eq!(cookies(&client.dump(&many(), || host_sockets).unwrap()), [1], "filtered here");
     }
-    let filtered: Vec<bool> = client.transport.requests.iter().map(|request| request.len() > 72).collect();
+    let filtered: Vec<bool> =
+        client.line.transport.requests.iter().map(|request| request.len() > 72).collect();
     assert_eq!(filtered, [false, true, false, true]);
 }
 
@@ -387,7 +388,8 @@ fn a_program_that_lets_most_sockets_through_is_not_used_again() {
     for _look in 0..4 {
         client.dump(&many(), || 2_000).unwrap();
     }
-    let filtered: Vec<bool> = client.transport.requests.iter().map(|request| request.len() > 72).collect();
+    let filtered: Vec<bool> =
+        client.line.transport.requests.iter().map(|request| request.len() > 72).collect();
     assert_eq!(filtered, [true, true, false, false]);
 }
 
@@ -402,7 +404,8 @@ fn where_a_program_is_dear_the_sockets_are_counted_by_a_dump_without_one_and_aga
     for host_sockets in [3_000, 3_000, 4_000, 9_000, 9_000] {
         client.dump(&filter, || host_sockets).unwrap();
     }
-    let filtered: Vec<bool> = client.transport.requests.iter().map(|request| request.len() > 72).collect();
+    let filtered: Vec<bool> =
+        client.line.transport.requests.iter().map(|request| request.len() > 72).collect();
     assert_eq!(filtered, [false, true, true, false, true]);
 }
 
@@ -419,7 +422,7 @@ mod real {
     #[test]
     fn the_kernel_takes_every_program_and_none_is_dropped() {
         let (socket, port_id) = NetlinkSocket::open().unwrap();
-        let mut client = Client::new(socket, Some(port_id));
+        let mut client = Client::new(Line::new(socket, Some(port_id)));
         let precisions = [Some(Precision::Exact), Some(Precision::Ports), None];
         let programs = |client: &Client<NetlinkSocket>| {
             let of_family =
@@ -438,7 +441,7 @@ mod real {
                         let outcome =
                             client.exchange(family, &filter, precision, port_id, &mut found).unwrap();
                         assert!(matches!(outcome, Outcome::Complete { .. }), "{count} {precision:?}");
-                        client.idle_port_id = Some(port_id);
+                        client.line.idle_port_id = Some(port_id);
                     }
                 }
                 for host_sockets in [0, 1_000, 100_000] {
@@ -459,13 +462,13 @@ mod real {
             .map(|_| (std::net::TcpStream::connect(address).unwrap(), listener.accept().unwrap()))
             .collect();
         let (socket, port_id) = NetlinkSocket::open().unwrap();
-        let mut client = Client::new(socket, Some(port_id));
+        let mut client = Client::new(Line::new(socket, Some(port_id)));
         let established = TcpStates::of(&[TcpState::Established]);
         let filter = ConnectionFilter::new(established, [Endpoint::new(address.ip(), address.port())]);
         let found = client.dump_large(&filter).unwrap();
         assert_eq!(found.len(), 2 * links.len());
         assert!(client.lookup(&found).unwrap().iter().all(Option::is_some));
-        assert_eq!((client.lookups_at_once, client.idle_port_id), (LOOKUPS_AT_ONCE, Some(port_id)));
+        assert_eq!((client.lookups_at_once, client.line.idle_port_id), (LOOKUPS_AT_ONCE, Some(port_id)));
     }
 
     #[test]
@@ -474,7 +477,7 @@ mod real {
         use rustix::net::{AddressFamily, SendFlags, SocketType, sendto, socket};
 
         let (netlink, port_id) = NetlinkSocket::open().unwrap();
-        let mut client = Client::new(netlink, Some(port_id));
+        let mut client = Client::new(Line::new(netlink, Some(port_id)));
         let forger =
             socket(AddressFamily::NETLINK, SocketType::RAW, Some(rustix::net::netlink::SOCK_DIAG)).unwrap();
         let mut reply = [socket_with(u32::MAX, 1, 2), done()].concat();
@@ -506,7 +509,10 @@ fn a_dump_that_tells_of_more_than_there_is_room_for_fails_and_tells_of_nothing()
         assert!(matches!(outcome, Err(Error::TooMany)), "{outcome:?}");
         client.room = Room { told: MAX_TOLD, found: MAX_FOUND };
         assert!(client.dump_large(&filter()).unwrap().is_empty());
-        assert_eq!(client.transport.reopened, 1, "what was still to come is not taken for the next answer");
+        assert_eq!(
+            client.line.transport.reopened, 1,
+            "what was still to come is not taken for the next answer"
+        );
     }
 }
 
@@ -564,7 +570,7 @@ proptest! {
         exchanges in a_conversation(),
     ) {
         let script = Script { exchanges, forgets: true, ..Script::default() };
-        let mut client = Client::new(script, Some(0));
+        let mut client = Client::new(Line::new(script, Some(0)));
         let wanted = filter();
         if let Ok(found) = client.dump_large(&wanted) {
             prop_assert!(found.iter().all(|connection| wanted.matches(connection)), "{found:?}");

@@ -1,6 +1,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vms_core::connection::TcpStates;
+use vms_core::namespace::NamespaceId;
 
 use super::*;
 
@@ -106,6 +107,7 @@ fn a_socket_is_decoded_field_by_field() {
         cookie: Cookie(0x1122_3344_5566_7788),
         uid: 1000,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     };
     assert_eq!(replies, [Reply::Socket(connection)]);
 }

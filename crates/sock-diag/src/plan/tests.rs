@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
+use vms_core::namespace::NamespaceId;
 
 use Precision::{Exact, Ports};
 
@@ -171,6 +172,7 @@ fn a_connection_with_a_port_of_an_endpoint_at_either_end_is_looked_at() {
             cookie: vms_core::connection::Cookie(1),
             uid: 0,
             cgroup: None,
+            namespace: NamespaceId::OWN,
         }
     };
     let ports = [0, 63, 64, 443, 65_535];

@@ -69,6 +69,7 @@ impl Host {
             sandbox: SandboxMode::Auto,
             attribution: AttributionMode::Inferred,
             inference: BTreeSet::new(),
+            namespaces: Namespaces::Own,
         };
         read_facts(&sources, &mut || Ok(()), &mut || Ok(Vec::new()), None)
     }
@@ -202,6 +203,20 @@ fn the_kernels_threads_tell_the_hosts_network_namespace_when_pid_1_does_not() {
 }
 
 #[test]
+fn files_of_a_network_namespace_tell_it_where_nobody_may_look_into_pid_1() {
+    let host = Host::new();
+    host.file("proc/40/net/dev", "");
+    fs::create_dir_all(host.path("proc/1/net")).unwrap();
+    fs::hard_link(host.path("proc/40/net/dev"), host.path("proc/1/net/dev")).unwrap();
+    let network = host.facts("proc", &[], &[]).network;
+    assert_eq!(network.first, network.own);
+    fs::remove_file(host.path("proc/1/net/dev")).unwrap();
+    host.file("proc/1/net/dev", "");
+    let network = host.facts("proc", &[], &[]).network;
+    assert!(network.first.is_some() && network.first != network.own);
+}
+
+#[test]
 fn the_setting_is_recognized_by_the_marks_it_leaves() {
     let host = Host::new();
     let setting = |variables: &[&str]| host.facts("proc", variables, &[]).setting;
@@ -299,6 +314,7 @@ fn real_facts_with(keep: ThreadCapabilities) -> Facts {
             sandbox: SandboxMode::Auto,
             attribution: AttributionMode::Inferred,
             inference: BTreeSet::new(),
+            namespaces: Namespaces::Own,
         };
         read_facts(&sources, &mut || Ok(()), &mut || Ok(Vec::new()), None)
     })

@@ -3,10 +3,11 @@
 
 use rustix::fs::OFlags;
 use seccompiler::BackendError;
+use vms_core::namespace::Namespaces;
 
-use crate::config::ConntrackMode;
-
+use super::super::Extras;
 use super::{Process, Rules, all, is, legacy, masked, one_of};
+use crate::config::ConntrackMode;
 
 /// Memory, time, threads, signals to itself, and files that are open: what any thread does.
 const SHARED: &[i64] = &[
@@ -139,7 +140,7 @@ const RUNTIME: &[i64] = &[
 
 /// The measuring thread's: it opens files to read them, and sockets to ask the kernel about sockets, and about their
 /// translations where that is configured.
-pub(super) fn measuring(process: Process, conntrack: ConntrackMode) -> Result<Rules, BackendError> {
+pub(super) fn measuring(process: Process, extras: Extras) -> Result<Rules, BackendError> {
     let mut rules = shared(process)?;
     let writing = OFlags::ACCMODE | OFlags::CREATE | OFlags::TRUNC | OFlags::APPEND | OFlags::TMPFILE;
     // O_TMPFILE has the bit of O_DIRECTORY, by which directories are opened.
@@ -152,10 +153,13 @@ pub(super) fn measuring(process: Process, conntrack: ConntrackMode) -> Result<Ru
     // has to be connected: a filter cannot see where to, and the sockets of the other threads are within reach.
     let feeding = all([is(0, UNIX), masked(1, SOCKET_KIND, DATAGRAM)])?;
     let mut sockets = vec![all([is(0, NETLINK), is(2, NETLINK_SOCK_DIAG)])?, feeding];
-    if conntrack == ConntrackMode::Auto {
+    if extras.conntrack == ConntrackMode::Auto {
         sockets.push(all([is(0, NETLINK), is(2, NETLINK_NETFILTER)])?);
     }
     rules.insert(libc::SYS_socket, sockets);
+    if extras.namespaces == Namespaces::All {
+        rules.insert(libc::SYS_setns, vec![all([is(1, NEW_NETWORK)])?]);
+    }
     rules.insert(libc::SYS_mmap, vec![all([masked(2, EXECUTABLE, 0)])?]);
     rules.insert(libc::SYS_mprotect, vec![all([masked(2, EXECUTABLE, 0)])?]);
     Ok(rules)
@@ -227,6 +231,8 @@ const EXECUTABLE: u64 = 0x4;
 const THREAD: u64 = 0x0001_0000;
 /// `CLONE_NEWNS`, `CLONE_NEWCGROUP`, `CLONE_NEWUTS`, `CLONE_NEWIPC`, `CLONE_NEWUSER`, `CLONE_NEWPID` and `CLONE_NEWNET`.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
+/// `CLONE_NEWNET` alone.
+const NEW_NETWORK: u64 = 0x4000_0000;
 
 /// `PR_GET_DUMPABLE`, `PR_SET_NAME`, `PR_GET_NAME`, `PR_CAPBSET_READ`, `PR_GET_NO_NEW_PRIVS`, `PR_SET_VMA` (names of
 /// memory areas) and `PR_GET_AUXV`.

@@ -1,9 +1,15 @@
-use super::*;
+use vms_core::namespace::Namespaces;
 
-fn all_lists(process: Process) -> [Rules; 3] {
-    let [off, auto] = [ConntrackMode::Off, ConntrackMode::Auto]
-        .map(|conntrack| list::measuring(process, conntrack).unwrap());
-    [off, auto, list::runtime(process).unwrap()]
+use super::*;
+use crate::config::ConntrackMode;
+
+const PLAIN: Extras = Extras { conntrack: ConntrackMode::Off, namespaces: Namespaces::Own };
+
+fn all_lists(process: Process) -> [Rules; 4] {
+    let measuring = |extras| list::measuring(process, extras).unwrap();
+    let conntrack = Extras { conntrack: ConntrackMode::Auto, ..PLAIN };
+    let namespaces = Extras { namespaces: Namespaces::All, ..PLAIN };
+    [measuring(PLAIN), measuring(conntrack), measuring(namespaces), list::runtime(process).unwrap()]
 }
 
 #[test]
@@ -54,15 +60,26 @@ fn no_list_holds_a_call_that_starts_programs_or_listens_or_reaches_into_the_kern
         libc::SYS_open_by_handle_at,
         libc::SYS_seccomp,
     ];
-    for rules in all_lists(process) {
+    let [plain, conntrack, _, runtime] = all_lists(process);
+    for rules in [plain, conntrack, runtime] {
         for call in never {
             assert!(!rules.contains_key(&call), "{call}");
         }
     }
-    let measuring = list::measuring(process, ConntrackMode::Auto).unwrap();
+    let measuring = list::measuring(process, Extras { conntrack: ConntrackMode::Auto, ..PLAIN }).unwrap();
     for call in
         [libc::SYS_connect, libc::SYS_bind, libc::SYS_unlinkat, libc::SYS_renameat2, libc::SYS_mkdirat]
     {
         assert!(!measuring.contains_key(&call), "the measuring thread: {call}");
     }
+}
+
+#[test]
+fn only_the_thread_that_measures_in_all_network_namespaces_may_enter_one() {
+    let process = Process { pid: 812 };
+    let own = list::measuring(process, PLAIN).unwrap();
+    let mut all = list::measuring(process, Extras { namespaces: Namespaces::All, ..PLAIN }).unwrap();
+    let rules = all.remove(&libc::SYS_setns).unwrap();
+    assert_eq!(rules.len(), 1, "and no namespace of another kind");
+    assert_eq!(all, own);
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+use vms_core::namespace::NamespaceId;
+
 use Event::AnswerTo;
 
 /// The connection of [`socket_with`].
@@ -16,6 +18,7 @@ fn connection(cookie: u32, remote: u8) -> Connection {
         cookie: Cookie(cookie.into()),
         uid: 0,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     }
 }
 
@@ -38,7 +41,7 @@ fn found(sightings: &[Option<Sighting>]) -> Vec<Option<u64>> {
 }
 
 fn requests(client: &Client<Script>) -> Vec<usize> {
-    client.transport.requests.iter().map(|request| request.len() / 72).collect()
+    client.line.transport.requests.iter().map(|request| request.len() / 72).collect()
 }
 
 #[test]
@@ -53,6 +56,7 @@ fn sixty_four_requests_go_in_one_send_each_with_its_number_and_the_answers_keep_
     assert_eq!(found(&sightings), (0..130).map(Some).collect::<Vec<_>>());
     assert_eq!(requests(&client), [64, 64, 2]);
     let sequences: Vec<u32> = client
+        .line
         .transport
         .requests
         .concat()
@@ -60,7 +64,7 @@ fn sixty_four_requests_go_in_one_send_each_with_its_number_and_the_answers_keep_
         .map(|request| u32::from_ne_bytes(request[8..12].try_into().unwrap()))
         .collect();
     assert_eq!(sequences, (1..=130).collect::<Vec<_>>());
-    assert_eq!(client.transport.reopened, 0, "nothing is left to read: the socket is kept");
+    assert_eq!(client.line.transport.reopened, 0, "nothing is left to read: the socket is kept");
 }
 
 #[test]
@@ -136,7 +140,7 @@ fn lost_answers_are_asked_for_again_fewer_at_once_on_a_new_socket() {
         assert_eq!(found(&client.lookup(&connections(20)).unwrap()), all);
         assert_eq!(found(&client.lookup(&connections(20)).unwrap()), all);
         assert_eq!(requests(&client), [20, 16, 4, 16, 4], "once there was no room, fewer are asked for");
-        assert_eq!(client.transport.reopened, 1);
+        assert_eq!(client.line.transport.reopened, 1);
     }
 }
 
@@ -146,7 +150,7 @@ fn once_many_sends_in_a_row_were_answered_more_go_at_once_again() {
     let mut client = client(losses());
     let mut ask = |lookups: u32, times: u32| {
         for _ in 0..times {
-            client.transport.exchanges.push_back(Ok(answers(0..lookups).into()));
+            client.line.transport.exchanges.push_back(Ok(answers(0..lookups).into()));
             client.lookup(&connections(lookups)).unwrap();
         }
         client.lookups_at_once
@@ -160,8 +164,8 @@ fn once_many_sends_in_a_row_were_answered_more_go_at_once_again() {
     let grown = [4, 8, 16, 32, 64].map(|lookups| ask(lookups, SENDS_BEFORE_MORE));
     assert_eq!(grown, [8, 16, 32, 64, 64]);
 
-    client.transport.exchanges.push_back(Ok([ReceiveError(Errno::NOBUFS)].into()));
-    client.transport.exchanges.push_back(Ok(answers(0..8).into()));
+    client.line.transport.exchanges.push_back(Ok([ReceiveError(Errno::NOBUFS)].into()));
+    client.line.transport.exchanges.push_back(Ok(answers(0..8).into()));
     client.lookup(&connections(8)).unwrap();
     assert_eq!(client.lookups_at_once, 16);
 }
@@ -177,7 +181,7 @@ fn lookups_that_are_always_interrupted_are_given_up() {
 fn a_send_for_which_there_is_no_room_is_repeated_with_fewer() {
     for errno in [Errno::NOBUFS, Errno::MSGSIZE] {
         let mut client = client([answers(0..16)]);
-        client.transport.exchanges.push_front(Err(errno));
+        client.line.transport.exchanges.push_front(Err(errno));
         assert_eq!(client.lookup(&connections(16)).unwrap().len(), 16);
     }
 }
@@ -196,6 +200,6 @@ fn an_answer_that_makes_no_sense_or_never_comes_fails_all_and_ends_the_conversat
         let error = client.lookup(&connections(2)).unwrap_err();
         assert!(!matches!(error, Error::Interrupted { .. }), "{error}");
         assert_eq!(found(&client.lookup(&connections(1)).unwrap()), [Some(0)]);
-        assert_eq!(client.transport.reopened, 1);
+        assert_eq!(client.line.transport.reopened, 1);
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use vms_core::health::Vitals;
+use vms_core::namespace::NamespaceId;
 
 use super::*;
 
@@ -186,6 +187,7 @@ fn a_lookup_asks_for_the_one_socket_and_its_tcp_info() {
         cookie: Cookie(0x1122_3344_5566_7788),
         uid: 1000,
         cgroup: None,
+        namespace: NamespaceId::OWN,
     };
     let mut out = vec![0xaa];
     LookupRequest { sequence: 0x0102_0304, connection: &connection }.encode(&mut out);

@@ -1,31 +1,35 @@
-//! Which container, and which pod, the agent runs in: told by its cgroups and its mounts.
+//! Which container, and which pod, a process runs in: told by its cgroups and its mounts.
 //!
 //! Where the cgroup namespace is private, as is usual with cgroup v2, the cgroup says nothing, and the files that the
 //! engine mounts into each container have to do. They need care: containers that share a network also share
 //! `/etc/hosts` and `/etc/resolv.conf`, and within a pod everything of the kind belongs to the pod's sandbox.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
+use vms_core::process::Container;
 
 /// A mount, as in `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mount<'a> {
+pub struct Mount<'a> {
     /// What of its file system is mounted.
-    pub(crate) root: &'a str,
+    pub root: &'a str,
     /// Where it is mounted.
-    pub(crate) point: &'a str,
+    pub point: &'a str,
 }
 
-/// The pod that the agent runs in.
+/// The pod that a process runs in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Pod {
+pub struct Pod {
     /// Its uid.
-    pub(crate) uid: Option<String>,
-    /// The name that the agent's container has in it.
-    pub(crate) container_name: Option<String>,
+    pub uid: Option<String>,
+    /// The name that its container has in it.
+    pub container_name: Option<String>,
 }
 
 /// The mounts of a process. Blanks and the like in paths stay in their octal form, `\040`.
-pub(crate) fn parse_mounts(mountinfo: &str) -> Vec<Mount<'_>> {
+#[must_use]
+pub fn parse_mounts(mountinfo: &str) -> Vec<Mount<'_>> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         Some(Mount { root: fields.nth(3)?, point: fields.next()? })
@@ -34,18 +38,25 @@ pub(crate) fn parse_mounts(mountinfo: &str) -> Vec<Mount<'_>> {
 }
 
 /// The cgroups of a process, one a hierarchy, as in `/proc/PID/cgroup` (`cgroups(7)`).
-pub(crate) fn parse_cgroup_paths(cgroup: &str) -> Vec<&str> {
+#[must_use]
+pub fn parse_cgroup_paths(cgroup: &str) -> Vec<&str> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect()
+}
+
+/// The container that `/proc/PID/cgroup` names, which any process shows to all.
+#[must_use]
+pub fn parse_container(cgroup: &str) -> Option<Container> {
+    let cgroups = parse_cgroup_paths(cgroup);
+    let id = match_container_id(&cgroups, &[], true).map(Arc::from);
+    let pod_uid = match_pod(&cgroups, &[]).and_then(|pod| pod.uid).map(Arc::from);
+    (id.is_some() || pod_uid.is_some()).then_some(Container { id, pod_uid })
 }
 
 /// The id of the container.
 ///
 /// Within Kubernetes only cgroups are asked: the mounts would tell the id of the pod's sandbox.
-pub(crate) fn match_container_id(
-    cgroups: &[&str],
-    mounts: &[Mount<'_>],
-    in_kubernetes: bool,
-) -> Option<String> {
+#[must_use]
+pub fn match_container_id(cgroups: &[&str], mounts: &[Mount<'_>], in_kubernetes: bool) -> Option<String> {
     let by_cgroup = cgroups.iter().find_map(|path| path.rsplit('/').find_map(match_container_scope));
     let by_mount = || {
         // Podman tells every container about itself in the first; the second is Docker's best.
@@ -58,7 +69,8 @@ pub(crate) fn match_container_id(
 }
 
 /// The pod, as far as cgroups and the mounts of the kubelet tell.
-pub(crate) fn match_pod(cgroups: &[&str], mounts: &[Mount<'_>]) -> Option<Pod> {
+#[must_use]
+pub fn match_pod(cgroups: &[&str], mounts: &[Mount<'_>]) -> Option<Pod> {
     let mounted = |point: &str| {
         let mount = mounts.iter().find(|mount| mount.point == point)?;
         // .../pods/UID/etc-hosts, .../pods/UID/containers/NAME/FILE

@@ -1,0 +1,76 @@
+//! Network namespaces: which there are that matter, and what stands for one.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::allowance::Allowance;
+use crate::process::{Container, PatternId, ProcessSelector};
+
+/// Whose connections are looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Namespaces {
+    /// Those of the agent's own network namespace.
+    #[default]
+    Own,
+    /// Those of every network namespace in which a process lives that fits a probe, and of the agent's own.
+    All,
+}
+
+/// Tells a network namespace from the others that there are at the same time.
+///
+/// The number of another is the inode to which `/proc/PID/ns/net` leads. The kernel gives it anew once the namespace is
+/// gone, so it says nothing about one of which no [`Namespace`] is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamespaceId(pub u64);
+
+impl NamespaceId {
+    /// The agent's own.
+    pub const OWN: Self = Self(0);
+}
+
+/// A network namespace other than the agent's own, kept hold of: it lasts for as long as this does.
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    /// Its id.
+    pub id: NamespaceId,
+    /// What setns(2) takes.
+    pub handle: Arc<OwnedFd>,
+}
+
+/// A network namespace, and the patterns that processes fit which live in it.
+#[derive(Debug, Clone)]
+pub struct Inhabited {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// The patterns, of those asked for.
+    pub patterns: BTreeSet<PatternId>,
+}
+
+/// What the agent asks about where processes live.
+#[derive(Debug, Clone, Copy)]
+pub struct NamespaceQuery<'a> {
+    /// The patterns that ids refer to.
+    pub selector: &'a ProcessSelector,
+    /// Those that matter.
+    pub patterns: &'a BTreeSet<PatternId>,
+    /// The moment of asking, on a clock that never goes backwards.
+    pub now: Duration,
+    /// What finding it out may take.
+    pub allowance: &'a Allowance<'a>,
+}
+
+/// What was found out about where processes live.
+#[derive(Debug, Default)]
+pub struct NamespaceScan {
+    /// The namespaces, other than the agent's own, in which processes live that fit, or might; sorted by id.
+    pub inhabited: Vec<Inhabited>,
+    /// Patterns that a process certainly fits of which it may not be learned where it lives, or that lives where the agent
+    /// may not follow. All, where processes are hidden.
+    pub closed: BTreeSet<PatternId>,
+    /// The containers of processes that fit and live in another network namespace than the agent.
+    pub containers: BTreeSet<Arc<Container>>,
+    /// The allowance was spent before all processes were looked at. The next scan goes on with the others.
+    pub is_cut_short: bool,
+}

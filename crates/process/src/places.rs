@@ -1,0 +1,172 @@
+//! In which network namespaces, beside the agent's own, those live who fit.
+//!
+//! What names fitted is remembered (`table`), and so is where their processes live: in a call in which nothing has changed
+//! /proc is listed, and no process entered. A namespace is kept hold of by a descriptor, as long as somebody who fits lives
+//! in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use vms_core::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
+use vms_core::process::{Container, Fits, PatternId, Pid};
+
+use crate::effort::Effort;
+use crate::error::ProcessError;
+use crate::ledger::Holder;
+use crate::network::{Surroundings, Whereabouts};
+use crate::privileges::Privileges;
+use crate::procfs::{Obstacle, ProcessDir, Procfs};
+use crate::scan::UNITS_A_PROCESS;
+use crate::table::{NameTable, Remembered};
+
+/// How many namespaces are kept at most: two descriptors each.
+const MAX_NAMESPACES: usize = 1024;
+
+/// What is remembered of those who live in other network namespaces.
+#[derive(Debug, Default)]
+pub(crate) struct Residents {
+    /// The namespaces that are kept hold of, by their inodes.
+    handles: BTreeMap<NonZeroU32, Arc<OwnedFd>>,
+    /// The containers of processes, as of when their names were read.
+    containers: BTreeMap<Pid, Arc<Container>>,
+}
+
+/// A search for namespaces under way.
+pub(crate) struct Survey<'a> {
+    pub(crate) query: &'a NamespaceQuery<'a>,
+    pub(crate) procfs: &'a Procfs,
+    pub(crate) privileges: &'a Privileges,
+    pub(crate) surroundings: &'a Surroundings,
+    pub(crate) table: &'a mut NameTable,
+    pub(crate) residents: &'a mut Residents,
+    pub(crate) scratch: &'a mut Vec<u8>,
+    pub(crate) effort: &'a mut Effort,
+}
+
+impl Survey<'_> {
+    /// Looks at all processes, as far as that is needed.
+    pub(crate) fn run(mut self) -> Result<NamespaceScan, ProcessError> {
+        let NamespaceQuery { now, allowance, .. } = *self.query;
+        self.effort.listings += 1;
+        let listed = self.procfs.read_processes(self.scratch)?;
+        self.table.list(&listed, now);
+        let is_listed = |pid: &Pid| listed.binary_search_by_key(pid, |process| process.pid).is_ok();
+        self.residents.containers.retain(|pid, _| is_listed(pid));
+        let mut scan = NamespaceScan::default();
+        let mut inhabited: BTreeMap<NonZeroU32, BTreeSet<PatternId>> = BTreeMap::new();
+        for process in listed {
+            if self.recall(process.pid, &mut inhabited, &mut scan.containers) {
+                continue;
+            }
+            if allowance.is_spent_after(UNITS_A_PROCESS) {
+                scan.is_cut_short = true;
+                return Ok(scan);
+            }
+            match self.look(process.pid, &mut inhabited, &mut scan) {
+                Ok(()) | Err(Obstacle::Vanished | Obstacle::Refused(_)) => {}
+                Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(process.pid, errno)),
+            }
+        }
+        if !self.privileges.sys_ptrace {
+            // A /proc that does not tell whether it hides anything cannot be relied on to show everything.
+            let hidden = self.procfs.read_hidden_processes();
+            if !hidden.is_ok_and(|hidden| !hidden.are_hidden_from(self.privileges)) {
+                scan.closed.extend(self.query.patterns);
+            }
+        }
+        self.residents.handles.retain(|inode, _| inhabited.contains_key(inode));
+        for (inode, patterns) in inhabited {
+            if let Some(handle) = self.residents.handles.get(&inode) {
+                let namespace = Namespace { id: NamespaceId(inode.get().into()), handle: Arc::clone(handle) };
+                scan.inhabited.push(Inhabited { namespace, patterns });
+            }
+        }
+        Ok(scan)
+    }
+
+    /// Whether it is remembered where that process lives, or that it does not matter.
+    fn recall(
+        &self,
+        pid: Pid,
+        inhabited: &mut BTreeMap<NonZeroU32, BTreeSet<PatternId>>,
+        containers: &mut BTreeSet<Arc<Container>>,
+    ) -> bool {
+        let Some(Remembered::Fitted { patterns, bare, whereabouts, network }) =
+            self.table.remembered(pid, self.query.now)
+        else {
+            return false;
+        };
+        let asked = |pattern: &&PatternId| self.query.patterns.contains(pattern);
+        match (whereabouts, network) {
+            _ if *bare || !patterns.iter().any(|pattern| asked(&pattern)) => true,
+            (Whereabouts::Here, _) => true,
+            (Whereabouts::Elsewhere, Some(inode)) if self.residents.handles.contains_key(inode) => {
+                inhabited.entry(*inode).or_default().extend(patterns.iter().filter(asked));
+                containers.extend(self.residents.containers.get(&pid).cloned());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads the names of a process, and where it lives if that matters.
+    fn look(
+        &mut self,
+        pid: Pid,
+        inhabited: &mut BTreeMap<NonZeroU32, BTreeSet<PatternId>>,
+        scan: &mut NamespaceScan,
+    ) -> Result<(), Obstacle> {
+        self.effort.opened += 1;
+        self.effort.names += 1;
+        let (dir, names) = self.procfs.enter(pid)?;
+        let holder = Holder::new(pid, names, self.query.selector);
+        self.table.note(pid, holder.fits(), holder.is_bare(), self.query.now);
+        let Fits { certain, possible } = holder.fits();
+        let asked = |pattern: &&PatternId| self.query.patterns.contains(pattern);
+        if holder.is_bare() || !certain.iter().chain(possible).any(|pattern| asked(&pattern)) {
+            return Ok(());
+        }
+        let namespace = dir.read_network_namespace()?;
+        let whereabouts = self.surroundings.locate(namespace);
+        self.table.note_whereabouts(pid, whereabouts, namespace.inode);
+        match (whereabouts, namespace.inode) {
+            (Whereabouts::Here, _) => {}
+            (Whereabouts::Elsewhere, Some(inode)) if self.keep(inode, &dir)? => {
+                inhabited.entry(inode).or_default().extend(certain.iter().chain(possible).filter(asked));
+                self.residents.containers.remove(&pid);
+                if let Some(container) = dir.read_container() {
+                    scan.containers.insert(Arc::clone(&container));
+                    self.residents.containers.insert(pid, container);
+                }
+            }
+            _ => {
+                scan.closed.extend(certain.iter().filter(asked));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps hold of that namespace, in which that process lives. `false` where that is not to be.
+    fn keep(&mut self, inode: NonZeroU32, dir: &ProcessDir) -> Result<bool, Obstacle> {
+        if self.residents.handles.contains_key(&inode) {
+            return Ok(true);
+        }
+        if self.residents.handles.len() >= MAX_NAMESPACES {
+            return Ok(false);
+        }
+        match dir.open_network_namespace() {
+            // It may have moved on meanwhile: then it is looked at anew the next time.
+            Ok((opened, handle)) if opened == u64::from(inode.get()) => {
+                self.residents.handles.insert(inode, Arc::new(handle));
+                Ok(true)
+            }
+            Ok(_) | Err(Obstacle::Refused(_)) => Ok(false),
+            Err(obstacle) => Err(obstacle),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! Processes in network namespaces of their own.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
+use vms_core::namespace::{NamespaceQuery, NamespaceScan};
+
+use super::*;
+
+/// Where those live who fit that name.
+fn survey(reader: &mut ProcReader, name: &str) -> NamespaceScan {
+    let pattern = ProcessPattern { name: name.parse().unwrap(), executable: None };
+    let selector = ProcessSelector::new([&pattern]).unwrap();
+    let patterns = BTreeSet::from([selector.id(&pattern).unwrap()]);
+    let query = NamespaceQuery {
+        selector: &selector,
+        patterns: &patterns,
+        now: Duration::from_secs(1000),
+        allowance: &Allowance::unlimited(),
+    };
+    reader.find_namespaces(&query).unwrap()
+}
+
+/// Runs a copy of `sleep` under that name, in a network namespace of its own.
+fn start_apart(name: &str) -> Program {
+    let program = Program::start_copy("/bin/sleep", name, |path| {
+        let mut command = command(Path::new("unshare"));
+        command.args(["--net", "--"]).arg(path).arg("60");
+        command
+    });
+    let comm = format!("/proc/{}/comm", program.pid());
+    while fs::read_to_string(&comm).unwrap().trim_end() != name {
+        thread::yield_now();
+    }
+    program
+}
+
+#[test]
+fn the_network_namespace_of_who_fits_is_kept_for_as_long_as_he_lives_there() {
+    if !geteuid().is_root() {
+        return skip("needs root, for network namespaces");
+    }
+    let mut reader = reader("/proc").in_all_namespaces();
+    let (one, other) = (start_apart("vmsapart"), start_apart("vmsapart"));
+    let here = Program::start("vmsapart", None, &Socket::new(), "60");
+    let mut expected: Vec<u64> = [&one, &other]
+        .map(|program| fs::metadata(format!("/proc/{}/ns/net", program.pid())).unwrap().ino())
+        .into();
+    expected.sort_unstable();
+    for _remembered in 0..2 {
+        let scan = survey(&mut reader, "vmsapart");
+        let ids: Vec<u64> = scan.inhabited.iter().map(|inhabited| inhabited.namespace.id.0).collect();
+        assert_eq!(ids, expected);
+        let handles =
+            scan.inhabited.iter().map(|inhabited| fstat(inhabited.namespace.handle.as_fd()).unwrap());
+        assert!(handles.map(|stat| stat.st_ino).eq(expected.iter().copied()));
+        assert!(scan.closed.is_empty());
+    }
+    let handle = std::sync::Arc::downgrade(&survey(&mut reader, "vmsapart").inhabited[0].namespace.handle);
+    assert!(handle.upgrade().is_some());
+    drop((one, other));
+    assert!(survey(&mut reader, "vmsapart").inhabited.is_empty());
+    assert!(handle.upgrade().is_none(), "and let go of then");
+    drop(here);
+}
+
+#[test]
+fn an_agent_beside_the_first_process_knows_who_lives_elsewhere() {
+    if !geteuid().is_root() {
+        return skip("needs root, for network namespaces");
+    }
+    let mut reader = reader("/proc");
+    let apart = start_apart("vmselse");
+    let answer = ask(&mut reader, "vmselse", None, &[]);
+    assert_eq!(answer.scan.elsewhere, [answer.id].into());
+    let here = Program::start("vmshere", None, &Socket::new(), "60");
+    assert!(ask(&mut reader, "vmshere", None, &[]).scan.elsewhere.is_empty());
+    drop((apart, here));
+}

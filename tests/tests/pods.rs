@@ -1,0 +1,331 @@
+//! One agent for all network namespaces of its host: `namespaces: all`.
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use vms_agent_tests::agent::BOTH;
+use vms_agent_tests::deadline::unix_nanoseconds;
+use vms_agent_tests::skip::Need;
+use vms_agent_tests::{
+    Agent, AgentCommand, Check, Collector, ContainerGroup, Link, Namespace, Peer, Points, Privileges,
+    Program, Protocol, Scene, config, eventually, needs, probe,
+};
+
+/// Whom the agent runs as, where it is not root.
+const AGENT: u32 = 61_012;
+
+const UP: &str = "vms.connection_mon.up";
+const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
+const CONNECTIONS: &str = "vms.connection_mon.connections";
+
+/// Names of containers, and of a pod.
+const ID: &str = "e72f453320124d18eb835d05a10d393b95dd584ed6d1bea161717a290a357aa6";
+const OTHER: &str = "52fe35b6596081ccbe93ef248665cbb97e869f53838191741458455d10d1e0be";
+const POD: &str = "8c1b3f6e-7d52-4c1c-9f0e-3f2b7a9d5e10";
+
+/// Where every server listens, and every client comes from: the same in each pod.
+const SERVICE: ([u8; 4], u16) = ([127, 0, 0, 1], 7000);
+const SOURCE: ([u8; 4], u16) = ([127, 0, 0, 1], 40_000);
+
+/// The same connection as in any other pod.
+struct Twin {
+    client: Peer,
+    server: Peer,
+    ends: (vms_agent_tests::Stream, vms_agent_tests::Stream),
+    pod: Option<Namespace>,
+}
+
+impl Twin {
+    /// In a new pod.
+    #[track_caller]
+    fn in_pod(programs: (&Program, &Program), host: &Namespace) -> Self {
+        let pod = host.pod();
+        let twin = Self::on(programs, &pod);
+        Self { pod: Some(pod), ..twin }
+    }
+
+    #[track_caller]
+    fn on((client, server): (&Program, &Program), place: &Namespace) -> Self {
+        let (mut client, mut server) = (client.start(place), server.start(place));
+        let listener = server.listen(SocketAddr::from(SERVICE));
+        let client_end = client.connect_from(listener.address, SocketAddr::from(SOURCE));
+        let server_end = server.accept(listener);
+        Self { client, server, ends: (client_end, server_end), pod: None }
+    }
+
+    #[track_caller]
+    fn close(&mut self) {
+        self.client.close(self.ends.0);
+        self.server.close(self.ends.1);
+    }
+}
+
+/// A probe for the client's end.
+fn config_of(scene: &Scene) -> Value {
+    let mut config = config(&[probe("link", &scene.name("svc"), SocketAddr::from(SERVICE))]);
+    config["namespaces"] = json!("all");
+    config
+}
+
+/// The row of the client's end, which is up.
+#[track_caller]
+fn connections(check: &Check) -> (u64, usize) {
+    assert_eq!(check.code, 0, "{check:#?}");
+    let row = check.row();
+    assert!(row.is_up() && row.direction.as_deref() == Some("forward"), "{check:#?}");
+    (row.connections, row.owners.len())
+}
+
+/// The network namespaces that an agent keeps hold of, beside its own.
+fn kept_namespaces(agent: &Agent) -> usize {
+    let directory = format!("/proc/{}/fd", agent.pid().as_raw_nonzero());
+    let links = fs::read_dir(directory).expect("the agent runs").flatten();
+    let namespaces = links.filter_map(|entry| fs::read_link(entry.path()).ok());
+    namespaces.filter(|link| link.to_string_lossy().starts_with("net:[")).count().saturating_sub(1)
+}
+
+#[test]
+fn the_same_connection_in_each_of_several_pods_is_seen_in_each() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let mut twins: Vec<Twin> = (0..8).map(|_| Twin::in_pod((&svc, &far), &host)).collect();
+    twins.push(Twin::on((&svc, &far), &host));
+    let config = config_of(&scene);
+    let agent = AgentCommand::new(&scene, &host).config(&config);
+    assert_eq!(connections(&agent.check()), (9, 9));
+    // One that does not count: nobody lives there who fits.
+    let stranger = scene.program("stranger");
+    let _other = Twin::in_pod((&stranger, &far), &host);
+    assert_eq!(connections(&agent.check()), (9, 9));
+    // And one where somebody does, and somebody else holds the connection.
+    let held_by_other = Twin::in_pod((&stranger, &far), &host);
+    let _fits = svc.start(held_by_other.pod.as_ref().expect("it has a pod"));
+    assert_eq!(connections(&agent.check()), (9, 9));
+
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let mut running = AgentCommand::new(&scene, &host).config(&config).start();
+    collector.wait_for_value(CONNECTIONS, FORWARD, 9, 0);
+    for (left, twin) in (1..9).rev().zip(&mut twins) {
+        let since = unix_nanoseconds();
+        twin.close();
+        collector.wait_for_value(CONNECTIONS, FORWARD, left, since);
+        collector.wait_for_value(UP, FORWARD, 1, since);
+    }
+    let since = unix_nanoseconds();
+    twins.last_mut().expect("there are nine").close();
+    collector.wait_for_value(UP, FORWARD, 0, since);
+    running.wait_for_log(&["link is down", "held_by_other"]);
+    let up: Vec<i64> = collector.series(UP, FORWARD).iter().map(|point| point.value.as_int()).collect();
+    let first_down = up.iter().position(|up| *up == 0).expect("it went down");
+    assert!(up[first_down..].iter().all(|up| *up == 0), "{up:?}");
+    running.stop();
+}
+
+#[test]
+fn processes_on_the_hosts_network_are_one_namespace_however_many_there_are() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let _others: Vec<Peer> = (0..5).map(|_| svc.start(&host)).collect();
+    let _twin = Twin::on((&svc, &far), &host);
+    let agent = AgentCommand::new(&scene, &host).config(&config_of(&scene));
+    assert_eq!(connections(&agent.check()), (1, 1));
+    // From within a pod, the host's is another.
+    let pod = host.pod();
+    let agent = AgentCommand::new(&scene, &pod).config(&config_of(&scene));
+    assert_eq!(connections(&agent.check()), (1, 1));
+}
+
+#[test]
+fn pods_that_come_and_go_are_followed_and_let_go_of() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let mut agent = AgentCommand::new(&scene, &host).config(&config_of(&scene)).start();
+    collector.wait_for_points(UP, &[("name", "link")], 2, 0);
+    assert_eq!(kept_namespaces(&agent), 0);
+    for _pod in 0..3 {
+        let since = unix_nanoseconds();
+        let twin = Twin::in_pod((&svc, &far), &host);
+        collector.wait_for_value(UP, FORWARD, 1, since);
+        assert_eq!(kept_namespaces(&agent), 1);
+        let since = unix_nanoseconds();
+        drop(twin);
+        collector.wait_for_value(UP, FORWARD, 0, since);
+        eventually("the namespace is let go of", || (kept_namespaces(&agent) == 0).then_some(()));
+    }
+    agent.stop();
+    assert_eq!(agent.log_with(&["could not be measured"]), Vec::<String>::new());
+}
+
+#[test]
+fn between_walks_a_link_in_a_pod_is_verified_where_it_is() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let mut twin = Twin::in_pod((&svc, &far), &host);
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let mut agent =
+        AgentCommand::new(&scene, &host).config(&config_of(&scene)).variable("VMS_CPU_BUDGET", "0%").start();
+    collector.wait_for_value(UP, FORWARD, 1, 0);
+    collector.wait_for_points(UP, FORWARD, 10, 0);
+    assert!(collector.series(UP, FORWARD).iter().all(|point| point.value.as_int() == 1));
+    let rtt = collector.series("vms.connection_mon.rtt", FORWARD);
+    assert!(!rtt.is_empty(), "and how it fares is told");
+    let since = unix_nanoseconds();
+    twin.close();
+    collector.wait_for_value(UP, FORWARD, 0, since);
+    agent.stop();
+}
+
+#[test]
+fn without_cap_sys_admin_a_link_that_may_be_in_a_pod_is_failed_and_never_down() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let mut twin = Twin::in_pod((&svc, &far), &host);
+    let here = Link::new((&scene.program("own"), &host), (&far, &host));
+    let mut config = config_of(&scene);
+    config["probes"].as_array_mut().expect("probes").push(probe("here", &scene.name("own"), here.service()));
+    for privileges in
+        [Privileges::RootWithout(&["sys_admin"]), Privileges::User(AGENT, BOTH), Privileges::User(AGENT, &[])]
+    {
+        let agent = AgentCommand::new(&scene, &host).config(&config).privileges(privileges);
+        let check = agent.check();
+        assert_eq!(check.code, 3, "{check:#?}");
+        assert!(check.rows.iter().all(|row| row.name == "here"), "{check:#?}");
+        assert!(check.stderr.contains("link could not be measured"), "{check:#?}");
+        assert!(check.stderr.contains("grant CAP_SYS_ADMIN"), "{check:#?}");
+    }
+
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let privileges = Privileges::User(AGENT, BOTH);
+    let mut agent = AgentCommand::new(&scene, &host).config(&config).privileges(privileges).start();
+    collector.wait_for_value(UP, &[("name", "here"), ("direction", "forward")], 1, 0);
+    collector.wait_for_points("vms.agent.measurements", &[("outcome", "failed")], 3, 0);
+    assert_eq!(collector.series(UP, FORWARD), []);
+    assert_eq!(collector.series(UP, &[("name", "link")]), []);
+    let log = agent.log_with(&["links cannot be measured", "CAP_SYS_ADMIN"]);
+    assert_eq!(log.len(), 1, "said once: {log:#?}");
+    // Nobody lives there any more who fits: now it is down for certain.
+    let since = unix_nanoseconds();
+    twin.close();
+    drop(twin);
+    collector.wait_for_value(UP, &[("name", "link")], 0, since);
+    agent.stop();
+}
+
+#[test]
+fn three_capabilities_and_no_more_are_enough_in_the_sandbox() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let mut twin = Twin::in_pod((&svc, &far), &host);
+    let mut config = config_of(&scene);
+    config["sandbox"] = json!("required");
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let three = &["sys_ptrace", "dac_read_search", "sys_admin"];
+    for privileges in [Privileges::Root, Privileges::User(AGENT, three)] {
+        let since = unix_nanoseconds();
+        let mut agent = AgentCommand::new(&scene, &host).config(&config).privileges(privileges).start();
+        collector.wait_for_value(UP, FORWARD, 1, since);
+        let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid().as_raw_nonzero())).expect("it runs");
+        let mut held = Vec::new();
+        for task in tasks.flatten() {
+            let Ok(status) = fs::read_to_string(task.path().join("status")) else { continue };
+            let value = |key: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(key));
+                line.map(|value| value.trim().to_owned()).expect("the kernel tells")
+            };
+            held.push((value("Name:") == "vms-measuring", value("CapEff:")));
+        }
+        for (measures, capabilities) in held {
+            let kept = if measures { "0000000000280004" } else { "0000000000000000" };
+            assert_eq!(capabilities, kept, "{privileges:?}");
+        }
+        agent.wait_for_log(&["the sandbox is complete"]);
+        // A socket is opened in a pod that comes while the sandbox is in force.
+        let another = Twin::in_pod((&svc, &far), &host);
+        collector.wait_for_value(CONNECTIONS, FORWARD, 2, since);
+        drop(another);
+        agent.stop_with(rustix::process::Signal::TERM);
+    }
+    twin.close();
+}
+
+#[test]
+fn a_reload_does_not_change_whose_connections_are_looked_at() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let _twin = Twin::in_pod((&svc, &far), &host);
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let mut agent = AgentCommand::new(&scene, &host).config(&config_of(&scene)).start();
+    collector.wait_for_value(UP, FORWARD, 1, 0);
+    let mut own = config_of(&scene);
+    own["namespaces"] = json!("own");
+    let _in_place = scene.write("config.json", &own.to_string());
+    agent.signal(rustix::process::Signal::HUP);
+    agent.wait_for_log(&["namespaces takes effect at the next start"]);
+    std::thread::sleep(Duration::from_millis(600));
+    collector.wait_for_value(UP, FORWARD, 1, unix_nanoseconds());
+    agent.stop();
+}
+
+#[test]
+fn each_container_has_a_series_with_its_name_that_goes_on_at_0() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let slice = format!("kubepods-burstable-pod{}.slice", POD.replace('-', "_"));
+    let of_pod = ContainerGroup::new(&format!("{slice}/cri-containerd-{ID}.scope"));
+    let of_docker = ContainerGroup::new(&format!("docker-{OTHER}.scope"));
+    let mut in_pod = Twin::in_pod((&svc, &far), &host);
+    of_pod.admit(&in_pod.client);
+    let alone = Twin::in_pod((&svc, &far), &host);
+    of_docker.admit(&alone.client);
+    // On the host's network, whichever container it is in.
+    let another = ContainerGroup::new(&format!("docker-{}.scope", ID.replace('e', "d")));
+    let beside = Twin::on((&svc, &far), &host);
+    another.admit(&beside.client);
+
+    let check = AgentCommand::new(&scene, &host).config(&config_of(&scene)).check();
+    let mut rows: Vec<_> = check
+        .rows
+        .iter()
+        .map(|row| (row.container_id.as_deref(), row.pod_uid.as_deref(), row.connections))
+        .collect();
+    rows.sort_unstable();
+    assert_eq!(rows, [(None, None, 1), (Some(OTHER), None, 1), (Some(ID), Some(POD), 1)], "{check:#?}");
+
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let mut agent = AgentCommand::new(&scene, &host).config(&config_of(&scene)).start();
+    let pod: &[_] = &[("direction", "forward"), ("container.id", ID), ("k8s.pod.uid", POD)];
+    let docker: &[_] = &[("direction", "forward"), ("container.id", OTHER)];
+    for series in [pod, docker] {
+        collector.wait_for_value(UP, series, 1, 0);
+        collector.wait_for_value(CONNECTIONS, series, 1, 0);
+    }
+    assert!(!collector.series("vms.connection_mon.rtt", docker).is_empty(), "and how it fares");
+    let since = unix_nanoseconds();
+    in_pod.close();
+    collector.wait_for_value(UP, pod, 0, since);
+    agent.wait_for_log(&["link is down", ID, POD]);
+    // It goes on when the pod is gone, and the others are not touched.
+    let since = unix_nanoseconds();
+    drop(in_pod);
+    collector.wait_for_points(UP, pod, 5, since);
+    agent.stop();
+    let told = |series| collector.series(UP, series).iter().map(|point| point.value.as_int()).min();
+    assert_eq!((told(docker), told(pod)), (Some(1), Some(0)));
+    assert!(
+        collector.series(UP, docker).iter().all(|point| point.attribute("k8s.pod.uid").is_none()),
+        "what is not known is left out"
+    );
+    drop((alone, beside));
+}
