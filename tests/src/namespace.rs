@@ -22,6 +22,9 @@ const DIRECTORY: &str = "/run/netns";
 /// Namespaces that one test program may have at a time: a leak shows before it hurts.
 const LIMIT: u32 = 64;
 
+/// By how much the number of a pod is more than that of its host.
+const PODS: u8 = 100;
+
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 static ALIVE: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
@@ -97,13 +100,13 @@ impl Namespace {
     }
 
     /// A network of its own on this host, as a pod has: what runs there is among the host's processes. It has to be dropped
-    /// before the host.
+    /// before the host, and may be [joined](Self::join) with it.
     #[must_use]
     #[track_caller]
     pub fn pod(&self) -> Self {
         let (name, network) = make_network();
         let processes = self.processes.try_clone().expect("a descriptor is to be had");
-        Self { name, network, processes, init: None, number: self.number }
+        Self { name, network, processes, init: None, number: self.number + PODS }
     }
 
     fn with_number(number: u8) -> Self {

@@ -189,16 +189,25 @@ fn with_inference(mut config: serde_json::Value) -> serde_json::Value {
     config
 }
 
-/// Lets an agent of all network namespaces tell of a link that a container had, and has no more.
+/// Lets an agent of all network namespaces tell of a link that a container had, through a translated address, and has no more.
 #[track_caller]
 fn tell_of_a_container(scene: &Scene, host: &Namespace, responder: &Responder) {
     const ID: &str = "e72f453320124d18eb835d05a10d393b95dd584ed6d1bea161717a290a357aa6";
     let group = ContainerGroup::new(&format!("pod8c1b3f6e-7d52-4c1c-9f0e-3f2b7a9d5e10/{ID}"));
-    let (pod, program) = (host.pod(), scene.program("pod"));
-    let mut link = Link::new((&program, &pod), (&scene.program("far"), &pod));
-    group.admit(&link.client);
-    let mut config = config(&[probe("pod", &scene.name("pod"), link.service())]);
-    config.as_object_mut().expect("keys and values").insert("namespaces".to_owned(), json!("all"));
+    let pod = host.pod();
+    host.join(&pod);
+    let service = SocketAddr::from(([10, 96, 0, 11], 80));
+    let listen = SocketAddr::new(pod.ipv4(), 8080);
+    let rule = nat::to_backend(service, listen);
+    host.run(program::command("nft").arg(format!("add rule inet vmst_nat output {rule}")));
+    host.run(program::command("ip").args(["route", "add", "10.96.0.11", "dev", "eth0"]));
+    let (client, server) = (scene.program("far").start(host), scene.program("pod").start(&pod));
+    let mut link = Link::over(client, server, listen, |_| service);
+    group.admit(&link.server);
+    let probe = probe_with("pod", "nobody", service, &json!({"destProcessName": scene.name("pod")}));
+    let mut config = config(&[probe]);
+    let keys = config.as_object_mut().expect("keys and values");
+    keys.extend([("namespaces".to_owned(), json!("all")), ("conntrack".to_owned(), json!("auto"))]);
     let agent = AgentCommand::new(scene, host).config_text("all.json", &with_inference(config).to_string());
     let mut agent = agent.variable("OTEL_SERVICE_NAME", "of-all").start();
     let contained: &[_] = &[("name", "pod"), ("container.id", ID)];

@@ -210,6 +210,45 @@ fn on_one_node_both_ends_of_a_translated_link_are_seen() {
 }
 
 #[test]
+fn on_a_node_a_service_is_seen_in_the_pods_that_serve_it() {
+    needs!(Need::Agent, Need::PacketFilter);
+    let node = Namespace::new();
+    let (pod, twin) = (node.pod(), node.pod());
+    node.join(&pod);
+    route_services(&node, &pod);
+    let there = backend(pod.ipv4());
+    translate(&node, "output", &[to_backend(cluster_service(there.ip()), there)]);
+    let through = Served::new(&node, &pod, there, cluster_service(there.ip()));
+    let agent = || through.agent_with_conntrack(&node).variable("VMS_NAMESPACES", "all");
+    let told = || {
+        let check = agent().check();
+        let rows = check.rows.iter();
+        rows.map(|row| (row.direction.clone().unwrap_or_default(), row.connections, row.translated.len()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told(), [("forward".to_owned(), 1, 1), ("reverse".to_owned(), 1, 1)]);
+
+    // The node's table cannot tell two pods apart that have the same address.
+    let (client, far) = (through.link.client_end.local, through.link.server_end.local);
+    let mut shadow = through.scene.program("svc").start(&twin);
+    for ip in [client.ip(), far.ip()] {
+        program::run(program::command("ip").args([
+            "-n",
+            twin.name(),
+            "address",
+            "add",
+            &format!("{ip}/32"),
+            "dev",
+            "lo",
+        ]));
+    }
+    let listener = shadow.listen(far);
+    let _dialed = shadow.connect_from(far, client);
+    let _accepted = shadow.accept(listener);
+    assert_eq!(told(), [("forward".to_owned(), 1, 0)], "what is not certain does not count");
+}
+
+#[test]
 fn a_port_that_is_redirected_is_the_service() {
     needs!(Need::Agent, Need::PacketFilter);
     let (client, server) = Namespace::pair();

@@ -475,8 +475,9 @@ impl LookPlan {
         // One table tells of translations, that of the agent's own namespace, and of endpoints alone: where two namespaces have
         // the same, it is not known of which.
         let twins = if translations.backends().is_empty() { HashSet::new() } else { find_twins(&dumped) };
-        let certain = (!twins.is_empty()).then(|| translations.without(&twins));
+        let (certain, doubtful) = (!twins.is_empty()).then(|| translations.without(&twins)).unzip();
         let translations = certain.as_ref().unwrap_or(translations);
+        let doubtful: HashSet<Endpoint> = doubtful.unwrap_or_default();
         let fitting = self.find_candidates(&dumped, translations, manner.begin_with, |namespace, name| {
             connections.interface_index(namespace, name)
         });
@@ -549,7 +550,9 @@ impl LookPlan {
             infer::attribute(&mut looks, pattern, &self.selector, (connections, processes), manner)?;
         }
         for (index, (look, part)) in looks.iter_mut().zip(fitting.parts).enumerate() {
-            look.untranslated = (manner.untranslated)(index);
+            let is_doubtful =
+                self.probes.get(index).is_some_and(|planned| doubtful.contains(&planned.probe.service()));
+            look.untranslated = is_doubtful || (manner.untranslated)(index);
             let Some(part) = part else { continue };
             // A search that was cut short has not seen all who could hold these: it goes on with the same.
             look.next = if look.is_cut_short() { part.first } else { part.next };

@@ -213,7 +213,7 @@ macro_rules! metrics {
     };
     (@attributes [$one:literal, $other:literal] LINK) => {
         &[
-            "name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "direction", $one,
+            "name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "container.id", "k8s.pod.uid", "direction", $one,
             $other,
         ]
     };

@@ -50,14 +50,16 @@ impl Translations {
         Self { by_server: translations, by_client, backends }
     }
 
-    /// The same without what is about one of these pairs of a local and a remote endpoint.
+    /// The same without what is about one of these pairs of a local and a remote endpoint, and the services that it was about.
     #[must_use]
-    pub fn without(&self, pairs: &HashSet<(Endpoint, Endpoint)>) -> Self {
-        let is_of_others = |translation: &&Translation| {
-            let Translation { backend, peer, service, source } = **translation;
+    pub fn without(&self, pairs: &HashSet<(Endpoint, Endpoint)>) -> (Self, HashSet<Endpoint>) {
+        let is_of_others = |translation: &Translation| {
+            let Translation { backend, peer, service, source } = *translation;
             !pairs.contains(&(backend, peer)) && !pairs.contains(&(source, service))
         };
-        Self::new(self.by_server.iter().filter(is_of_others).copied().collect())
+        let (others, forgotten): (Vec<Translation>, Vec<Translation>) =
+            self.by_server.iter().partition(|translation| is_of_others(translation));
+        (Self::new(others), forgotten.into_iter().map(|translation| translation.service).collect())
     }
 
     /// The endpoints that services are translated to, sorted, each once.

@@ -1177,6 +1177,26 @@ fn what_a_translation_vouches_for_is_the_link_in_reverse_and_what_came_directly_
 }
 
 #[test]
+fn endpoints_that_two_namespaces_have_are_vouched_for_in_neither_and_told_as_failed() {
+    let (mut host, nat) = server();
+    host.run("app", Access::Open, &[9]);
+    host.homes.insert(1, FAR[0]);
+    host.connect(BACKEND, ("10.0.0.9", 40000), TcpState::Established, 9);
+    host.move_last(FAR[0]);
+    let mut monitor = watching(&nat, everywhere(&host, true));
+    for _ in 0..3 {
+        let cycle = monitor.tell(&[0]);
+        assert!(cycle.points.is_empty() && cycle.changes.is_empty(), "{cycle:?}");
+        assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::Untranslated));
+    }
+    // One of them is gone: now it is known of which the node's table speaks.
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.close(2);
+    }
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+}
+
+#[test]
 fn a_client_sees_what_its_service_is_translated_to() {
     let (host, nat) = (host(), Nat::default());
     nat.0.borrow_mut().translations =

@@ -76,7 +76,9 @@ fn what_is_said_of_endpoints_that_are_there_twice_is_forgotten() {
         source: end(client, 40_000),
     };
     let told = Translations::new(vec![of(8), of(9)]);
-    let without = told.without(&[(end(2, 8080), end(8, 40_000))].into());
-    assert_eq!(without, Translations::new(vec![of(9)]));
-    assert_eq!(told.without(&[(end(9, 40_000), end(1, 80))].into()), Translations::new(vec![of(8)]));
+    let services = HashSet::from([end(1, 80)]);
+    let without = |pair| told.without(&[pair].into());
+    assert_eq!(without((end(2, 8080), end(8, 40_000))), (Translations::new(vec![of(9)]), services.clone()));
+    assert_eq!(without((end(9, 40_000), end(1, 80))), (Translations::new(vec![of(8)]), services));
+    assert_eq!(without((end(7, 1), end(7, 2))), (told.clone(), HashSet::new()));
 }
