@@ -141,6 +141,10 @@ pub struct Owner {
     pub name: String,
     /// Its executable, where known.
     pub executable: Option<String>,
+    /// Its container, where it is in one.
+    pub container_id: Option<String>,
+    /// The pod of that container.
+    pub pod_uid: Option<String>,
 }
 
 /// The log of an agent that nobody reads.

@@ -1,6 +1,7 @@
 //! One agent for all network namespaces of its host: `namespaces: all`.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -302,6 +303,10 @@ fn each_container_has_a_series_with_its_name_that_goes_on_at_0() {
         .collect();
     rows.sort_unstable();
     assert_eq!(rows, [(None, None, 1), (Some(OTHER), None, 1), (Some(ID), Some(POD), 1)], "{check:#?}");
+    let owners = check.rows.iter().flat_map(|row| &row.owners);
+    let contained: BTreeSet<&str> = owners.filter_map(|owner| owner.container_id.as_deref()).collect();
+    let of_beside = ID.replace('e', "d");
+    assert_eq!(contained, [ID, OTHER, of_beside.as_str()].into(), "also of who is on the host's network");
 
     let collector = Collector::start(&host, Protocol::Grpc);
     let mut agent = AgentCommand::new(&scene, &host).config(&config_of(&scene)).start();

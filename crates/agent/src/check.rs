@@ -13,7 +13,7 @@ use vms_core::infer::{Attribution, AttributionMode, Attributions};
 use vms_core::link::MatchedSource;
 use vms_core::look::{DirectionLook, DownReason, MatchedConnection, ProbeLook};
 use vms_core::probe::ConnectionProbe;
-use vms_core::process::Container;
+use vms_core::process::{Container, Process};
 
 use crate::advice;
 use crate::config::Config;
@@ -59,6 +59,40 @@ struct Owner {
     pid: u32,
     name: String,
     executable: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_uid: Option<String>,
+}
+
+/// How much of a container's id names it, as container engines show it.
+const SHORT_ID: usize = 12;
+
+impl Owner {
+    fn new(process: &Process) -> Self {
+        let of = |name: fn(&Container) -> Option<&Arc<str>>| {
+            process.container.as_deref().and_then(name).map(ToString::to_string)
+        };
+        Self {
+            pid: process.pid.0,
+            name: process.name.clone(),
+            executable: process.executable.clone(),
+            container_id: of(|container| container.id.as_ref()),
+            pod_uid: of(|container| container.pod_uid.as_ref()),
+        }
+    }
+
+    /// `orders[813]`, and where it is.
+    fn describe(&self) -> String {
+        let container = self.container_id.as_deref().map(|id| {
+            let id = id.split_at_checked(SHORT_ID).map_or(id, |(id, _)| id);
+            format!("container {id}")
+        });
+        let pod = self.pod_uid.as_deref().map(|uid| format!("pod {uid}"));
+        let place: Vec<String> = container.into_iter().chain(pod).collect();
+        let place = if place.is_empty() { String::new() } else { format!(" ({})", place.join(", ")) };
+        format!("{}[{}]{place}", self.name, self.pid)
+    }
 }
 
 /// An endpoint to which the destination is translated, and how many of the connections go there.
@@ -111,8 +145,7 @@ impl Row {
         let mut owners: Vec<Owner> = Vec::new();
         for process in matched.iter().flat_map(|matched| &matched.owners) {
             if owners.iter().all(|owner| owner.pid != process.pid.0) {
-                let (name, executable) = (process.name.clone(), process.executable.clone());
-                owners.push(Owner { pid: process.pid.0, name, executable });
+                owners.push(Owner::new(process));
             }
         }
         owners.sort_unstable_by_key(|owner| owner.pid);
@@ -257,8 +290,7 @@ pub(crate) fn write_table(rows: &[Row], out: &mut impl Write) -> io::Result<()> 
             [] => row.connections.to_string(),
             remarks => format!("{} ({})", row.connections, remarks.join(", ")),
         };
-        let mut owners: Vec<String> =
-            row.owners.iter().map(|owner| format!("{}[{}]", owner.name, owner.pid)).collect();
+        let mut owners: Vec<String> = row.owners.iter().map(Owner::describe).collect();
         let seen = Attribution::Holder.as_str();
         owners.extend(row.attribution.filter(|way| *way != seen).map(|way| format!("(by {way})")));
         table.row([

@@ -346,7 +346,7 @@ pub struct Process {
     pub executable: Option<PathBuf>,
     /// The patterns that it fits, sorted.
     pub fits: Vec<PatternId>,
-    /// Its container; only told where the connections of all network namespaces are looked at.
+    /// Its container; only told where the connections of all network namespaces are looked at, or every holder is wanted.
     pub container: Option<Arc<Container>>,
 }
 

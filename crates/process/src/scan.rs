@@ -417,9 +417,10 @@ impl<'a> Scan<'a> {
         self.search_descriptors(dir, holder)
     }
 
-    /// The container of a process, where it matters.
+    /// The container of a process, where it matters: to tell series apart, or to a person who asks.
     fn container_in(&self, dir: &ProcessDir) -> Option<Arc<Container>> {
-        self.surroundings.is_surveyed.then(|| dir.read_container()).flatten()
+        let matters = self.surroundings.is_surveyed || self.ledger.query().every_holder;
+        matters.then(|| dir.read_container()).flatten()
     }
 
     /// Reads the descriptors of a process that fits, or might.

@@ -127,3 +127,33 @@ fn what_is_inferred_is_told_as_such_where_it_may_be() {
     assert!(table.contains("1 (1 inferred)") && table.contains("orders[813] (by cgroup)"), "{table}");
     assert!(table.contains("2 (1 inferred)"), "{table}");
 }
+
+#[test]
+fn the_container_and_the_pod_of_an_owner_stand_beside_its_number() {
+    let mut look = up();
+    let of = |id: Option<&str>, pod: Option<&str>| {
+        let container = Container { id: id.map(Arc::from), pod_uid: pod.map(Arc::from) };
+        Some(Arc::new(container))
+    };
+    let owners = &mut look.forward.matched[0].owners;
+    let id = "e72f453320124d18eb835d05a10d393b95dd584ed6d1bea161717a290a357aa6";
+    *owners = [of(Some(id), Some("8c1b")), of(Some("short"), None), None]
+        .into_iter()
+        .zip(&*owners.iter().cycle().take(3).cloned().collect::<Vec<_>>())
+        .zip(811..)
+        .map(|((container, owner), pid)| {
+            Arc::new(Process { pid: Pid(pid), container, ..owner.as_ref().clone() })
+        })
+        .collect();
+    let rows = rows(&[(probe(), look)], AttributionMode::Strict);
+    let mut out = Vec::new();
+    write_table(&rows, &mut out).unwrap();
+    let table = String::from_utf8(out).unwrap();
+    let told = "orders[811] (container e72f45332012, pod 8c1b) orders[812] (container short) orders[813]";
+    assert!(table.contains(told), "{table}");
+    let mut out = Vec::new();
+    write_json(&rows, &mut out).unwrap();
+    let told: Vec<serde_json::Value> = serde_json::from_slice(&out).unwrap();
+    assert_eq!(told[0]["owners"][0]["container_id"], id);
+    assert_eq!(told[0]["owners"][2].get("container_id"), None);
+}
