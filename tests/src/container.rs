@@ -114,10 +114,10 @@ impl Engine {
         Pod { engine: self, name: name.to_owned() }
     }
 
-    /// Starts a container that goes on by itself, with a network of its own without a cable to anywhere.
+    /// Starts a container that goes on by itself, with these options.
     #[track_caller]
     pub fn start(&self, name: &str, options: &[&str], image: &str, arguments: &[&str]) {
-        let words = [&["run", "--detach", "--name", name, "--network", "none"], options, &[image], arguments];
+        let words = [&["run", "--detach", "--name", name], options, &[image], arguments];
         let output = self.output(&words.concat());
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -167,6 +167,16 @@ impl Drop for Engine {
     }
 }
 
+impl Engine {
+    /// What a container has printed so far.
+    #[must_use]
+    #[track_caller]
+    pub fn log(&self, container: &str) -> String {
+        let output = self.output(&["logs", container]);
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
+    }
+}
+
 impl Pod<'_> {
     /// The process of one of its containers, as the machine numbers it.
     #[must_use]
@@ -175,7 +185,7 @@ impl Pod<'_> {
         let container = self.full(container);
         let shown = self.engine.output(&["inspect", "--format", "{{.State.Pid}}", &container]);
         let pid = String::from_utf8_lossy(&shown.stdout).trim().parse().unwrap_or(0);
-        assert!(pid > 0, "{container} does not run: {}", self.log_of(&container));
+        assert!(pid > 0, "{container} does not run: {}", self.engine.log(&container));
         pid
     }
 
@@ -206,7 +216,7 @@ impl Pod<'_> {
     #[must_use]
     #[track_caller]
     pub fn log(&self, container: &str) -> String {
-        self.log_of(&self.full(container))
+        self.engine.log(&self.full(container))
     }
 
     /// Tells a container's program to end, as Kubernetes does, and the exit code with which it did.
@@ -230,11 +240,6 @@ impl Pod<'_> {
 
     fn full(&self, container: &str) -> String {
         format!("{}-{container}", self.name)
-    }
-
-    fn log_of(&self, container: &str) -> String {
-        let output = self.engine.output(&["logs", container]);
-        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
     }
 }
 

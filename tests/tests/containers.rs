@@ -18,8 +18,7 @@ const REVERSE: &[(&str, &str)] = &[("name", "orders-to-payments"), ("direction",
 /// collector; and without the two variables that podman cannot fill, the namespace and the node.
 fn sidecar(pod: &str, arguments: &[&str], service: &str) -> String {
     let path = environment::repository().join("deploy/kubernetes/sidecar/pod.yaml");
-    let shipped = fs::read_to_string(path).unwrap();
-    let mut manifest = shipped.clone();
+    let mut manifest = fs::read_to_string(path).unwrap();
     let mut change = |from: &str, to: &str| {
         assert!(manifest.contains(from), "the manifest has {from:?}");
         manifest = manifest.replace(from, to);
@@ -163,7 +162,12 @@ fn check(engine: &Engine, beside: &str, options: &[&str]) -> (Option<i32>, Value
 fn a_sidecar_of_another_user_says_what_it_may_not_see_and_sees_it_with_both_capabilities() {
     needs!(Need::Agent, Need::Containers);
     let engine = engine();
-    engine.start("app", &["--user", "10001"], "example.com/orders:1.0", &["loop", "127.0.0.1:8443"]);
+    engine.start(
+        "app",
+        &["--user", "10001", "--network", "none"],
+        "example.com/orders:1.0",
+        &["loop", "127.0.0.1:8443"],
+    );
     let both = ["--cap-add", "sys_ptrace", "--cap-add", "dac_read_search"];
     let seen = |(code, rows): (Option<i32>, Value)| {
         let ups: Vec<bool> =
@@ -183,4 +187,70 @@ fn a_sidecar_of_another_user_says_what_it_may_not_see_and_sees_it_with_both_capa
         }
         assert_eq!(seen(check(&engine, "app", &[user.as_slice(), &both].concat())), everything, "{user:?}");
     }
+}
+
+/// What the manifest of the node agent grants, as podman's options.
+fn granted() -> Vec<String> {
+    let path = environment::repository().join("deploy/kubernetes/node-agent/daemonset.yaml");
+    let manifest = fs::read_to_string(path).unwrap();
+    let line = |start: &str| {
+        let mut lines = manifest.lines().map(str::trim_start);
+        lines
+            .find_map(|line| line.strip_prefix(start))
+            .unwrap_or_else(|| panic!("the manifest has {start:?}"))
+    };
+    assert_eq!(line("runAsUser: "), "0");
+    assert_eq!(line("drop: "), "[ALL]");
+    assert_eq!([line("readOnlyRootFilesystem: "), line("hostPID: ")], ["true", "true"]);
+    let added = line("add: ").trim_matches(['[', ']']).split(", ").map(|name| format!("--cap-add={name}"));
+    let variable = manifest.split_once("name: VMS_NAMESPACES\n").unwrap().1;
+    let value = variable.trim_start().strip_prefix("value: ").unwrap().lines().next().unwrap();
+    let variable = format!("--env=VMS_NAMESPACES={value}");
+    added.chain([variable]).collect()
+}
+
+#[test]
+fn a_node_agent_sees_the_links_of_pods_from_both_ends() {
+    needs!(Need::Agent, Need::Rotel, Need::Containers);
+    let (scene, engine, node) = (Scene::new(), engine(), Namespace::new());
+    let client = engine.play("client", &sidecar("client", &["call", "10.11.12.2:8443"], "10.11.12.2"));
+    let server = engine.play("server", &sidecar("server", &["serve", "0.0.0.0:8443"], "10.11.12.2"));
+    let received = Rotel::start(&scene, &node);
+    let (network, probes) = (
+        format!("--network=ns:/run/netns/{}", node.name()),
+        json!([{
+            "type": "connection_mon",
+            "name": "orders-to-payments",
+            "processName": "orders",
+            "destServiceIp": "10.11.12.2",
+            "destServicePort": 8443,
+        }]),
+    );
+    let probes = format!("--env=VMS_PROBES={probes}");
+    let granted = granted();
+    let mut options =
+        vec![network.as_str(), &probes, "--env=VMS_INTERVAL=1s", "--env=VMS_EXPORT__BACKOFF__MAX=1s"];
+    options.extend([
+        "--pid=host",
+        "--user=0:0",
+        "--read-only",
+        "--security-opt=no-new-privileges",
+        "--cap-drop=all",
+    ]);
+    options.extend(granted.iter().map(String::as_str));
+    engine.start("node-agent", &options, "vms-agent:0.1.0", &["run"]);
+    client.host("orders", 1).join(&server.host("orders", 2));
+    for (link, pod) in [(FORWARD, &client), (REVERSE, &server)] {
+        let id = pod.container_id("orders");
+        let of_pod = [link, &[("container.id", id.as_str())]].concat();
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            received.wait_for_value(UP, &of_pod, 1, 0)
+        }));
+        assert!(seen.is_ok(), "{}", engine.log("node-agent"));
+    }
+    // The server goes: its client is told down, by the name of its container.
+    let ended = unix_nanoseconds();
+    assert_eq!(server.stop("orders"), 128 + 15, "ended by SIGTERM");
+    let client_id = client.container_id("orders");
+    received.wait_for_value(UP, &[FORWARD, &[("container.id", client_id.as_str())]].concat(), 0, ended);
 }
