@@ -9,7 +9,7 @@ use vms_agent_tests::agent::BOTH;
 use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
-    AgentCommand, Cgroup, Check, Collector, Link, Namespace, Peer, Points, Privileges, Protocol, Scene,
+    AgentCommand, Cgroup, Check, Collector, Link, Namespace, Peer, Points, Privileges, Protocol, Row, Scene,
     config, needs, probe,
 };
 
@@ -449,6 +449,6 @@ fn a_socket_is_of_the_user_who_made_it_whoever_he_is_by_now() {
     let agent = agent(&scene, &host, wanted, "inferred").seeing_the_machine();
     assert_inferred(&agent.check(), "uid", &[innocent.machine_pid()]);
     drop(innocent);
-    let flagged_or_gone = |check: &Check| !check.row().is_up();
+    let flagged_or_gone = |check: &Check| !check.rows.iter().any(Row::is_up);
     let _check = agent.check_until("nobody to be left", flagged_or_gone);
 }

@@ -12,7 +12,7 @@ use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
     Agent, AgentCommand, Check, Collector, ContainerGroup, Link, Namespace, Peer, Points, Privileges,
-    Program, Protocol, Scene, config, eventually, needs, probe,
+    Program, Protocol, Row, Scene, config, eventually, needs, probe, program,
 };
 
 /// Whom the agent runs as, where it is not root.
@@ -333,4 +333,61 @@ fn each_container_has_a_series_with_its_name_that_goes_on_at_0() {
         "what is not known is left out"
     );
     drop((alone, beside));
+}
+
+/// Ended by its number when dropped.
+struct Stranger(std::process::Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn what_a_user_makes_in_a_network_of_his_own_is_no_link_of_the_host() {
+    needs!(Need::Agent, Need::Tool("unshare"), Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let service = SocketAddr::from(([10, 88, 1, 2], 5432));
+    let imitation = scene.program("svc");
+    let script = format!(
+        "ip link set lo up && ip address add {}/32 dev lo && exec {} loop {service}",
+        service.ip(),
+        imitation.path().display()
+    );
+    let mut command = program::command("setpriv");
+    command.args([
+        "--reuid=61013",
+        "--regid=61013",
+        "--clear-groups",
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--net",
+    ]);
+    let _stranger = Stranger(host.spawn(command.args(["sh", "-c", &script])).expect("anybody may"));
+    let mut config = config(&[probe("link", &scene.name("svc"), service)]);
+    config["namespaces"] = json!("all");
+    let agent = AgentCommand::new(&scene, &host).config(&config);
+    let check = agent.check_until("somebody who fits", |check| {
+        check.rows.iter().all(|row| row.reason.as_deref() != Some("process_absent"))
+    });
+    assert_eq!(check.row().down_reason(), "other_namespace", "{check:#?}");
+    // Beside it, what the host's own programs hold counts as ever.
+    let pod = host.pod();
+    program::run(program::command("ip").args([
+        "-n",
+        pod.name(),
+        "address",
+        "add",
+        "10.88.1.2/32",
+        "dev",
+        "lo",
+    ]));
+    let link = Link::over(imitation.start(&pod), imitation.start(&pod), service, |listening| listening);
+    let check = agent.check();
+    assert!(check.rows.iter().all(Row::is_up) && check.code == 0, "{check:#?}");
+    assert!(check.rows.iter().all(|row| row.connections == 1), "{check:#?}");
+    drop(link);
 }

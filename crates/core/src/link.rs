@@ -603,7 +603,7 @@ impl Link {
     }
 
     /// Ends series that are down and whose containers have been gone for long: pods come and go, each with another name. One
-    /// series stays, so that the link is never without.
+    /// series of each direction stays, so that the link is never without.
     fn end_gone(&mut self, look: &ProbeLook, now: Duration) {
         let Some(containers) = &look.containers else { return };
         let mut ended: Vec<(Duration, SeriesKey)> = Vec::new();
@@ -616,7 +616,8 @@ impl Link {
         }
         ended.sort_unstable();
         for (_, key) in ended {
-            if self.series.len() > 1 {
+            let is_last = self.series.keys().filter(|(direction, _)| *direction == key.0).count() == 1;
+            if !is_last {
                 self.series.remove(&key);
             }
         }

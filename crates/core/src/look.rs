@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,6 +114,8 @@ pub struct DirectionLook {
     pub process: Presence,
     /// Whether a process that fits lives in another network namespace than the agent.
     pub elsewhere: bool,
+    /// Whether one does that might fit, were all its names known; only told where the agent is displaced.
+    pub maybe_elsewhere: bool,
     /// Whether a process that fits lives in the agent's; only known where the agent is displaced.
     pub here: bool,
     /// The capabilities whose absence left connections unattributed, or to be inferred.
@@ -208,7 +211,11 @@ impl ProbeLook {
     pub fn is_out_of_sight(&self, direction: Option<Direction>) -> bool {
         let both = [&self.forward, &self.reverse];
         let all = direction.as_ref().map_or(both, |way| [self.direction(*way); 2]);
-        self.is_displaced && all.iter().any(|look| look.elsewhere) && !all.iter().any(|look| look.here)
+        // What is unattributed is flagged already.
+        let is_open = |look: &&DirectionLook| look.maybe_elsewhere && look.unattributed.is_empty();
+        self.is_displaced
+            && all.iter().any(|look| look.elsewhere || is_open(look))
+            && !all.iter().any(|look| look.here)
     }
 
     pub(crate) fn direction_mut(&mut self, direction: Direction) -> &mut DirectionLook {
@@ -237,6 +244,7 @@ impl ProbeLook {
             undecided: both.iter().map(|look| look.undecided).sum(),
             process,
             elsewhere: both.iter().any(|look| look.elsewhere),
+            maybe_elsewhere: both.iter().any(|look| look.maybe_elsewhere),
             here: both.iter().any(|look| look.here),
             missing: both.iter().flat_map(|look| look.missing.iter().copied()).collect(),
             translated: both.iter().flat_map(|look| look.translated.clone()).collect(),
@@ -371,6 +379,8 @@ struct Attended {
     namespaces: BTreeSet<NamespaceId>,
     /// Patterns that processes fit which live where the agent may not look.
     closed: BTreeSet<PatternId>,
+    /// Patterns that processes fit which live where nobody looks.
+    foreign: BTreeSet<PatternId>,
     containers: BTreeSet<Arc<Container>>,
 }
 
@@ -594,16 +604,17 @@ impl LookPlan {
                 closed.extend(inhabited.patterns);
             }
         }
-        Ok(Attended { namespaces, closed, containers: scan.containers })
+        Ok(Attended { namespaces, closed, foreign: scan.foreign, containers: scan.containers })
     }
 
     /// Takes in where those live who fit.
     fn note_attended(&self, attended: Attended, looks: &mut [ProbeLook]) {
-        let Attended { closed, containers, .. } = attended;
+        let Attended { closed, foreign, containers, .. } = attended;
         let containers = Arc::new(containers);
         for (look, planned) in looks.iter_mut().zip(&self.probes) {
             look.containers = Some(Arc::clone(&containers));
             for direction in Direction::ALL {
+                look.direction_mut(direction).elsewhere |= foreign.contains(&planned.pattern(direction));
                 if closed.contains(&planned.pattern(direction)) {
                     look.is_displaced = true;
                     look.direction_mut(direction).elsewhere = true;
@@ -686,15 +697,18 @@ impl LookPlan {
                     }
                 }
             };
+            // The table is of the agent's own namespace. What never leaves one cannot have passed there.
+            let may_have_passed = connection.namespace == NamespaceId::OWN
+                || ![connection.local, connection.remote].iter().any(|end| is_of_one_host(end.ip()));
             for direction in Direction::ALL {
                 let service = connection.service_end(direction);
                 let translated = match direction {
-                    Direction::Forward => translations.backend(connection),
+                    Direction::Forward => translations.backend(connection).filter(|_| may_have_passed),
                     Direction::Reverse => None,
                 };
                 visit_all(service, direction, translated);
             }
-            for service in translations.services(connection) {
+            for service in translations.services(connection).filter(|_| may_have_passed) {
                 visit_all(service, Direction::Reverse, Some(connection.local));
             }
         }
@@ -749,6 +763,7 @@ impl LookPlan {
                 // Whom a search came across without being asked is no answer.
                 let is_asked = scan.is_displaced || census.contains(&pattern);
                 look.direction_mut(direction).elsewhere = is_asked && scan.elsewhere.contains(&pattern);
+                look.direction_mut(direction).maybe_elsewhere = scan.maybe_elsewhere.contains(&pattern);
                 look.direction_mut(direction).here = scan.here.contains(&pattern);
                 look.direction_mut(direction).process = if !census.contains(&pattern) {
                     Presence::Unknown
@@ -786,6 +801,14 @@ fn dump<C: ConnAdapter>(
         dumped.sort_unstable_by_key(|connection| (connection.cookie, connection.namespace));
     }
     Ok(dumped)
+}
+
+/// Whether an address means another host, or another interface, wherever it is used.
+fn is_of_one_host(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
 }
 
 /// The endpoints, local and remote, of connections in more than one network namespace.

@@ -69,6 +69,9 @@ pub struct NamespaceScan {
     /// Patterns that a process certainly fits of which it may not be learned where it lives, or that lives where the agent
     /// may not follow. All, where processes are hidden.
     pub closed: BTreeSet<PatternId>,
+    /// Patterns that processes fit, or might, which live in another network namespace and are of another user namespace than the
+    /// agent. Any user can make both, and in them whatever connections he likes: they are not looked at.
+    pub foreign: BTreeSet<PatternId>,
     /// The containers of processes that fit and live in another network namespace than the agent.
     pub containers: BTreeSet<Arc<Container>>,
     /// The allowance was spent before all processes were looked at. The next scan goes on with the others.

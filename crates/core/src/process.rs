@@ -410,6 +410,8 @@ pub struct HolderScan {
     /// Of the census, patterns that a process fits which lives in another network namespace than the agent. Where
     /// displaced, also of the patterns to be located, but for those that are `here`.
     pub elsewhere: BTreeSet<PatternId>,
+    /// Where displaced: the same of patterns that such a process might fit, were all its names known.
+    pub maybe_elsewhere: BTreeSet<PatternId>,
     /// Where displaced: of the patterns to be located, those that a process fits which lives in the agent's network
     /// namespace, or holds a socket of it that was wanted for that pattern.
     pub here: BTreeSet<PatternId>,

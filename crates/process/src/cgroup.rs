@@ -19,6 +19,9 @@ const MEMBERS_BYTES: usize = 1024 * 1024;
 /// Cgroups that one search looks at. Users can make any number where some are delegated to them.
 const MAX_CGROUPS: usize = 16_384;
 
+/// Bytes of the paths of cgroups that are still to be looked at. A path can have 4 KiB.
+const MAX_PATH_BYTES: usize = 1024 * 1024;
+
 /// What it takes to look at one, in units of an allowance.
 const UNITS_A_CGROUP: u32 = 8;
 
@@ -66,7 +69,9 @@ impl Cgroups {
         let mut found = Vec::new();
         let mut listed = 1;
         let mut todo = VecDeque::from([b".".to_vec()]);
+        let mut queued_bytes = 0;
         while let Some(path) = todo.pop_front() {
+            queued_bytes -= path.len().min(queued_bytes);
             if found.len() == wanted.len() || allowance.is_spent_after(UNITS_A_CGROUP) {
                 break;
             }
@@ -81,9 +86,11 @@ impl Cgroups {
             while let Some(Ok(entry)) = entries.next() {
                 let name = entry.file_name().to_bytes();
                 let is_below = entry.file_type() == FileType::Directory && name != b"." && name != b"..";
-                if is_below && listed < MAX_CGROUPS {
+                if is_below && listed < MAX_CGROUPS && queued_bytes < MAX_PATH_BYTES {
+                    let path = [&path, name].join(&b'/');
                     listed += 1;
-                    todo.push_back([&path, name].join(&b'/'));
+                    queued_bytes += path.len();
+                    todo.push_back(path);
                 }
             }
             let cgroup = CgroupId::new(stat.st_ino).filter(|cgroup| wanted.contains(cgroup));

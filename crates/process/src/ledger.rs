@@ -161,6 +161,13 @@ impl<'a> Ledger<'a> {
         }
     }
 
+    /// Takes in that a process lives elsewhere that might fit these patterns: an agent that sees the host's processes and not
+    /// its sockets cannot tell a link of such a one from none.
+    pub(crate) fn suspect_elsewhere(&mut self, patterns: &[PatternId]) {
+        let asked = patterns.iter().filter(|pattern| self.unmet_elsewhere.contains(pattern));
+        self.found.maybe_elsewhere.extend(asked);
+    }
+
     /// Takes in that this process holds that socket.
     pub(crate) fn record(&mut self, inode: Inode, holder: &mut Holder) -> Recorded {
         let Some(patterns) = self.query.wanted.get(&inode) else { return Recorded::Unasked };

@@ -6,6 +6,8 @@
 
 use std::num::NonZeroU32;
 
+use vms_core::process::Pid;
+
 use crate::procfs::Procfs;
 
 /// What the kernel tells of a network namespace. It may be nothing.
@@ -35,6 +37,10 @@ pub(crate) enum Whereabouts {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Surroundings {
     own: NetworkNamespace,
+    /// The agent's user namespace, as far as it is told.
+    users: Option<NonZeroU32>,
+    /// The agent, as this /proc numbers it.
+    agent: Option<Pid>,
     /// It is not known to be that of the first process, which is the host's: the kernel may have told of the former only.
     pub(crate) is_displaced: bool,
     /// All network namespaces are looked at, so that nobody lives out of sight.
@@ -56,10 +62,13 @@ impl NetworkNamespace {
 impl Surroundings {
     /// Those of an agent that reads this /proc. Its thread may leave the namespace for a moment, its first one never does.
     pub(crate) fn read(procfs: &Procfs) -> Self {
-        let own = procfs.open_self().and_then(|own| own.read_both_network_namespaces()).unwrap_or_default();
+        let this = procfs.open_self();
+        let users = this.as_ref().ok().and_then(|this| this.read_user_namespace().ok().flatten());
+        let own = this.and_then(|own| own.read_both_network_namespaces()).unwrap_or_default();
+        let agent = procfs.read_self();
         let first = procfs.open_first().and_then(|first| first.read_both_network_namespaces());
         let is_displaced = own.is_known() && own.is_same(first.unwrap_or_default()) != Some(true);
-        Self { own, is_displaced, is_surveyed: false }
+        Self { own, users, agent, is_displaced, is_surveyed: false }
     }
 
     /// The same for an agent that looks at all network namespaces.
@@ -70,6 +79,16 @@ impl Surroundings {
     /// Whether it matters that somebody lives elsewhere, and can be told at all.
     pub(crate) fn are_known(&self) -> bool {
         self.own.is_known() && !self.is_surveyed
+    }
+
+    /// Whether a process is of another user namespace than the agent: who made that may have made its network as well.
+    pub(crate) fn is_stranger(&self, users: Option<NonZeroU32>) -> bool {
+        self.users.zip(users).is_some_and(|(own, other)| own != other)
+    }
+
+    /// Whether that process is the agent itself.
+    pub(crate) fn is_agent(&self, pid: Pid) -> bool {
+        self.agent == Some(pid)
     }
 
     /// Where a process lives, of whose namespace that is told.

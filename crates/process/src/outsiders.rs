@@ -20,9 +20,7 @@ use crate::cgroup::{CgroupDir, Cgroups};
 use crate::error::ProcessError;
 use crate::kept::NAMES_BOUND;
 use crate::ledger::Holder;
-use crate::parse::{
-    HiddenProcesses, HidePid, TaskKind, leads_up, parse_cgroup, parse_pid_numbers, parse_uids,
-};
+use crate::parse::{TaskKind, leads_up, parse_cgroup, parse_pid_numbers, parse_uids};
 use crate::privileges::Privileges;
 use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
 
@@ -204,11 +202,7 @@ impl<'a> Search<'a> {
     fn hides_anybody(&self) -> bool {
         // A /proc that does not tell whether it hides anything cannot be relied on to show everything.
         let Ok(hidden) = self.procfs.read_hidden_processes() else { return !self.privileges.sys_ptrace };
-        let as_hidden = match hidden.hide_pid {
-            HidePid::NoAccess => HiddenProcesses { hide_pid: HidePid::Invisible, ..hidden },
-            HidePid::Off | HidePid::Invisible | HidePid::Ptraceable => hidden,
-        };
-        as_hidden.are_hidden_from(self.privileges)
+        hidden.keep_any_from(self.privileges)
     }
 
     fn search_cgroups(&mut self, numbers_are_own: bool) -> Result<(), ProcessError> {

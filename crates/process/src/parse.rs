@@ -48,6 +48,17 @@ pub struct HiddenProcesses {
 }
 
 impl HiddenProcesses {
+    /// Whether there can be processes that are kept from someone with these privileges, or all that is in them: then nobody
+    /// can be excluded.
+    #[must_use]
+    pub fn keep_any_from(&self, privileges: &Privileges) -> bool {
+        let as_hidden = match self.hide_pid {
+            HidePid::NoAccess => HidePid::Invisible,
+            other => other,
+        };
+        Self { hide_pid: as_hidden, ..*self }.are_hidden_from(privileges)
+    }
+
     /// Whether there can be processes of which someone with these privileges does not even see the number.
     #[must_use]
     pub fn are_hidden_from(&self, privileges: &Privileges) -> bool {
@@ -105,10 +116,11 @@ pub fn parse_socket_link(link: &[u8]) -> Option<Inode> {
     Inode::new(parse_decimal(number)?)
 }
 
-/// The inode of the network namespace to which a link in `/proc/PID/ns` leads: `net:[4026531833]` (namespaces(7)).
+/// The inode of the namespace to which a link in `/proc/PID/ns` leads, if it is of that kind: `net:[4026531833]`
+/// (namespaces(7)).
 #[must_use]
-pub fn parse_network_link(link: &[u8]) -> Option<NonZeroU32> {
-    let number = parse_decimal(link.strip_prefix(b"net:[")?.strip_suffix(b"]")?)?;
+pub fn parse_namespace_link(link: &[u8], kind: &[u8]) -> Option<NonZeroU32> {
+    let number = parse_decimal(link.strip_prefix(kind)?.strip_prefix(b":[")?.strip_suffix(b"]")?)?;
     NonZeroU32::new(u32::try_from(number).ok()?)
 }
 

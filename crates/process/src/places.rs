@@ -27,10 +27,34 @@ const MAX_NAMESPACES: usize = 1024;
 /// What is remembered of those who live in other network namespaces.
 #[derive(Debug, Default)]
 pub(crate) struct Residents {
+    /// How many may be kept at most.
+    most: usize,
     /// The namespaces that are kept hold of, by their inodes.
     handles: BTreeMap<NonZeroU32, Arc<OwnedFd>>,
+    /// Processes of other user namespaces, as of when their names were read.
+    strangers: BTreeSet<Pid>,
     /// The containers of processes, as of when their names were read.
     containers: BTreeMap<Pid, Arc<Container>>,
+}
+
+impl Residents {
+    /// For an agent that may have that many descriptors open; `None` is without limit. With the sockets that are opened there, they
+    /// take no more than a quarter of them.
+    pub(crate) fn new(descriptor_limit: Option<u64>) -> Self {
+        let most =
+            descriptor_limit.map_or(usize::MAX, |limit| usize::try_from(limit / 8).unwrap_or(usize::MAX));
+        Self { most, ..Self::default() }
+    }
+
+    /// Whether none is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.handles.is_empty()
+    }
+
+    /// Lets go of all, for an agent that has no descriptors left.
+    pub(crate) fn shed(&mut self) {
+        self.handles.clear();
+    }
 }
 
 /// A search for namespaces under way.
@@ -54,10 +78,11 @@ impl Survey<'_> {
         self.table.list(&listed, now);
         let is_listed = |pid: &Pid| listed.binary_search_by_key(pid, |process| process.pid).is_ok();
         self.residents.containers.retain(|pid, _| is_listed(pid));
+        self.residents.strangers.retain(is_listed);
         let mut scan = NamespaceScan::default();
         let mut inhabited: BTreeMap<NonZeroU32, BTreeSet<PatternId>> = BTreeMap::new();
         for process in listed {
-            if self.recall(process.pid, &mut inhabited, &mut scan.containers) {
+            if self.recall(process.pid, &mut inhabited, &mut scan) {
                 continue;
             }
             if allowance.is_spent_after(UNITS_A_PROCESS) {
@@ -65,14 +90,16 @@ impl Survey<'_> {
                 return Ok(scan);
             }
             match self.look(process.pid, &mut inhabited, &mut scan) {
-                Ok(()) | Err(Obstacle::Vanished | Obstacle::Refused(_)) => {}
+                Ok(()) | Err(Obstacle::Vanished) => {}
+                // It could fit anything, and live anywhere.
+                Err(Obstacle::Refused(_)) => scan.closed.extend(self.query.patterns),
                 Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(process.pid, errno)),
             }
         }
         if !self.privileges.sys_ptrace {
             // A /proc that does not tell whether it hides anything cannot be relied on to show everything.
             let hidden = self.procfs.read_hidden_processes();
-            if !hidden.is_ok_and(|hidden| !hidden.are_hidden_from(self.privileges)) {
+            if !hidden.is_ok_and(|hidden| !hidden.keep_any_from(self.privileges)) {
                 scan.closed.extend(self.query.patterns);
             }
         }
@@ -91,7 +118,7 @@ impl Survey<'_> {
         &self,
         pid: Pid,
         inhabited: &mut BTreeMap<NonZeroU32, BTreeSet<PatternId>>,
-        containers: &mut BTreeSet<Arc<Container>>,
+        scan: &mut NamespaceScan,
     ) -> bool {
         let Some(Remembered::Fitted { patterns, bare, whereabouts, network }) =
             self.table.remembered(pid, self.query.now)
@@ -102,9 +129,13 @@ impl Survey<'_> {
         match (whereabouts, network) {
             _ if *bare || !patterns.iter().any(|pattern| asked(&pattern)) => true,
             (Whereabouts::Here, _) => true,
+            (Whereabouts::Elsewhere, _) if self.residents.strangers.contains(&pid) => {
+                scan.foreign.extend(patterns.iter().filter(asked));
+                true
+            }
             (Whereabouts::Elsewhere, Some(inode)) if self.residents.handles.contains_key(inode) => {
                 inhabited.entry(*inode).or_default().extend(patterns.iter().filter(asked));
-                containers.extend(self.residents.containers.get(&pid).cloned());
+                scan.containers.extend(self.residents.containers.get(&pid).cloned());
                 true
             }
             _ => false,
@@ -131,6 +162,13 @@ impl Survey<'_> {
         let namespace = dir.read_network_namespace()?;
         let whereabouts = self.surroundings.locate(namespace);
         self.table.note_whereabouts(pid, whereabouts, namespace.inode);
+        if whereabouts == Whereabouts::Elsewhere && self.surroundings.is_stranger(dir.read_user_namespace()?)
+        {
+            scan.foreign.extend(certain.iter().chain(possible).filter(asked));
+            self.residents.strangers.insert(pid);
+            return Ok(());
+        }
+        self.residents.strangers.remove(&pid);
         match (whereabouts, namespace.inode) {
             (Whereabouts::Here, _) => {}
             (Whereabouts::Elsewhere, Some(inode)) if self.keep(inode, &dir)? => {
@@ -141,9 +179,7 @@ impl Survey<'_> {
                     self.residents.containers.insert(pid, container);
                 }
             }
-            _ => {
-                scan.closed.extend(certain.iter().filter(asked));
-            }
+            _ => scan.closed.extend(certain.iter().chain(possible).filter(asked)),
         }
         Ok(())
     }
@@ -153,7 +189,7 @@ impl Survey<'_> {
         if self.residents.handles.contains_key(&inode) {
             return Ok(true);
         }
-        if self.residents.handles.len() >= MAX_NAMESPACES {
+        if self.residents.handles.len() >= self.residents.most.min(MAX_NAMESPACES) {
             return Ok(false);
         }
         match dir.open_network_namespace() {

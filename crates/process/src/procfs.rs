@@ -23,7 +23,7 @@ use crate::error::ProcessError;
 use crate::network::NetworkNamespace;
 use crate::parse::{
     Device, HiddenProcesses, TaskKind, parse_argv0, parse_comm, parse_decimal, parse_executable,
-    parse_hidden_processes, parse_network_link, parse_pid, parse_socket_link, parse_task_kind,
+    parse_hidden_processes, parse_namespace_link, parse_pid, parse_socket_link, parse_task_kind,
 };
 use crate::privileges::Refusal;
 
@@ -143,6 +143,12 @@ impl Procfs {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(&self.root, c"self", flags, Mode::empty());
         dir.map(ProcessDir).map_err(|errno| obstacle(errno, Refusal::Enter))
+    }
+
+    /// The number that this /proc gives to the agent; `None` where it is in none of its PID namespaces.
+    pub(crate) fn read_self(&self) -> Option<Pid> {
+        let link = rustix::fs::readlinkat(&self.root, c"self", Vec::new()).ok()?;
+        parse_pid(link.as_bytes())
     }
 
     /// Takes hold of the first process that this /proc numbers, from which all others stem.
@@ -326,9 +332,21 @@ impl ProcessDir {
     }
 
     fn read_network_inode(&self) -> Result<Option<NonZeroU32>, Obstacle> {
-        let mut link = [0; SOCKET_LINK_BYTES];
-        match readlinkat_raw(&self.0, c"ns/net", &mut link) {
-            Ok(length) => Ok(link.get(..length).and_then(parse_network_link)),
+        self.read_namespace_inode(c"ns/net", b"net")
+    }
+
+    /// The user namespace of the process; `None` where that is not told.
+    pub(crate) fn read_user_namespace(&self) -> Result<Option<NonZeroU32>, Obstacle> {
+        match self.read_namespace_inode(c"ns/user", b"user") {
+            Err(Obstacle::Refused(_)) => Ok(None),
+            told => told,
+        }
+    }
+
+    fn read_namespace_inode(&self, link: &CStr, kind: &[u8]) -> Result<Option<NonZeroU32>, Obstacle> {
+        let mut text = [0; SOCKET_LINK_BYTES];
+        match readlinkat_raw(&self.0, link, &mut text) {
+            Ok(length) => Ok(text.get(..length).and_then(|text| parse_namespace_link(text, kind))),
             Err(errno) => Err(self.obstacle(errno, Refusal::ReadDescriptor)),
         }
     }

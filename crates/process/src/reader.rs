@@ -86,7 +86,7 @@ impl ProcReader {
             selector: SelectorIdentity::default(),
             scratch: scratch(),
             effort: Effort::default(),
-            residents: Residents::default(),
+            residents: Residents::new(descriptor_limit),
         })
     }
 
@@ -138,10 +138,12 @@ impl ProcReader {
         self.effort = Effort::default();
         match act(self) {
             Err(ProcessError::Io { source, .. })
-                if is_out_of_descriptors(&source) && self.kept_handles() > 0 =>
+                if is_out_of_descriptors(&source)
+                    && (self.kept_handles() > 0 || !self.residents.is_empty()) =>
             {
                 self.memory.kept.shed(now);
                 self.suspects.shed();
+                self.residents.shed();
                 act(self)
             }
             outcome => outcome,

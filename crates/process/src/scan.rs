@@ -400,6 +400,8 @@ impl<'a> Scan<'a> {
         // What is remembered of names is of one moment, and where all namespaces are looked at this is asked for next.
         if self.surroundings.is_surveyed
             || self.ledger.awaits_location(&holder.fits().certain, Whereabouts::Unread)
+            || (self.surroundings.is_displaced
+                && self.ledger.awaits_location(&holder.fits().possible, Whereabouts::Unread))
         {
             let namespace = match dir.read_network_namespace() {
                 Ok(namespace) => namespace,
@@ -408,7 +410,13 @@ impl<'a> Scan<'a> {
             };
             let whereabouts = self.surroundings.locate(namespace);
             self.memory.table.note_whereabouts(pid, whereabouts, namespace.inode);
-            self.ledger.locate(&holder.fits().certain, whereabouts);
+            // Where the agent itself is says nothing of the services that it watches.
+            if !self.surroundings.is_agent(pid) {
+                self.ledger.locate(&holder.fits().certain, whereabouts);
+            }
+            if self.surroundings.is_displaced && whereabouts == Whereabouts::Elsewhere {
+                self.ledger.suspect_elsewhere(&holder.fits().possible);
+            }
         }
         if !self.ledger.is_open_for(holder.fits()) {
             return Ok(Seen::PassedOver);

@@ -115,7 +115,7 @@ fn descriptor(link: &[u8]) {
         let back = parse::parse_socket_link(format!("socket:[{number}]").as_bytes());
         assert_eq!(back.map(Inode::get), Some(number));
     }
-    let network = bounded(link, 0, 0, || parse::parse_network_link(link));
+    let network = bounded(link, 0, 0, || parse::parse_namespace_link(link, b"net"));
     let inner = link.strip_prefix(b"net:[").and_then(|rest| rest.strip_suffix(b"]"));
     let inner = inner.and_then(parse::parse_decimal);
     let inner = inner.and_then(|number| u32::try_from(number).ok());

@@ -356,6 +356,29 @@ fn a_series_ends_a_while_after_its_container_unless_it_is_the_last() {
 }
 
 #[test]
+fn the_last_series_of_each_direction_stays() {
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let [client, server] = [contained(1, Some("c1"), None), contained(2, Some("c2"), None)];
+    let both = |clients: &[MatchedConnection], containers: &[&MatchedConnection]| {
+        let mut look = look_everywhere(clients, containers);
+        look.reverse.matched.push(server.clone());
+        look.reverse.addressed.insert(server.connection.cookie);
+        look
+    };
+    tell(&mut link, &both(std::slice::from_ref(&client), &[&client, &server]), 0);
+    for turn in 1..5 {
+        let (points, _) = tell(&mut link, &both(&[], &[&server]), turn * GONE_SERIES.as_secs());
+        let mut told = ups(&points);
+        told.sort_unstable();
+        assert_eq!(
+            told,
+            ["{c1,forward} 0", "{c2,reverse} 1"],
+            "the client is down, whatever becomes of its pod"
+        );
+    }
+}
+
+#[test]
 fn what_is_not_attributed_flags_every_container_in_which_it_may_be_held() {
     let mut link = Link::new(probe(MatchedSourceLabels::None));
     let one = contained(1, Some("c1"), None);

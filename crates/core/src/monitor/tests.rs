@@ -1197,6 +1197,27 @@ fn endpoints_that_two_namespaces_have_are_vouched_for_in_neither_and_told_as_fai
 }
 
 #[test]
+fn what_never_leaves_a_namespace_is_not_vouched_for_by_the_table_of_another() {
+    const LOCAL: (&str, u16) = ("127.0.0.1", 8080);
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[7]);
+    host.homes.insert(0, FAR[0]);
+    host.connect(LOCAL, ("127.0.0.1", 40000), TcpState::Established, 7);
+    host.move_last(FAR[0]);
+    let nat = Nat::default();
+    let client = end(("127.0.0.1", 40000));
+    let told = Translation { backend: end(LOCAL), peer: client, service: end(SERVICE), source: client };
+    nat.0.borrow_mut().translations = vec![told];
+    let mut monitor = watching(&nat, everywhere(&host, true));
+    assert_eq!(values(&monitor.tell(&[0]), UP), [0]);
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.homes.clear();
+        host.connection_mut(0).unwrap().namespace = NamespaceId::OWN;
+    }
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1], "as on the agent's own loopback");
+}
+
+#[test]
 fn a_client_sees_what_its_service_is_translated_to() {
     let (host, nat) = (host(), Nat::default());
     nat.0.borrow_mut().translations =
