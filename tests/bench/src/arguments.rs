@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// A Python that has psutil.
     #[arg(long, value_name = "PATH", default_value = ".venv/bin/python")]
     pub(crate) python: PathBuf,
-    /// Smaller hosts and shorter windows: a first impression in three minutes.
+    /// Smaller hosts and shorter windows: a first impression in four minutes.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Where benchmark.md and benchmark.svg go [default: docs, with --quick target/bench].
