@@ -70,8 +70,13 @@ pub(crate) struct Stretch {
 }
 
 impl Agent {
-    /// An agent with one probe for each service.
-    pub(crate) fn new(binary: &Path, services: &[SocketAddrV4], scene: Scene) -> Result<Self> {
+    /// An agent with one probe for each service, and its `namespaces`.
+    pub(crate) fn new(
+        binary: &Path,
+        services: &[SocketAddrV4],
+        scene: Scene,
+        namespaces: &str,
+    ) -> Result<Self> {
         let probes: Vec<Value> = services
             .iter()
             .enumerate()
@@ -86,7 +91,7 @@ impl Agent {
             })
             .collect();
         let configuration = Path::new(SCRATCH).join("agent.json");
-        fs::write(&configuration, json!({ "probes": probes }).to_string())?;
+        fs::write(&configuration, json!({ "namespaces": namespaces, "probes": probes }).to_string())?;
         Ok(Self { binary: binary.into(), configuration, links: services.len(), scene })
     }
 
@@ -124,6 +129,22 @@ impl Agent {
             wrong.len(),
             self.links,
             wrong.iter().take(4).collect::<Vec<_>>()
+        );
+        Ok(())
+    }
+
+    /// The same where there is one probe, for a link of so many connections.
+    pub(crate) fn ensure_connections(&self, expected: usize) -> Result<()> {
+        let output = self.command("check").args(["--format", "json"]).output()?;
+        let rows: Vec<Value> = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("vms-agent check: {}", describe(&output)))?;
+        let are_up = rows.iter().all(|row| row.get("up") == Some(&json!(1)));
+        let counts = rows.iter().filter_map(|row| row.get("connections")?.as_u64());
+        let found = usize::try_from(counts.sum::<u64>())?;
+        ensure!(
+            output.status.success() && are_up && found == expected,
+            "vms-agent check finds {found} connections of {expected}: {}",
+            describe(&output)
         );
         Ok(())
     }
@@ -172,6 +193,15 @@ impl RunningAgent {
             .wait_for(&what, PATIENCE, |received| {
                 received.down() == down && received.up() + received.down() == links
             })
+            .context("vms-agent run")?;
+        self.process.ensure_alive().context("vms-agent run")
+    }
+
+    /// Waits until it has told of so many connections of its links, as the latest of each.
+    pub(crate) fn wait_for_connections(&mut self, expected: usize) -> Result<()> {
+        let what = format!("{expected} connections to be reported");
+        self.receiver
+            .wait_for(&what, PATIENCE, |received| received.connections() == expected)
             .context("vms-agent run")?;
         self.process.ensure_alive().context("vms-agent run")
     }

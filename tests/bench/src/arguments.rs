@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::ends::EndsRole;
 use crate::host::{Design, Host};
+use crate::pods::{Node, PodsRole};
 use crate::sockets::SocketsRole;
 
 /// From so many probes on, the agent gets more time between two cycles: it has to rest between them, or no cycle could be
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
     /// A Python that has psutil.
     #[arg(long, value_name = "PATH", default_value = ".venv/bin/python")]
     pub(crate) python: PathBuf,
-    /// Smaller hosts and shorter windows: a first impression in three minutes.
+    /// Smaller hosts and shorter windows: a first impression in four minutes.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Where benchmark.md and benchmark.svg go [default: docs, with --quick target/bench].
@@ -51,6 +52,13 @@ pub(crate) struct Arguments {
     /// Further hosts [default: 100000/500/10,100000/500/5000, with --quick none].
     #[arg(long, value_name = "CONNECTIONS/PROCESSES/PROBES,...", value_delimiter = ',', num_args = 0..)]
     corners: Option<Vec<Host>>,
+    /// Network namespaces of the nodes that an agent for all of them is measured on: those in which a process fits, and
+    /// others [default: 0/0,10/0,50/0,100/0,200/0,200/200,10/200, with --quick 0/0,10/0,50/0,10/50].
+    #[arg(long, value_name = "FITTING/OTHERS,...", value_delimiter = ',', num_args = 0..)]
+    namespaces: Option<Vec<Node>>,
+    /// Measure nothing but those nodes, and replace their part of the report.
+    #[arg(long)]
+    pub(crate) namespaces_only: bool,
     /// Where the far ends of the watched links are.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) scene: Scene,
@@ -102,6 +110,9 @@ pub(crate) enum Part {
     /// Holds ends of watched links.
     #[command(hide = true)]
     Ends(EndsRole),
+    /// Lives in a network namespace, or holds the far ends of those who do.
+    #[command(hide = true)]
+    Pods(PodsRole),
 }
 
 impl Arguments {
@@ -119,6 +130,15 @@ impl Arguments {
             probes: pick(&self.probes, &[1, 10, 100, 1_000, 5_000], &[1, 100, 1_000]),
             corners: self.corners.clone().unwrap_or(corners),
         }
+    }
+
+    /// The nodes to measure. Their namespaces only ever grow, but for the last: taking many down takes long.
+    pub(crate) fn nodes(&self) -> Vec<Node> {
+        let full = [(0, 0), (10, 0), (50, 0), (100, 0), (200, 0), (200, 200), (10, 200)];
+        let quick = [(0, 0), (10, 0), (50, 0), (10, 50)];
+        let nodes: &[(usize, usize)] = if self.quick { &quick } else { &full };
+        let nodes = || nodes.iter().map(|&(fitting, others)| Node { fitting, others }).collect();
+        self.namespaces.clone().unwrap_or_else(nodes)
     }
 
     /// Where the report goes.

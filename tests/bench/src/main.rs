@@ -15,8 +15,10 @@ mod links;
 mod load;
 mod machine;
 mod measure;
+mod namespaces;
 mod peers;
 mod plot;
+mod pods;
 mod program;
 mod receiver;
 mod report;
@@ -49,6 +51,7 @@ fn main() -> Result<ExitCode> {
     match &arguments.role {
         Some(Part::Sockets(role)) => sockets::hold(role)?,
         Some(Part::Ends(role)) => ends::serve(role)?,
+        Some(Part::Pods(role)) => pods::serve(role)?,
         None if arguments.inside => {
             furnish()?;
             measure::run(&arguments)?;

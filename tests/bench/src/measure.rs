@@ -1,6 +1,7 @@
 //! One host after the other, and everything that is measured on each.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,11 +18,13 @@ use crate::peers::{Bench, Cost, PEERS, SS_WITH_OWNERS};
 use crate::program::now;
 use crate::receiver::Receiver;
 use crate::report::Report;
-use crate::{machine, plot, say, targets};
+use crate::{machine, namespaces, plot, say, targets};
 
+/// The name of the report.
+const REPORT: &str = "benchmark.md";
 /// The agent with another budget than its default.
-const NO_WALKS: &str = "0%";
-const ONLY_WALKS: &str = "100%";
+pub(crate) const NO_WALKS: &str = "0%";
+pub(crate) const ONLY_WALKS: &str = "100%";
 /// Walks over many sockets must fit between two cycles.
 const WALK_TIME_A_CONNECTION: Duration = Duration::from_micros(6);
 
@@ -76,6 +79,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     fs::create_dir_all(&output).with_context(|| output.display().to_string())?;
 
     let receiver = Receiver::start()?;
+    if arguments.namespaces_only {
+        return run_namespaces_alone(arguments, &binary, &receiver, &output);
+    }
     let mut load = Load::new()?;
     let mut links = Links::new(arguments.scene)?;
     let mut bench = Bench::new(&arguments.python, arguments.runs(), arguments.cap());
@@ -102,15 +108,38 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         report.add(findings);
     }
+    // Nothing is left of one when the other is measured.
+    drop((load, links));
+    report.add_nodes(namespaces::measure(arguments, &binary, &receiver)?);
     say(&format!("{:4} s: done", start.elapsed().as_secs()))?;
 
     let text = report.to_string();
     let plot = plot::draw(report.findings())?;
-    write(&output, "benchmark.md", &text)?;
+    write(&output, REPORT, &text)?;
     if let Some(plot) = plot {
         write(&output, "benchmark.svg", &plot)?;
     }
     crate::print(&text)?;
+    Ok(())
+}
+
+/// Measures nodes with many network namespaces, and replaces their part of the report that there is.
+fn run_namespaces_alone(
+    arguments: &Arguments,
+    binary: &Path,
+    receiver: &Receiver,
+    output: &Path,
+) -> Result<()> {
+    let mut report = Report::new(arguments, binary)?;
+    report.add_nodes(namespaces::measure(arguments, binary, receiver)?);
+    let part = report.of_nodes_alone()?;
+    let path = output.join(REPORT);
+    let former = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => "# What the agent costs\n".to_owned(),
+        former => former.with_context(|| path.display().to_string())?,
+    };
+    write(output, REPORT, &namespaces::replace_in(&former, &part))?;
+    crate::print(&part)?;
     Ok(())
 }
 
@@ -138,7 +167,7 @@ fn measure_agent(
     links: &mut Links,
     receiver: &Receiver,
 ) -> Result<Findings> {
-    let agent = Agent::new(binary, &links.services()?, arguments.scene)?;
+    let agent = Agent::new(binary, &links.services()?, arguments.scene, "own")?;
     agent.ensure_only_down(&[])?;
     let window = arguments.window();
     let walk = WALK_TIME_A_CONNECTION * u32::try_from(host.connections + host.probes)?;

@@ -31,6 +31,8 @@ const MAX_REQUEST_BYTES: usize = 20 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     links: HashMap<String, Link>,
+    /// Sum over the series of the last request that told of them.
+    connections: f64,
     counts: Counts,
 }
 
@@ -85,11 +87,19 @@ impl Received {
         self.links.values().filter(|link| link.is_down()).count()
     }
 
+    /// Connections of all links, as of the last request that told of any.
+    pub(crate) fn connections(&self) -> usize {
+        format!("{:.0}", self.connections).parse().unwrap_or_default()
+    }
+
     fn take(&mut self, metric: Metric) {
         use metric::Data;
         match (metric.name.as_str(), metric.data) {
             (name, Some(Data::Gauge(gauge))) => {
                 self.count(gauge.data_points.len());
+                if name == "vms.connection_mon.connections" {
+                    self.connections = gauge.data_points.iter().map(number).sum();
+                }
                 if name == "vms.connection_mon.up" {
                     for point in gauge.data_points {
                         self.take_link(point);

@@ -13,11 +13,12 @@ use crate::figures::{default_cycle, pairs, quotient, walk_of};
 use crate::floor::LOOKUPS_AT_ONCE;
 use crate::host::Host;
 use crate::measure::Findings;
+use crate::namespaces::{self, NodeFindings};
 use crate::peers::{Cost, PEERS};
 use crate::{machine, peers, targets};
 
 /// Sockets of others that no walk notices.
-const FEW_SOCKETS: usize = 1_000;
+pub(crate) const FEW_SOCKETS: usize = 1_000;
 /// The agent's `interval`, unless it is told another.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -34,6 +35,8 @@ pub(crate) struct Report {
     without_budget: bool,
     findings: Vec<Findings>,
     left_out: Vec<(Host, String)>,
+    nodes: Vec<NodeFindings>,
+    starts: usize,
 }
 
 impl Report {
@@ -41,7 +44,7 @@ impl Report {
     pub(crate) fn new(arguments: &Arguments, agent: &Path) -> Result<Self> {
         let version = machine::version_of(agent, &["--version"]).unwrap_or_default();
         let size = megabytes(std::fs::metadata(agent)?.len());
-        let others = if arguments.agent_only {
+        let others = if arguments.agent_only || arguments.namespaces_only {
             String::new()
         } else {
             format!("; {}", peers::versions(&arguments.python))
@@ -57,6 +60,8 @@ impl Report {
             without_budget: arguments.without_budget,
             findings: Vec::new(),
             left_out: Vec::new(),
+            nodes: Vec::new(),
+            starts: arguments.starts(),
         })
     }
 
@@ -68,6 +73,26 @@ impl Report {
     /// Says that a host was not measured.
     pub(crate) fn leave_out(&mut self, host: Host, why: &str) {
         self.left_out.push((host, why.to_owned()));
+    }
+
+    /// Adds what was measured on nodes with many network namespaces.
+    pub(crate) fn add_nodes(&mut self, findings: Vec<NodeFindings>) {
+        self.nodes.extend(findings);
+    }
+
+    /// The part about them, with how it came about.
+    pub(crate) fn of_nodes_alone(&self) -> Result<String, fmt::Error> {
+        let origin = format!(
+            "Measured in a run of its own, by `{}`: {}; {}.\n\n",
+            self.command, self.machine, self.versions
+        );
+        let mut part = String::new();
+        self.write_nodes(&mut part, &origin)?;
+        Ok(part)
+    }
+
+    fn write_nodes(&self, out: &mut impl fmt::Write, origin: &str) -> fmt::Result {
+        namespaces::write(out, &self.nodes, (self.interval, self.starts), origin)
     }
 
     /// What was measured so far.
@@ -356,6 +381,7 @@ impl fmt::Display for Report {
         self.write_links(out)?;
         self.write_walks(out)?;
         self.write_peers(out)?;
+        self.write_nodes(out, "")?;
         targets::write(out, &self.findings)
     }
 }
@@ -410,7 +436,7 @@ fn command_line(arguments: impl Iterator<Item = String>) -> String {
     command
 }
 
-fn or_dash(text: Option<String>) -> String {
+pub(crate) fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "–".to_owned())
 }
 
@@ -426,7 +452,7 @@ pub(crate) fn digits(value: f64) -> String {
 }
 
 /// Milliseconds, or seconds from the first one on.
-fn brief(time: Duration) -> String {
+pub(crate) fn brief(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 1.0 { format!("{} ms", digits(seconds * 1e3)) } else { format!("{} s", digits(seconds)) }
 }
@@ -439,7 +465,7 @@ fn ratio(time: Duration, other: Duration) -> String {
     digits(quotient(time, other))
 }
 
-fn megabytes(bytes: u64) -> String {
+pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{:.1}", f64::from(u32::try_from(bytes / 1000).unwrap_or(u32::MAX)) / 1e3)
 }
 
