@@ -20,6 +20,7 @@ pub(crate) struct Journal {
     overrunning: bool,
     unverified: bool,
     untold: bool,
+    unentered: bool,
 }
 
 impl Journal {
@@ -40,6 +41,10 @@ impl Journal {
             self.tell_untold(told.as_ref().err());
         }
         self.tell_failure(cycle.failure.as_ref());
+        if cycle.unentered && !self.unentered {
+            self.unentered = true;
+            warn!("{}", advice::UNENTERED);
+        }
     }
 
     /// Tells of cycles that were left out because an earlier one was still under way.

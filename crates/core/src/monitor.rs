@@ -139,6 +139,8 @@ pub struct Cycle {
     pub lacks: BTreeSet<InferenceLack>,
     /// The links of which nothing can be told any more, and those of which something can again.
     pub sight: Vec<SightChange>,
+    /// Whether network namespaces are attended to that are not entered: [`ConnAdapter::unentered`].
+    pub unentered: bool,
     /// How long it took.
     pub took: Duration,
 }
@@ -442,6 +444,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         cycle.translations = self.told.take();
         cycle.lacks = self.lacks.difference(&self.told_lacks).copied().collect();
         self.told_lacks.extend(&cycle.lacks);
+        cycle.unentered = !self.connections.unentered().is_empty();
         cycle.took = self.clock.monotonic().saturating_sub(began);
         cycle
     }

@@ -6,10 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use vms_core::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
+use vms_core::namespace::{Approach, Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use vms_core::process::{Container, Fits, PatternId, Pid};
 
 use crate::effort::Effort;
@@ -21,14 +20,17 @@ use crate::procfs::{Obstacle, ProcessDir, Procfs};
 use crate::scan::UNITS_A_PROCESS;
 use crate::table::{NameTable, Remembered};
 
-/// How many namespaces are kept at most: two descriptors each.
+/// How many namespaces are kept at most: two descriptors each, one of them the socket's, or both of them tables.
 const MAX_NAMESPACES: usize = 1024;
 
 /// What is remembered of those who live in other network namespaces.
 #[derive(Debug, Default)]
 pub(crate) struct Residents {
     /// The namespaces that are kept hold of, by their inodes.
-    handles: BTreeMap<NonZeroU32, Arc<OwnedFd>>,
+    kept: BTreeMap<NonZeroU32, Approach>,
+    /// Namespaces are not entered: they are told apart by their `net/dev`, and kept hold of by their socket tables. Never both
+    /// ways at once: where only some processes show `ns/net`, one namespace would be two.
+    pub(crate) are_read: bool,
     /// The containers of processes, as of when their names were read.
     containers: BTreeMap<Pid, Arc<Container>>,
 }
@@ -76,10 +78,10 @@ impl Survey<'_> {
                 scan.closed.extend(self.query.patterns);
             }
         }
-        self.residents.handles.retain(|inode, _| inhabited.contains_key(inode));
+        self.residents.kept.retain(|inode, _| inhabited.contains_key(inode));
         for (inode, patterns) in inhabited {
-            if let Some(handle) = self.residents.handles.get(&inode) {
-                let namespace = Namespace { id: NamespaceId(inode.get().into()), handle: Arc::clone(handle) };
+            if let Some(approach) = self.residents.kept.get(&inode) {
+                let namespace = Namespace { id: NamespaceId(inode.get().into()), approach: approach.clone() };
                 scan.inhabited.push(Inhabited { namespace, patterns });
             }
         }
@@ -102,7 +104,7 @@ impl Survey<'_> {
         match (whereabouts, network) {
             _ if *bare || !patterns.iter().any(|pattern| asked(&pattern)) => true,
             (Whereabouts::Here, _) => true,
-            (Whereabouts::Elsewhere, Some(inode)) if self.residents.handles.contains_key(inode) => {
+            (Whereabouts::Elsewhere, Some(inode)) if self.residents.kept.contains_key(inode) => {
                 inhabited.entry(*inode).or_default().extend(patterns.iter().filter(asked));
                 containers.extend(self.residents.containers.get(&pid).cloned());
                 true
@@ -128,10 +130,17 @@ impl Survey<'_> {
         if holder.is_bare() || !certain.iter().chain(possible).any(|pattern| asked(&pattern)) {
             return Ok(());
         }
-        let namespace = dir.read_network_namespace()?;
+        let (namespace, inode) = if self.residents.are_read {
+            let namespace = dir.read_both_network_namespaces()?;
+            let inode = namespace.file.and_then(|file| u32::try_from(file).ok());
+            (namespace, inode.and_then(NonZeroU32::new))
+        } else {
+            let namespace = dir.read_network_namespace()?;
+            (namespace, namespace.inode)
+        };
         let whereabouts = self.surroundings.locate(namespace);
-        self.table.note_whereabouts(pid, whereabouts, namespace.inode);
-        match (whereabouts, namespace.inode) {
+        self.table.note_whereabouts(pid, whereabouts, inode);
+        match (whereabouts, inode) {
             (Whereabouts::Here, _) => {}
             (Whereabouts::Elsewhere, Some(inode)) if self.keep(inode, &dir)? => {
                 inhabited.entry(inode).or_default().extend(certain.iter().chain(possible).filter(asked));
@@ -150,16 +159,23 @@ impl Survey<'_> {
 
     /// Keeps hold of that namespace, in which that process lives. `false` where that is not to be.
     fn keep(&mut self, inode: NonZeroU32, dir: &ProcessDir) -> Result<bool, Obstacle> {
-        if self.residents.handles.contains_key(&inode) {
+        if self.residents.kept.contains_key(&inode) {
             return Ok(true);
         }
-        if self.residents.handles.len() >= MAX_NAMESPACES {
+        if self.residents.kept.len() >= MAX_NAMESPACES {
             return Ok(false);
         }
-        match dir.open_network_namespace() {
+        let opened = if self.residents.are_read {
+            let tables = dir.open_socket_tables();
+            tables.map(|tables| tables.map(|(file, tables)| (file, Approach::Read(Arc::new(tables)))))
+        } else {
+            let handle = dir.open_network_namespace();
+            handle.map(|(opened, handle)| Some((opened, Approach::Enter(Arc::new(handle)))))
+        };
+        match opened {
             // It may have moved on meanwhile: then it is looked at anew the next time.
-            Ok((opened, handle)) if opened == u64::from(inode.get()) => {
-                self.residents.handles.insert(inode, Arc::new(handle));
+            Ok(Some((opened, approach))) if opened == u64::from(inode.get()) => {
+                self.residents.kept.insert(inode, approach);
                 Ok(true)
             }
             Ok(_) | Err(Obstacle::Refused(_)) => Ok(false),
