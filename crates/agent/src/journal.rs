@@ -20,7 +20,6 @@ pub(crate) struct Journal {
     overrunning: bool,
     unverified: bool,
     untold: bool,
-    unentered: bool,
 }
 
 impl Journal {
@@ -41,8 +40,7 @@ impl Journal {
             self.tell_untold(told.as_ref().err());
         }
         self.tell_failure(cycle.failure.as_ref());
-        if cycle.unentered && !self.unentered {
-            self.unentered = true;
+        if cycle.unentered {
             warn!("{}", advice::UNENTERED);
         }
     }
