@@ -50,9 +50,9 @@ const EARLIER_PLANS: usize = 7;
 
 /// The TCP connections of the network namespace of the thread that opened it, and of those that are attended to beside.
 ///
-/// Needs no capability, but `CAP_SYS_ADMIN` to enter other namespaces: each has a socket of its own, opened in it once. Those that
-/// are not entered are read from their tables. The socket is kept from one dump to the next; after a failure it is opened anew, by the
-/// thread that dumps next, which has to be in the same network namespace.
+/// Needs no capability, but `CAP_SYS_ADMIN` to enter other namespaces: each has a socket of its own, opened in it once.
+/// Those that are not entered are read from their tables. The socket is kept from one dump to the next; after a failure it
+/// is opened anew, by the thread that dumps next, which has to be in the same network namespace.
 #[derive(Debug)]
 pub struct SockDiag {
     client: Client<NetlinkSocket>,
