@@ -184,41 +184,140 @@ fn between_walks_a_link_in_a_pod_is_verified_where_it_is() {
     agent.stop();
 }
 
+/// Who may not enter a network namespace, and may look into processes.
+const ALMOST: [Privileges; 2] = [Privileges::RootWithout(&["sys_admin"]), Privileges::User(AGENT, BOTH)];
+
 #[test]
-fn without_cap_sys_admin_a_link_that_may_be_in_a_pod_is_failed_and_never_down() {
+fn without_cap_sys_admin_the_same_connection_in_several_pods_is_seen_in_each() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let mut twins: Vec<Twin> = (0..3).map(|_| Twin::in_pod((&svc, &far), &host)).collect();
+    twins.push(Twin::on((&svc, &far), &host));
+    // And one where somebody lives who fits, and somebody else holds the connection.
+    let stranger = scene.program("stranger");
+    let held_by_other = Twin::in_pod((&stranger, &far), &host);
+    let _fits = svc.start(held_by_other.pod.as_ref().expect("it has a pod"));
+    let config = config_of(&scene);
+    for privileges in ALMOST {
+        let agent = AgentCommand::new(&scene, &host).config(&config).privileges(privileges);
+        assert_eq!(connections(&agent.check()), (4, 4), "{privileges:?}");
+    }
+
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let mut agent = AgentCommand::new(&scene, &host)
+        .config(&config)
+        .variable("VMS_SANDBOX", "required")
+        .privileges(Privileges::User(AGENT, BOTH))
+        .start();
+    collector.wait_for_value(CONNECTIONS, FORWARD, 4, 0);
+    agent.wait_for_log(&["the sandbox is complete"]);
+    for (left, twin) in (1..4).rev().zip(&mut twins) {
+        let since = unix_nanoseconds();
+        twin.close();
+        collector.wait_for_value(CONNECTIONS, FORWARD, left, since);
+        collector.wait_for_value(UP, FORWARD, 1, since);
+    }
+    let since = unix_nanoseconds();
+    twins.last_mut().expect("there are four").close();
+    collector.wait_for_value(UP, FORWARD, 0, since);
+    agent.wait_for_log(&["link is down", "held_by_other"]);
+    agent.stop();
+    assert_eq!(agent.log_with(&["network namespaces may not be entered"]).len(), 1, "said once");
+    let up: Vec<i64> = collector.series(UP, FORWARD).iter().map(|point| point.value.as_int()).collect();
+    let first_down = up.iter().position(|up| *up == 0).expect("it went down");
+    assert!(up[first_down..].iter().all(|up| *up == 0), "{up:?}");
+}
+
+#[test]
+fn without_cap_sys_admin_a_link_in_a_pod_is_verified_between_walks_and_its_end_told() {
     needs!(Need::Agent, Need::Tool("setpriv"));
     let (scene, host) = (Scene::new(), Namespace::new());
     let (svc, far) = (scene.program("svc"), scene.program("far"));
     let mut twin = Twin::in_pod((&svc, &far), &host);
-    let here = Link::new((&scene.program("own"), &host), (&far, &host));
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let mut agent = AgentCommand::new(&scene, &host)
+        .config(&config_of(&scene))
+        .variable("VMS_CPU_BUDGET", "0%")
+        .privileges(Privileges::User(AGENT, BOTH))
+        .start();
+    collector.wait_for_value(UP, FORWARD, 1, 0);
+    collector.wait_for_points(UP, FORWARD, 10, 0);
+    assert!(collector.series(UP, FORWARD).iter().all(|point| point.value.as_int() == 1));
+    assert_eq!(collector.series("vms.connection_mon.rtt", FORWARD), [], "how it fares is not known");
+    let since = unix_nanoseconds();
+    twin.close();
+    collector.wait_for_value(UP, FORWARD, 0, since);
+    agent.wait_for_log(&["link is down", "no_connection"]);
+    // And when the pod is gone with all who lived in it.
+    drop(twin);
+    collector.wait_for_points(UP, FORWARD, 3, unix_nanoseconds());
+    agent.stop();
+    assert_eq!(agent.log_with(&["could not be measured"]), Vec::<String>::new());
+}
+
+#[test]
+fn without_any_capability_links_in_pods_of_the_agents_own_user_are_seen_and_others_flagged() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let agent = Privileges::User(AGENT, &[]);
+    let (svc, far) = (scene.program("svc").user(AGENT).powerless(), scene.program("far"));
+    let twin = Twin::in_pod((&svc, &far), &host);
+    // Another user's in the same pod, who fits as well, does not make it two.
+    let _beside = scene.program("svc").start(twin.pod.as_ref().expect("it has a pod"));
+    let check = AgentCommand::new(&scene, &host).config(&config_of(&scene)).privileges(agent).check();
+    assert_eq!(connections(&check), (1, 1));
+    drop(twin);
+
+    let _other = Twin::in_pod((&scene.program("svc"), &far), &host);
+    let check = AgentCommand::new(&scene, &host).config(&config_of(&scene)).privileges(agent).check();
+    assert_eq!(check.code, 1, "{check:#?}");
+    assert_eq!(check.row().down_reason(), "not_permitted", "{check:#?}");
+    assert!(check.row().unattributed > 0, "{check:#?}");
+}
+
+#[test]
+fn a_link_in_a_pod_that_may_neither_be_entered_nor_read_is_failed_and_never_down() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    let mut twin = Twin::in_pod((&svc, &far), &host);
+    let here = Link::new((&scene.program("own").user(AGENT).powerless(), &host), (&far, &host));
     let mut config = config_of(&scene);
     config["probes"].as_array_mut().expect("probes").push(probe("here", &scene.name("own"), here.service()));
-    for privileges in
-        [Privileges::RootWithout(&["sys_admin"]), Privileges::User(AGENT, BOTH), Privileges::User(AGENT, &[])]
-    {
-        let agent = AgentCommand::new(&scene, &host).config(&config).privileges(privileges);
-        let check = agent.check();
-        assert_eq!(check.code, 3, "{check:#?}");
-        assert!(check.rows.iter().all(|row| row.name == "here"), "{check:#?}");
-        assert!(check.stderr.contains("link could not be measured"), "{check:#?}");
-        assert!(check.stderr.contains("grant CAP_SYS_ADMIN"), "{check:#?}");
-    }
+    // Whose processes are hidden, of them it is not known where they live.
+    let privileges = Privileges::User(AGENT, &[]);
+    let command = || AgentCommand::new(&scene, &host).config(&config).privileges(privileges).hidepid(2);
+    let check = command().check();
+    assert_eq!(check.code, 3, "{check:#?}");
+    assert!(check.rows.iter().all(|row| row.name == "here"), "{check:#?}");
+    assert!(check.stderr.contains("link could not be measured"), "{check:#?}");
+    assert!(check.stderr.contains("grant CAP_SYS_ADMIN"), "{check:#?}");
 
     let collector = Collector::start(&host, Protocol::Grpc);
-    let privileges = Privileges::User(AGENT, BOTH);
-    let mut agent = AgentCommand::new(&scene, &host).config(&config).privileges(privileges).start();
+    let mut agent = command().start();
     collector.wait_for_value(UP, &[("name", "here"), ("direction", "forward")], 1, 0);
     collector.wait_for_points("vms.agent.measurements", &[("outcome", "failed")], 3, 0);
-    assert_eq!(collector.series(UP, FORWARD), []);
     assert_eq!(collector.series(UP, &[("name", "link")]), []);
     let log = agent.log_with(&["links cannot be measured", "CAP_SYS_ADMIN"]);
     assert_eq!(log.len(), 1, "said once: {log:#?}");
-    // Nobody lives there any more who fits: now it is down for certain.
-    let since = unix_nanoseconds();
     twin.close();
-    drop(twin);
-    collector.wait_for_value(UP, &[("name", "link")], 0, since);
     agent.stop();
+}
+
+#[test]
+fn a_link_between_addresses_of_one_interface_is_failed_in_a_pod_that_may_not_be_entered() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let _lives = scene.program("svc").start(&host.pod());
+    let mut config = config_of(&scene);
+    config["probes"][0]["destServiceIp"] = json!("fe80::1%lo");
+    let check = AgentCommand::new(&scene, &host).config(&config).check();
+    assert_eq!((check.code, check.row().down_reason()), (1, "no_connection"), "{check:#?}");
+    for privileges in ALMOST {
+        let check = AgentCommand::new(&scene, &host).config(&config).privileges(privileges).check();
+        assert_eq!((check.code, check.rows.len()), (3, 0), "{check:#?}");
+    }
 }
 
 #[test]

@@ -66,6 +66,11 @@ pub(crate) fn for_out_of_sight(namespaces: Namespaces) -> &'static str {
     }
 }
 
+/// What it means that network namespaces are not entered.
+pub(crate) const UNENTERED: &str = "other network namespaces may not be entered: their connections are read from /proc/PID/net/tcp \
+    in each cycle, which takes longer, tells nothing of how links there fare, and cannot tell interfaces apart; grant CAP_SYS_ADMIN \
+    (systemd also: `RestrictNamespaces=net`)";
+
 const BARRED: &str = "a process that fits lives in a network namespace that the agent may not enter: grant CAP_SYS_ADMIN beside \
     CAP_SYS_PTRACE (systemd also: `RestrictNamespaces=net`), or set `namespaces: own` and run an agent beside it";
 

@@ -12,7 +12,7 @@ use vms_core::monitor::Monitor;
 use vms_core::namespace::Namespaces;
 use vms_core::process::SelectorBuilder;
 use vms_process::{Privileges, ProcReader};
-use vms_sock_diag::SockDiag;
+use vms_sock_diag::{SockDiag, may_enter_namespaces};
 
 use crate::clock::SystemClock;
 use crate::config::{Config, ConntrackMode, Exporter};
@@ -57,7 +57,8 @@ pub(crate) fn processes(config: &Config) -> anyhow::Result<ProcReader> {
         .context("processes cannot be read: correct `procRoot`")?;
     Ok(match config.terms.namespaces {
         Namespaces::Own => processes,
-        Namespaces::All => processes.in_all_namespaces(),
+        Namespaces::All if may_enter_namespaces(&config.proc_root) => processes.in_all_namespaces(),
+        Namespaces::All => processes.in_all_namespaces().without_entering(),
     })
 }
 

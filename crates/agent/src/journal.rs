@@ -40,6 +40,9 @@ impl Journal {
             self.tell_untold(told.as_ref().err());
         }
         self.tell_failure(cycle.failure.as_ref());
+        if cycle.unentered {
+            warn!("{}", advice::UNENTERED);
+        }
     }
 
     /// Tells of cycles that were left out because an earlier one was still under way.

@@ -30,6 +30,12 @@ pub trait ConnAdapter {
         in_use: &BTreeSet<NamespaceId>,
     ) -> Result<BTreeSet<NamespaceId>, Self::Error>;
 
+    /// The network namespaces that are attended to without being entered, which is slower. Of their connections it is told
+    /// neither to which interface they are bound nor how they fare.
+    fn unentered(&self) -> BTreeSet<NamespaceId> {
+        BTreeSet::new()
+    }
+
     /// Every connection of the agent's network namespace that [`ConnectionFilter::matches`], IPv4 and IPv6, and no other.
     ///
     /// # Errors

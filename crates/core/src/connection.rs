@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU64;
 
 use crate::address::Endpoint;
@@ -184,6 +185,34 @@ impl CgroupId {
 /// What tells a socket from its successors: never used twice until reboot (`SO_COOKIE`, since Linux 4.12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cookie(pub u64);
+
+impl Cookie {
+    /// What the kernel's never begin with: it counts up from 0, and down from the end for what an interrupt makes
+    /// (`gen_cookie_next`, `include/linux/cookie.h`).
+    const OURS: u64 = 0b10 << 62;
+    /// Of a socket for which no inode stands.
+    const WITHOUT_INODE: u64 = 1 << 61;
+    const PLACES: u64 = (1 << 61) - 1;
+
+    /// Stands in where the kernel does not tell it. An inode tells a socket from the others for as long as it lives, and is
+    /// given to another afterwards, so that endpoints have to be compared as well. What has none is told by its
+    /// endpoints and namespace alone.
+    #[must_use]
+    pub fn stand_in(inode: Option<Inode>, local: Endpoint, remote: Endpoint, namespace: NamespaceId) -> Self {
+        if let Some(inode) = inode {
+            return Self(Self::OURS | (inode.get() & Self::PLACES));
+        }
+        let mut hasher = DefaultHasher::new();
+        (local, remote, namespace).hash(&mut hasher);
+        Self(Self::OURS | Self::WITHOUT_INODE | (hasher.finish() & Self::PLACES))
+    }
+
+    /// Whether it only stands in for one that the kernel did not tell.
+    #[must_use]
+    pub fn is_stand_in(self) -> bool {
+        self.0 >> 62 == Self::OURS >> 62
+    }
+}
 
 /// One socket of a network namespace, with both of its endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

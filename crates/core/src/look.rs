@@ -16,7 +16,7 @@ use crate::address::Endpoint;
 use crate::allowance::Allowance;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
 use crate::infer::{self, Attribution, AttributionMode, InferenceLack};
-use crate::namespace::{Namespace, NamespaceId, NamespaceQuery};
+use crate::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery};
 use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, Container, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
@@ -381,6 +381,8 @@ struct Attended {
     closed: BTreeSet<PatternId>,
     /// Patterns that processes fit which live where nobody looks.
     foreign: BTreeSet<PatternId>,
+    /// Patterns that processes fit which live where interfaces are not told.
+    blurred: BTreeSet<PatternId>,
     containers: BTreeSet<Arc<Container>>,
 }
 
@@ -598,24 +600,28 @@ impl LookPlan {
             .map_err(|error| LookError::Connections(Box::new(error)))?;
         let inhabited = namespaces.iter().map(|namespace| namespace.id);
         let namespaces = inhabited.filter(|id| !refused.contains(id)).chain(in_use.iter().copied()).collect();
-        let mut closed = scan.closed;
-        for inhabited in scan.inhabited {
-            if refused.contains(&inhabited.namespace.id) {
-                closed.extend(inhabited.patterns);
+        let unentered = connections.unentered();
+        let (mut closed, mut blurred) = (scan.closed, BTreeSet::new());
+        for Inhabited { namespace, patterns } in scan.inhabited {
+            if refused.contains(&namespace.id) {
+                closed.extend(patterns);
+            } else if unentered.contains(&namespace.id) {
+                blurred.extend(patterns);
             }
         }
-        Ok(Attended { namespaces, closed, foreign: scan.foreign, containers: scan.containers })
+        Ok(Attended { namespaces, closed, foreign: scan.foreign, blurred, containers: scan.containers })
     }
 
     /// Takes in where those live who fit.
     fn note_attended(&self, attended: Attended, looks: &mut [ProbeLook]) {
-        let Attended { closed, foreign, containers, .. } = attended;
+        let Attended { closed, foreign, blurred, containers, .. } = attended;
         let containers = Arc::new(containers);
         for (look, planned) in looks.iter_mut().zip(&self.probes) {
             look.containers = Some(Arc::clone(&containers));
             for direction in Direction::ALL {
-                look.direction_mut(direction).elsewhere |= foreign.contains(&planned.pattern(direction));
-                if closed.contains(&planned.pattern(direction)) {
+                let pattern = planned.pattern(direction);
+                look.direction_mut(direction).elsewhere |= foreign.contains(&pattern);
+                if closed.contains(&pattern) || (planned.probe.has_zone() && blurred.contains(&pattern)) {
                     look.is_displaced = true;
                     look.direction_mut(direction).elsewhere = true;
                 }

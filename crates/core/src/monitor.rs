@@ -139,6 +139,8 @@ pub struct Cycle {
     pub lacks: BTreeSet<InferenceLack>,
     /// The links of which nothing can be told any more, and those of which something can again.
     pub sight: Vec<SightChange>,
+    /// Whether network namespaces are attended to that are not entered ([`ConnAdapter::unentered`]), and none were before.
+    pub unentered: bool,
     /// How long it took.
     pub took: Duration,
 }
@@ -246,6 +248,8 @@ pub struct Monitor<C, P, K> {
     /// Why holders could not be inferred, and what of it was told.
     lacks: BTreeSet<InferenceLack>,
     told_lacks: BTreeSet<InferenceLack>,
+    /// Whether it was told that namespaces are not entered.
+    told_unentered: bool,
 }
 
 impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
@@ -287,6 +291,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             pause_until: Duration::ZERO,
             lacks: BTreeSet::new(),
             told_lacks: BTreeSet::new(),
+            told_unentered: false,
         };
         monitor.replace_probes(probes)?;
         Ok(monitor)
@@ -442,6 +447,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         cycle.translations = self.told.take();
         cycle.lacks = self.lacks.difference(&self.told_lacks).copied().collect();
         self.told_lacks.extend(&cycle.lacks);
+        cycle.unentered = !self.told_unentered && !self.connections.unentered().is_empty();
+        self.told_unentered |= cycle.unentered;
         cycle.took = self.clock.monotonic().saturating_sub(began);
         cycle
     }

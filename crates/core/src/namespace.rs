@@ -20,8 +20,9 @@ pub enum Namespaces {
 
 /// Tells a network namespace from the others that there are at the same time.
 ///
-/// The number of another is the inode to which `/proc/PID/ns/net` leads. The kernel gives it anew once the namespace is
-/// gone, so it says nothing about one of which no [`Namespace`] is kept.
+/// The number of another is the inode to which `/proc/PID/ns/net` leads, or where namespaces are not entered, that of
+/// `/proc/PID/net/dev`, of which each has its own. The kernel gives either anew once the namespace is gone, so it says
+/// nothing about one of which no [`Namespace`] is kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamespaceId(pub u64);
 
@@ -35,8 +36,27 @@ impl NamespaceId {
 pub struct Namespace {
     /// Its id.
     pub id: NamespaceId,
-    /// What setns(2) takes.
-    pub handle: Arc<OwnedFd>,
+    /// How its sockets are reached.
+    pub approach: Approach,
+}
+
+/// How the sockets of a network namespace are reached. Either keeps the namespace.
+#[derive(Debug, Clone)]
+pub enum Approach {
+    /// By entering it: what setns(2) takes.
+    Enter(Arc<OwnedFd>),
+    /// By reading its tables, which takes no privilege, more time, and tells less of each socket.
+    Read(Arc<SocketTables>),
+}
+
+/// The tables of a network namespace's TCP sockets, as text. Read from the start, an open one tells of its namespace anew,
+/// whatever became of the process by which it was found.
+#[derive(Debug)]
+pub struct SocketTables {
+    /// `/proc/PID/net/tcp`.
+    pub inet: OwnedFd,
+    /// `/proc/PID/net/tcp6`; `None` on a host without IPv6.
+    pub inet6: Option<OwnedFd>,
 }
 
 /// A network namespace, and the patterns that processes fit which live in it.

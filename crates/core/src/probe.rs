@@ -60,6 +60,12 @@ impl ConnectionProbe {
         }
     }
 
+    /// Whether an address is of one interface alone.
+    #[must_use]
+    pub fn has_zone(&self) -> bool {
+        self.dest_ip.zone().is_some() || self.source_ip.as_ref().is_some_and(|ip| ip.zone().is_some())
+    }
+
     /// Whether the connection's addresses fit in that direction. Its state and its holder are not considered.
     ///
     /// `interface_index` answers for the interface names of configured zones; an interface that does not exist

@@ -13,7 +13,7 @@ use crate::address::Endpoint;
 use crate::connection::{CgroupId, Connection, ConnectionFilter, Cookie, Inode, TcpState};
 use crate::health::{Sighting, Vitals};
 use crate::infer::{Basis, InferenceLack, Outsider, OutsiderQuery, OutsiderScan, SuspectQuery};
-use crate::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
+use crate::namespace::{Approach, Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{
     Capability, Container, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames,
     ProcessSelector, VerifyQuery,
@@ -104,6 +104,8 @@ pub(crate) struct Host {
     pub(crate) barred: BTreeSet<NamespaceId>,
     /// Network namespaces that are attended to.
     pub(crate) attended: BTreeSet<NamespaceId>,
+    /// Those that are attended to without being entered.
+    pub(crate) unentered: BTreeSet<NamespaceId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -220,6 +222,10 @@ impl ConnAdapter for Host {
         Ok(&ids & &self.barred)
     }
 
+    fn unentered(&self) -> BTreeSet<NamespaceId> {
+        &self.unentered & &self.attended
+    }
+
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Refused> {
         self.dumps += 1;
         if let Some((cpu, cost)) = &self.cost {
@@ -295,8 +301,8 @@ impl ProcessAdapter for Host {
             }
         }
         for (id, patterns) in inhabited.into_iter().filter(|(_, patterns)| !patterns.is_empty()) {
-            let handle = Arc::new(File::open("/dev/null").unwrap().into());
-            scan.inhabited.push(Inhabited { namespace: Namespace { id, handle }, patterns });
+            let approach = Approach::Enter(Arc::new(File::open("/dev/null").unwrap().into()));
+            scan.inhabited.push(Inhabited { namespace: Namespace { id, approach }, patterns });
         }
         Ok(scan)
     }

@@ -99,9 +99,9 @@ impl Tracked {
         !self.owners.is_empty()
     }
 
-    /// Whether what the kernel tells of it was not asked for yet.
+    /// Whether what the kernel tells of it was not asked for yet. Where it tells no cookie, it tells nothing else either.
     pub(crate) fn is_unexamined(&self) -> bool {
-        self.vitals.is_none()
+        self.vitals.is_none() && !self.connection.cookie.is_stand_in()
     }
 
     /// Whether this is the connection, as it has to be to count.

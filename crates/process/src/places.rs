@@ -6,10 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use vms_core::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
+use vms_core::namespace::{Approach, Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use vms_core::process::{Container, Fits, PatternId, Pid};
 
 use crate::effort::Effort;
@@ -21,7 +20,7 @@ use crate::procfs::{Obstacle, ProcessDir, Procfs};
 use crate::scan::UNITS_A_PROCESS;
 use crate::table::{NameTable, Remembered};
 
-/// How many namespaces are kept at most: two descriptors each.
+/// How many namespaces are kept at most: two descriptors each, one of them the socket's, or both of them tables.
 const MAX_NAMESPACES: usize = 1024;
 
 /// What is remembered of those who live in other network namespaces.
@@ -30,7 +29,10 @@ pub(crate) struct Residents {
     /// How many may be kept at most.
     most: usize,
     /// The namespaces that are kept hold of, by their inodes.
-    handles: BTreeMap<NonZeroU32, Arc<OwnedFd>>,
+    kept: BTreeMap<NonZeroU32, Approach>,
+    /// Namespaces are not entered: they are told apart by their `net/dev`, and kept hold of by their socket tables. Never both
+    /// ways at once: where only some processes show `ns/net`, one namespace would be two.
+    pub(crate) are_read: bool,
     /// Processes of other user namespaces, as of when their names were read.
     strangers: BTreeSet<Pid>,
     /// The containers of processes, as of when their names were read.
@@ -48,12 +50,12 @@ impl Residents {
 
     /// Whether none is kept.
     pub(crate) fn is_empty(&self) -> bool {
-        self.handles.is_empty()
+        self.kept.is_empty()
     }
 
     /// Lets go of all, for an agent that has no descriptors left.
     pub(crate) fn shed(&mut self) {
-        self.handles.clear();
+        self.kept.clear();
     }
 }
 
@@ -103,10 +105,10 @@ impl Survey<'_> {
                 scan.closed.extend(self.query.patterns);
             }
         }
-        self.residents.handles.retain(|inode, _| inhabited.contains_key(inode));
+        self.residents.kept.retain(|inode, _| inhabited.contains_key(inode));
         for (inode, patterns) in inhabited {
-            if let Some(handle) = self.residents.handles.get(&inode) {
-                let namespace = Namespace { id: NamespaceId(inode.get().into()), handle: Arc::clone(handle) };
+            if let Some(approach) = self.residents.kept.get(&inode) {
+                let namespace = Namespace { id: NamespaceId(inode.get().into()), approach: approach.clone() };
                 scan.inhabited.push(Inhabited { namespace, patterns });
             }
         }
@@ -133,7 +135,7 @@ impl Survey<'_> {
                 scan.foreign.extend(patterns.iter().filter(asked));
                 true
             }
-            (Whereabouts::Elsewhere, Some(inode)) if self.residents.handles.contains_key(inode) => {
+            (Whereabouts::Elsewhere, Some(inode)) if self.residents.kept.contains_key(inode) => {
                 inhabited.entry(*inode).or_default().extend(patterns.iter().filter(asked));
                 scan.containers.extend(self.residents.containers.get(&pid).cloned());
                 true
@@ -159,9 +161,16 @@ impl Survey<'_> {
         if holder.is_bare() || !certain.iter().chain(possible).any(|pattern| asked(&pattern)) {
             return Ok(());
         }
-        let namespace = dir.read_network_namespace()?;
+        let (namespace, inode) = if self.residents.are_read {
+            let namespace = dir.read_both_network_namespaces()?;
+            let inode = namespace.file.and_then(|file| u32::try_from(file).ok());
+            (namespace, inode.and_then(NonZeroU32::new))
+        } else {
+            let namespace = dir.read_network_namespace()?;
+            (namespace, namespace.inode)
+        };
         let whereabouts = self.surroundings.locate(namespace);
-        self.table.note_whereabouts(pid, whereabouts, namespace.inode);
+        self.table.note_whereabouts(pid, whereabouts, inode);
         if whereabouts == Whereabouts::Elsewhere && self.surroundings.is_stranger(dir.read_user_namespace()?)
         {
             scan.foreign.extend(certain.iter().chain(possible).filter(asked));
@@ -169,7 +178,7 @@ impl Survey<'_> {
             return Ok(());
         }
         self.residents.strangers.remove(&pid);
-        match (whereabouts, namespace.inode) {
+        match (whereabouts, inode) {
             (Whereabouts::Here, _) => {}
             (Whereabouts::Elsewhere, Some(inode)) if self.keep(inode, &dir)? => {
                 inhabited.entry(inode).or_default().extend(certain.iter().chain(possible).filter(asked));
@@ -186,16 +195,23 @@ impl Survey<'_> {
 
     /// Keeps hold of that namespace, in which that process lives. `false` where that is not to be.
     fn keep(&mut self, inode: NonZeroU32, dir: &ProcessDir) -> Result<bool, Obstacle> {
-        if self.residents.handles.contains_key(&inode) {
+        if self.residents.kept.contains_key(&inode) {
             return Ok(true);
         }
-        if self.residents.handles.len() >= self.residents.most.min(MAX_NAMESPACES) {
+        if self.residents.kept.len() >= self.residents.most.min(MAX_NAMESPACES) {
             return Ok(false);
         }
-        match dir.open_network_namespace() {
+        let opened = if self.residents.are_read {
+            let tables = dir.open_socket_tables();
+            tables.map(|tables| tables.map(|(file, tables)| (file, Approach::Read(Arc::new(tables)))))
+        } else {
+            let handle = dir.open_network_namespace();
+            handle.map(|(opened, handle)| Some((opened, Approach::Enter(Arc::new(handle)))))
+        };
+        match opened {
             // It may have moved on meanwhile: then it is looked at anew the next time.
-            Ok((opened, handle)) if opened == u64::from(inode.get()) => {
-                self.residents.handles.insert(inode, Arc::new(handle));
+            Ok(Some((opened, approach))) if opened == u64::from(inode.get()) => {
+                self.residents.kept.insert(inode, approach);
                 Ok(true)
             }
             Ok(_) | Err(Obstacle::Refused(_)) => Ok(false),

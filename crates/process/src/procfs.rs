@@ -16,6 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
+use vms_core::namespace::SocketTables;
 use vms_core::process::{Container, Known, Pid, ProcessNames};
 
 use crate::container::parse_container;
@@ -329,6 +330,29 @@ impl ProcessDir {
             .map_err(|errno| self.obstacle(errno, Refusal::ReadDescriptor))?;
         let inode = fstat(&file).map_err(|errno| self.obstacle(errno, Refusal::ReadDescriptor))?.st_ino;
         Ok((inode, file))
+    }
+
+    /// Takes hold of the network namespace of the process by the tables of its sockets: the inode of its `net/dev`, and the
+    /// tables, which keep it. `None` where these may not be read. Takes no privilege.
+    pub(crate) fn open_socket_tables(&self) -> Result<Option<(u64, SocketTables)>, Obstacle> {
+        let before = self.read_network_file()?;
+        let open = |name: &CStr| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            match openat(&self.0, name, flags, Mode::empty()) {
+                Ok(file) => Ok(Some(file)),
+                // Not there at all, or refused.
+                Err(errno) => match self.obstacle(errno, Refusal::ReadDescriptor) {
+                    Obstacle::Vanished if self.is_gone() => Err(Obstacle::Vanished),
+                    Obstacle::Vanished => Ok(None),
+                    obstacle => Err(obstacle),
+                },
+            }
+        };
+        let Some(inet) = open(c"net/tcp")? else { return Ok(None) };
+        let inet6 = open(c"net/tcp6")?;
+        // It may have moved on meanwhile: then it is looked at anew the next time.
+        let is_same = self.read_network_file()? == before;
+        Ok(before.filter(|_| is_same).map(|file| (file, SocketTables { inet, inet6 })))
     }
 
     fn read_network_inode(&self) -> Result<Option<NonZeroU32>, Obstacle> {

@@ -97,6 +97,13 @@ impl ProcReader {
         Self { surroundings: self.surroundings.surveyed(), ..self }
     }
 
+    /// The same for an agent that may not enter other network namespaces: they are kept hold of by their socket tables.
+    #[must_use]
+    pub fn without_entering(mut self) -> Self {
+        self.residents.are_read = true;
+        self
+    }
+
     /// Which processes this /proc hides from those without privilege.
     ///
     /// # Errors

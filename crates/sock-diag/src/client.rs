@@ -9,7 +9,7 @@ use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, ConnectionFilter};
 use vms_core::health::Sighting;
-use vms_core::namespace::{Namespace, NamespaceId};
+use vms_core::namespace::{Approach, Namespace, NamespaceId};
 
 use crate::bytecode::Precision;
 use crate::codec::{DumpRequest, Family, LookupRequest, Malformed, Messages, Reply};
@@ -18,6 +18,7 @@ use crate::home::{Abroad, Home};
 use crate::host_size::read_host_sockets;
 use crate::plan::{Experience, Plan};
 use crate::socket::{NetlinkSocket, Transport, io_error};
+use crate::tables::Tables;
 
 /// The kernel's replies come in pieces of at most this size, however large the buffer.
 const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
@@ -26,10 +27,10 @@ const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 const ATTEMPTS: u32 = 4;
 
 /// How many sockets one dump may tell of in one attempt, asked for or not. To read that many takes half a second.
-const MAX_TOLD: u32 = 1 << 20;
+pub(crate) const MAX_TOLD: u32 = 1 << 20;
 
 /// How many connections one dump may find: of 80 bytes each.
-const MAX_FOUND: usize = 1 << 18;
+pub(crate) const MAX_FOUND: usize = 1 << 18;
 
 /// How many lookups go to the kernel in one send. It answers them all before the send returns: the socket's receive
 /// buffer has to hold the answers, each of which is charged with up to 2,304 bytes of the 212,992 that are usual.
@@ -49,8 +50,9 @@ const EARLIER_PLANS: usize = 7;
 
 /// The TCP connections of the network namespace of the thread that opened it, and of those that are attended to beside.
 ///
-/// Needs no capability, but `CAP_SYS_ADMIN` for other namespaces: each has a socket of its own, opened in it once. The socket is kept from one dump to the next; after a failure it is opened anew, by the
-/// thread that dumps next, which has to be in the same network namespace.
+/// Needs no capability, but `CAP_SYS_ADMIN` to enter other namespaces: each has a socket of its own, opened in it once.
+/// Those that are not entered are read from their tables. The socket is kept from one dump to the next; after a failure it
+/// is opened anew, by the thread that dumps next, which has to be in the same network namespace.
 #[derive(Debug)]
 pub struct SockDiag {
     client: Client<NetlinkSocket>,
@@ -58,6 +60,8 @@ pub struct SockDiag {
     /// Where it was opened; `None` where no other namespace is attended to.
     home: Option<Arc<Home>>,
     abroad: BTreeMap<NamespaceId, Line<NetlinkSocket>>,
+    /// Those that are not entered.
+    tables: BTreeMap<NamespaceId, Tables>,
 }
 
 impl SockDiag {
@@ -77,6 +81,7 @@ impl SockDiag {
             sockstat,
             home: None,
             abroad: BTreeMap::new(),
+            tables: BTreeMap::new(),
         })
     }
 
@@ -107,11 +112,20 @@ impl ConnAdapter for SockDiag {
     ) -> Result<BTreeSet<NamespaceId>, Error> {
         let mut refused = BTreeSet::new();
         let wanted: BTreeSet<NamespaceId> = namespaces.iter().map(|namespace| namespace.id).collect();
-        self.abroad.retain(|id, _| wanted.contains(id) || in_use.contains(id));
-        for Namespace { id, handle } in namespaces {
-            if self.abroad.contains_key(id) {
+        let is_kept = |id: &NamespaceId| wanted.contains(id) || in_use.contains(id);
+        self.abroad.retain(|id, _| is_kept(id));
+        self.tables.retain(|id, _| is_kept(id));
+        for Namespace { id, approach } in namespaces {
+            if self.abroad.contains_key(id) || self.tables.contains_key(id) {
                 continue;
             }
+            let handle = match approach {
+                Approach::Enter(handle) => handle,
+                Approach::Read(kept) => {
+                    self.tables.insert(*id, Tables { namespace: *id, kept: Arc::clone(kept) });
+                    continue;
+                }
+            };
             let Some(home) = &self.home else {
                 refused.insert(*id);
                 continue;
@@ -131,6 +145,10 @@ impl ConnAdapter for SockDiag {
         Ok(refused)
     }
 
+    fn unentered(&self) -> BTreeSet<NamespaceId> {
+        self.tables.keys().copied().collect()
+    }
+
     /// One walk of the kernel's table for `AF_INET6` sockets, and one for `AF_INET` sockets if any endpoint is
     /// IPv4; none if nothing is asked for. Sorted by cookie.
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
@@ -145,6 +163,9 @@ impl ConnAdapter for SockDiag {
         namespace: NamespaceId,
         filter: &ConnectionFilter,
     ) -> Result<Vec<Connection>, Error> {
+        if let Some(tables) = self.tables.get(&namespace) {
+            return tables.dump(filter);
+        }
         self.come_back()?;
         let Some(line) = self.abroad.get_mut(&namespace) else { return Ok(Vec::new()) };
         let sockstat = &self.sockstat;
@@ -156,7 +177,7 @@ impl ConnAdapter for SockDiag {
     }
 
     /// One message each way for a connection, many of them in one send. The state may be any, also one that no dump
-    /// asked for.
+    /// asked for. Of a namespace that is not entered the tables are read, once.
     fn lookup(&mut self, connections: &[Connection]) -> Result<Vec<Option<Sighting>>, Error> {
         self.come_back()?;
         if connections.iter().all(|connection| connection.namespace == NamespaceId::OWN) {
@@ -170,11 +191,12 @@ impl ConnAdapter for SockDiag {
         for (id, indices) in places {
             let asked: Vec<Connection> =
                 indices.iter().filter_map(|index| connections.get(*index)).copied().collect();
-            let told = match self.abroad.get_mut(&id) {
-                None if id == NamespaceId::OWN => self.client.lookup(&asked)?,
-                Some(line) => self.client.on(line, |client| client.lookup(&asked))?,
+            let told = match (self.abroad.get_mut(&id), self.tables.get(&id)) {
+                (Some(line), _) => self.client.on(line, |client| client.lookup(&asked))?,
+                (None, Some(tables)) => tables.lookup(&asked)?,
+                (None, None) if id == NamespaceId::OWN => self.client.lookup(&asked)?,
                 // It is attended to no more: what was in it is not known, and only a walk can tell.
-                None => continue,
+                (None, None) => continue,
             };
             for (index, sighting) in indices.into_iter().zip(told) {
                 let Some(slot) = sightings.get_mut(index) else { continue };
@@ -188,6 +210,9 @@ impl ConnAdapter for SockDiag {
     }
 
     fn interface_index(&self, namespace: NamespaceId, name: &str) -> Option<u32> {
+        if self.tables.contains_key(&namespace) {
+            return None;
+        }
         let line = self.abroad.get(&namespace).unwrap_or(&self.client.line);
         line.transport.interface_index(name)
     }
@@ -543,7 +568,7 @@ fn receive<'a, T: Transport>(transport: &mut T, buffer: &'a mut [u8]) -> Result<
 }
 
 /// Whether the socket told is the one that was asked for, whatever has become of it.
-fn is_same(told: &Connection, asked: &Connection) -> bool {
+pub(crate) fn is_same(told: &Connection, asked: &Connection) -> bool {
     (told.cookie, told.local, told.remote) == (asked.cookie, asked.local, asked.remote)
 }
 

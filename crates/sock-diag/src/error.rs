@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::codec::Malformed;
+use crate::proc_net::BadLine;
 
 /// Why connections could not be told. None of these means that there are none.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,12 @@ pub enum Error {
     /// There are more sockets than the agent takes in: it would need more memory and time than it may have.
     #[error("sock_diag reply: more sockets than are read in one look; see who has so many (`ss -s`)")]
     TooMany,
+    /// The table of a network namespace that is not entered has a line that cannot be what the kernel meant.
+    #[error("socket table of another network namespace: malformed")]
+    MalformedTable(#[from] BadLine),
+    /// Such a table could not be read.
+    #[error("socket table of another network namespace: could not be read")]
+    ReadTable(#[source] io::Error),
     /// Any other failure.
     #[error("sock_diag {operation}: failed")]
     Io {

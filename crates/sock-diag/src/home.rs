@@ -54,6 +54,14 @@ impl Abroad {
     }
 }
 
+/// Whether the calling thread may enter network namespaces, tried with the one in which it is.
+///
+/// Of one that belongs to another user namespace that says nothing.
+#[must_use]
+pub fn may_enter_namespaces(proc_root: &Path) -> bool {
+    Home::open(proc_root).is_ok_and(|home| enter(&home.own).is_ok())
+}
+
 /// Takes `CAP_SYS_ADMIN` in the user namespaces of both, the thread's and the other's (`netns_install` in
 /// `net/core/net_namespace.c`).
 fn enter(namespace: &OwnedFd) -> Result<(), Errno> {

@@ -6,8 +6,8 @@
 //!
 //! [`codec`] and [`bytecode`] are pure, and the only places that know the kernel's structs; [`client`] asks,
 //! retries and verifies; the choice of the program, the socket itself and other network namespaces (`home`) are
-//! private. What decodes is public, also for
-//! `tests/fuzz`. Reads top down: [`client`], `plan`, [`codec`], [`bytecode`].
+//! private. Where namespaces may not be entered, [`proc_net`] takes in their tables as text, which `tables` reads. What
+//! decodes is public, also for `tests/fuzz`. Reads top down: [`client`], `plan`, [`codec`], [`bytecode`].
 
 pub mod bytecode;
 pub mod client;
@@ -16,7 +16,10 @@ mod error;
 mod home;
 pub mod host_size;
 mod plan;
+pub mod proc_net;
 mod socket;
+mod tables;
 
 pub use client::SockDiag;
 pub use error::{Error, Operation};
+pub use home::may_enter_namespaces;

@@ -21,7 +21,7 @@ use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState, TcpStates};
 use vms_core::health::Sighting;
-use vms_core::namespace::{Namespace, NamespaceId};
+use vms_core::namespace::{Approach, Namespace, NamespaceId};
 use vms_sock_diag::SockDiag;
 
 const ESTABLISHED: TcpStates = TcpStates::of(&[TcpState::Established]);
@@ -489,7 +489,7 @@ fn abroad<T: Send>(number: u64, make: impl FnOnce() -> T + Send) -> (Namespace, 
         rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
         assert!(ip("link set lo up").unwrap().status.success());
         let handle = File::open("/proc/thread-self/ns/net").unwrap();
-        (Namespace { id: NamespaceId(number), handle: Arc::new(handle.into()) }, make())
+        (Namespace { id: NamespaceId(number), approach: Approach::Enter(Arc::new(handle.into())) }, make())
     };
     std::thread::scope(|scope| scope.spawn(build).join().unwrap())
 }

@@ -174,7 +174,7 @@ pub(crate) fn write(
          | fds |"
     )?;
     writeln!(out, "|{}", "--:|".repeat(11))?;
-    let none = find(findings, Node { fitting: 0, others: 0 });
+    let without = find(findings, Node { fitting: 0, others: 0 });
     let (cycle, walk): (Time, Time) = (|one| one.cycle, |one| one.walk);
     for one in findings {
         writeln!(
@@ -183,10 +183,10 @@ pub(crate) fn write(
             thousands(one.node.fitting),
             thousands(one.node.others),
             brief(one.cycle),
-            or_dash(one.of_each(none, cycle)),
+            or_dash(one.of_each(without, cycle)),
             or_dash(one.to_none(findings, cycle)),
             brief(one.walk),
-            or_dash(one.of_each(none, walk)),
+            or_dash(one.of_each(without, walk)),
             or_dash(one.to_none(findings, walk)),
             one.walks,
             megabytes(one.footprint.resident),

@@ -1,15 +1,21 @@
 //! Files below /proc and /etc, beside the crate `procfs` and plain restatements.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::unix::ffi::OsStrExt;
 
+use procfs::net::TcpNetEntries;
 use procfs::process::{FDTarget, MountInfos, Stat};
-use procfs::{FromBufRead, FromRead, ProcessCGroups};
+use procfs::{FromBufRead, FromBufReadSI, FromRead, ProcessCGroups, current_system_info};
 use vms_agent::fuzzing;
+use vms_core::address::Endpoint;
 use vms_core::connection::Inode;
+use vms_core::namespace::NamespaceId;
 use vms_process::HidePid;
 use vms_process::parse::{self, Device, TaskKind};
+use vms_sock_diag::codec::Family;
 use vms_sock_diag::host_size::parse_host_sockets;
+use vms_sock_diag::proc_net::Table;
 
 use crate::bounded::bounded;
 
@@ -18,7 +24,12 @@ pub fn proc_files(data: &[u8]) {
     const FILES: [fn(&[u8]); 10] =
         [stat, comm, cmdline, executable, descriptor, mountinfo, sockstat, status, surroundings, host];
     let Some((kind, text)) = data.split_first() else { return };
-    FILES[usize::from(*kind) % FILES.len()](text);
+    // Beside the others, whose places in the corpus stay what they are.
+    match kind {
+        0xFE => sockets(text, Family::Inet),
+        0xFF => sockets(text, Family::Inet6),
+        kind => FILES[usize::from(*kind) % FILES.len()](text),
+    }
 }
 
 /// `/proc/PID/stat`.
@@ -254,6 +265,39 @@ fn sockstat(text: &[u8]) {
     // A line that is no text says nothing.
     if sockets != expected {
         assert!(sockets.is_none() && std::str::from_utf8(text).is_err(), "{sockets:?} {expected:?}");
+    }
+}
+
+/// `/proc/PID/net/tcp`, in pieces, beside what `procfs` makes of it.
+fn sockets(text: &[u8], family: Family) {
+    let read = |pieces: usize| {
+        let mut told = Vec::new();
+        let mut table = Table::new(family, NamespaceId(1));
+        for piece in text.chunks(pieces) {
+            table.take(piece, |connection| told.push(connection))?;
+        }
+        table.finish().map(|()| told)
+    };
+    let whole = bounded(text, 8, 4096, || read(text.len().max(1)));
+    assert_eq!(read(7), whole, "in pieces");
+    let Ok(told) = whole else { return };
+    let lines = text.split(|byte| *byte == b'\n').count() - 1;
+    assert_eq!(told.len() + 1, lines, "no line is passed over");
+    let read = match family {
+        Family::Inet => TcpNetEntries::from_buf_read(text, current_system_info()).map(|entries| entries.0),
+        Family::Inet6 => TcpNetEntries::from_buf_read(text, current_system_info()).map(|entries| entries.0),
+    };
+    // It knows fewer states.
+    let Ok(entries) = read else { return };
+    assert_eq!(entries.len(), told.len());
+    for (entry, connection) in entries.iter().zip(&told) {
+        let endpoint = |address: SocketAddr| Endpoint::new(address.ip(), address.port());
+        assert_eq!(
+            (endpoint(entry.local_address), endpoint(entry.remote_address)),
+            (connection.local, connection.remote)
+        );
+        assert_eq!((entry.uid, entry.inode), (connection.uid, connection.inode.map_or(0, Inode::get)));
+        assert_eq!(entry.state.to_u8(), connection.state.number());
     }
 }
 

@@ -110,8 +110,8 @@ pub(super) struct Settings {
     #[serde(default)]
     pub(super) conntrack: ConntrackMode,
     /// Whose connections are looked at: those of the agent's own network namespace, or those of every one on the host in
-    /// which a process lives that fits a probe, as each pod has one. The latter takes `CAP_SYS_ADMIN`, and a walk over all
-    /// sockets for each of them. Takes effect at the start.
+    /// which a process lives that fits a probe, as each pod has one. The latter takes `CAP_SYS_ADMIN`, without which it is
+    /// slower and tells less, and a walk over all sockets for each of them. Takes effect at the start.
     #[serde(default)]
     pub(super) namespaces: NamespacesMode,
 
@@ -156,9 +156,10 @@ pub(super) enum NamespacesMode {
     /// Those of the network namespace in which the agent runs. Needs no capability.
     #[default]
     Own,
-    /// Those of every network namespace in which a process lives that fits a probe, and of the agent's own. Needs
-    /// `CAP_SYS_ADMIN`, beside the two by which other users' processes are looked into. For one agent on each host; it has
-    /// to see the host's processes.
+    /// Those of every network namespace in which a process lives that fits a probe, and of the agent's own. Takes
+    /// `CAP_SYS_ADMIN`, beside the two by which other users' processes are looked into. Without it connections are read from
+    /// `/proc/PID/net/tcp` in each cycle, which is slower and tells no link health. For one agent on each host; it has to
+    /// see the host's processes.
     All,
 }
 

@@ -389,8 +389,8 @@ fn evaluate_all_networks(facts: &Facts) -> Finding {
     };
     lack(
         Area::Network,
-        Level::Fail,
-        "CAP_SYS_ADMIN is missing, by which network namespaces are entered (`namespaces: all`): probes for processes that live in another fail",
+        Level::Warn,
+        "CAP_SYS_ADMIN is missing, by which network namespaces are entered (`namespaces: all`): connections in others are read from /proc/PID/net/tcp, which is slower and tells no link health",
         format!("{fix}; or namespaces: own"),
     )
 }

@@ -1527,3 +1527,40 @@ fn an_up_is_counted_anew_although_somebody_lives_where_the_agent_may_not_enter()
     let cycle = monitor.tell(&[0]);
     assert_eq!((values(&cycle, CONNECTIONS), ages(&cycle)), (vec![2], vec![0.0]));
 }
+
+#[test]
+fn a_link_of_one_interface_is_failed_where_interfaces_are_not_told() {
+    let zoned = || {
+        let mut zoned = probe("a", 5432, 1);
+        zoned.dest_ip = "fe80::1%eth0".parse().unwrap();
+        zoned
+    };
+    for (unentered, failed) in [(FAR.into(), 1), (BTreeSet::new(), 0)] {
+        let mut host = twins();
+        host.unentered = unentered;
+        let terms = Terms { namespaces: Namespaces::All, ..Terms::default() };
+        let probes = vec![zoned()];
+        let mut monitor = Monitor::new(host.clone(), host.clone(), Manual::default(), probes, terms).unwrap();
+        let cycle = monitor.tell(&[0]);
+        assert_eq!(monitor.outcomes().failed, failed);
+        assert_eq!(values(&cycle, UP).is_empty(), failed > 0);
+    }
+}
+
+#[test]
+fn how_connections_fare_is_not_asked_again_where_it_is_never_told() {
+    for stands_in in [true, false] {
+        let mut host = twins();
+        for index in (0..2).filter(|_| stands_in) {
+            let connection = host.connection_mut(index).unwrap();
+            let Connection { inode, local, remote, namespace, .. } = *connection;
+            connection.cookie = Cookie::stand_in(inode, local, remote, namespace);
+        }
+        let mut monitor = everywhere(&host, true);
+        monitor.tell(&[0]);
+        monitor.tell(&[0]);
+        // The first cycle knows of nothing to verify, and asks after its walk how what it found fares.
+        assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [2]);
+        assert_eq!(monitor.connections.lookups == 2, stands_in, "{}", monitor.connections.lookups);
+    }
+}

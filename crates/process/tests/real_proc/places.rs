@@ -1,9 +1,11 @@
 //! Processes in network namespaces of their own.
 
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
-use vms_core::namespace::{NamespaceQuery, NamespaceScan};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use vms_core::namespace::{Approach, Namespace, NamespaceQuery, NamespaceScan};
 
 use super::*;
 
@@ -19,6 +21,14 @@ fn survey(reader: &mut ProcReader, name: &str) -> NamespaceScan {
         allowance: &Allowance::unlimited(),
     };
     reader.find_namespaces(&query).unwrap()
+}
+
+/// What setns(2) takes.
+fn handle_of(namespace: &Namespace) -> &Arc<OwnedFd> {
+    match &namespace.approach {
+        Approach::Enter(handle) => handle,
+        Approach::Read(tables) => unreachable!("it is entered: {tables:?}"),
+    }
 }
 
 /// Runs a copy of `sleep` under that name, in a network namespace of its own.
@@ -51,12 +61,12 @@ fn the_network_namespace_of_who_fits_is_kept_for_as_long_as_he_lives_there() {
         let scan = survey(&mut reader, "vmsapart");
         let ids: Vec<u64> = scan.inhabited.iter().map(|inhabited| inhabited.namespace.id.0).collect();
         assert_eq!(ids, expected);
-        let handles =
-            scan.inhabited.iter().map(|inhabited| fstat(inhabited.namespace.handle.as_fd()).unwrap());
+        let handles = scan.inhabited.iter().map(|inhabited| fstat(handle_of(&inhabited.namespace)).unwrap());
         assert!(handles.map(|stat| stat.st_ino).eq(expected.iter().copied()));
         assert!(scan.closed.is_empty());
     }
-    let handle = std::sync::Arc::downgrade(&survey(&mut reader, "vmsapart").inhabited[0].namespace.handle);
+    let handle =
+        std::sync::Arc::downgrade(handle_of(&survey(&mut reader, "vmsapart").inhabited[0].namespace));
     assert!(handle.upgrade().is_some());
     drop((one, other));
     assert!(survey(&mut reader, "vmsapart").inhabited.is_empty());
@@ -76,4 +86,57 @@ fn an_agent_beside_the_first_process_knows_who_lives_elsewhere() {
     let here = Program::start("vmshere", None, &Socket::new(), "60");
     assert!(ask(&mut reader, "vmshere", None, &[]).scan.elsewhere.is_empty());
     drop((apart, here));
+}
+
+#[test]
+fn who_may_enter_no_network_namespace_keeps_it_by_its_tables() {
+    if !geteuid().is_root() {
+        return skip("needs root, for network namespaces");
+    }
+    let (one, other) = (start_apart("vmstables"), start_apart("vmstables"));
+    // One that lives with another, and does not show it as the other does.
+    let beside = Program::start_copy("/bin/sleep", "vmstables", |path| {
+        let mut command = command(Path::new("nsenter"));
+        command.arg(format!("--net=/proc/{}/ns/net", one.pid())).args(["--", "setpriv", "--reuid=65534"]);
+        command.args(["--inh-caps=-all", "--"]).arg(path).arg("60");
+        command
+    });
+    while fs::read_to_string(format!("/proc/{}/comm", beside.pid())).unwrap().trim_end() != "vmstables" {
+        thread::yield_now();
+    }
+    let inode = |program: &Program| fs::metadata(format!("/proc/{}/net/dev", program.pid())).unwrap().ino();
+    let mut expected = vec![inode(&one), inode(&other)];
+    assert_eq!(inode(&beside), expected[0]);
+    expected.sort_unstable();
+    let powerless = || {
+        let none = CapabilitySet::empty();
+        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+            .unwrap();
+        let mut reader = reader("/proc").in_all_namespaces().without_entering();
+        // Others might fit whose executables may not be read.
+        let survey = |reader: &mut ProcReader| {
+            let mut scan = survey(reader, "vmstables");
+            scan.inhabited.retain(|inhabited| expected.contains(&inhabited.namespace.id.0));
+            scan
+        };
+        for _remembered in 0..2 {
+            let scan = survey(&mut reader);
+            let ids: Vec<u64> = scan.inhabited.iter().map(|inhabited| inhabited.namespace.id.0).collect();
+            assert_eq!(ids, expected);
+            assert!(scan.closed.is_empty());
+            for inhabited in &scan.inhabited {
+                let Approach::Read(tables) = &inhabited.namespace.approach else { panic!("{inhabited:?}") };
+                assert!(tables.inet6.is_some());
+            }
+        }
+        let survivor = survey(&mut reader).inhabited.swap_remove(0);
+        let Approach::Read(tables) = survivor.namespace.approach else { panic!("it is read") };
+        (Arc::downgrade(&tables), reader)
+    };
+    let (tables, mut reader) = thread::scope(|scope| scope.spawn(powerless).join().unwrap());
+    assert!(tables.upgrade().is_some());
+    drop((one, other, beside));
+    let left = survey(&mut reader, "vmstables").inhabited;
+    assert!(left.iter().all(|inhabited| !expected.contains(&inhabited.namespace.id.0)));
+    assert!(tables.upgrade().is_none(), "and let go of then");
 }
