@@ -74,16 +74,17 @@ impl Tables {
         let inet = with_inet.then_some((&self.kept.inet, Family::Inet));
         let inet6 = self.kept.inet6.as_ref().map(|table| (table, Family::Inet6));
         for (file, family) in inet.into_iter().chain(inet6) {
-            read_table(file, Table::new(family, self.namespace), &mut visit)?;
+            read_table(file, Table::new(family, self.namespace), MAX_TOLD, &mut visit)?;
         }
         Ok(())
     }
 }
 
-/// Reads a table from the start.
+/// Reads a table from the start, of not many more lines than `most`.
 fn read_table(
     file: &OwnedFd,
     mut table: Table,
+    most: u32,
     visit: &mut impl FnMut(Connection) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut piece = [0; PIECE_BYTES];
@@ -104,7 +105,7 @@ fn read_table(
         })?;
         outcome?;
         // A table that grows while it is read may have no end.
-        if table.lines() > MAX_TOLD {
+        if table.lines() > most {
             return Err(Error::TooMany);
         }
     }

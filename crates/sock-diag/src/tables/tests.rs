@@ -65,3 +65,31 @@ fn what_is_no_table_is_a_failure_and_not_an_empty_one() {
         assert!(matches!(error, Error::MalformedTable(_) | Error::ReadTable(_)), "{path}: {error:?}");
     }
 }
+
+#[test]
+fn a_table_without_end_is_not_read_to_its_end() {
+    let _ends: Vec<_> = (0..40).map(|_end| twin(Ipv4Addr::LOCALHOST.into())).collect();
+    let tables = tables();
+    let read = |most| {
+        let mut told = 0;
+        let table = Table::new(Family::Inet, NamespaceId(5));
+        let outcome = read_table(&tables.kept.inet, table, most, &mut |_connection| {
+            told += 1;
+            Ok(())
+        });
+        (outcome, told)
+    };
+    let (outcome, told) = read(10);
+    assert!(matches!(outcome, Err(Error::TooMany)), "{outcome:?}");
+    assert!(told < 100, "one piece has less than that: {told}");
+    assert!(read(MAX_TOLD).0.is_ok());
+    // What there is no room for ends the reading at once.
+    let mut taken = 0;
+    let full =
+        read_table(&tables.kept.inet, Table::new(Family::Inet, NamespaceId(5)), MAX_TOLD, &mut |_one| {
+            taken += 1;
+            Err(Error::TooMany)
+        });
+    assert!(matches!(full, Err(Error::TooMany)));
+    assert_eq!(taken, 1);
+}
