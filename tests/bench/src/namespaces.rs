@@ -37,7 +37,7 @@ pub(crate) struct NodeFindings {
     /// Walks in a cycle with a walk in each.
     walks: f64,
     footprint: Footprint,
-    /// TCP sockets that there were before: walks go over them as well.
+    /// TCP sockets that others had at some time: walks go over them as well.
     foreign_sockets: usize,
 }
 
@@ -47,6 +47,7 @@ struct Sample {
     walk: Duration,
     walks: f64,
     footprint: Footprint,
+    foreign_sockets: usize,
 }
 
 /// Measures all nodes.
@@ -64,7 +65,6 @@ pub(crate) fn measure(
     while machine::count_sockets()? > FEW_SOCKETS && start.elapsed() < PATIENCE {
         thread::sleep(PATIENCE / 100);
     }
-    let foreign_sockets = machine::count_sockets()?;
     let mut pods = Pods::new()?;
     let agent = Agent::new(binary, &[SERVICE], Scene::Apart, "all")?;
     let mut findings = Vec::new();
@@ -73,7 +73,7 @@ pub(crate) fn measure(
         pods.set(node).with_context(|| node.to_string())?;
         let samples: Result<Vec<Sample>> =
             (0..arguments.starts()).map(|_| measure_once(arguments, &agent, node, receiver)).collect();
-        findings.extend(NodeFindings::of(node, foreign_sockets, &samples.with_context(|| node.to_string())?));
+        findings.extend(NodeFindings::of(node, &samples.with_context(|| node.to_string())?));
     }
     Ok(findings)
 }
@@ -83,10 +83,15 @@ fn measure_once(arguments: &Arguments, agent: &Agent, node: Node, receiver: &Rec
     let connections = node.fitting + 1;
     agent.ensure_connections(connections)?;
     let (interval, window) = (arguments.interval(), arguments.window());
-    let measure = |mode: Mode, window: Duration| -> Result<(Stretch, Footprint)> {
+    // Both ends of each connection, and its listener.
+    let own = 3 * (connections + node.others);
+    let mut foreign_sockets = 0;
+    let mut measure = |mode: Mode, window: Duration| -> Result<(Stretch, Footprint)> {
         let mut running = agent.start(mode, receiver)?;
         running.wait_for_connections(connections)?;
+        let before = machine::count_sockets()?;
         let stretch = running.measure(window)?;
+        foreign_sockets = foreign_sockets.max(before.max(machine::count_sockets()?).saturating_sub(own));
         running.wait_for_connections(connections)?;
         let footprint = running.footprint()?;
         running.stop()?;
@@ -99,15 +104,15 @@ fn measure_once(arguments: &Arguments, agent: &Agent, node: Node, receiver: &Rec
     let (walking, footprint) = measure(walking, window)?;
     let walks = walking.walks.context("an agent that counts its walks")? / walking.cycles;
     let walk = walking.cycle.saturating_sub(steady.cycle).div_f64(walks.max(f64::MIN_POSITIVE));
-    Ok(Sample { cycle: steady.cycle, walk, walks, footprint })
+    Ok(Sample { cycle: steady.cycle, walk, walks, footprint, foreign_sockets })
 }
 
 impl NodeFindings {
     /// None without a sample.
-    fn of(node: Node, foreign_sockets: usize, samples: &[Sample]) -> Option<Self> {
+    fn of(node: Node, samples: &[Sample]) -> Option<Self> {
         Some(Self {
             node,
-            foreign_sockets,
+            foreign_sockets: samples.iter().map(|sample| sample.foreign_sockets).max()?,
             cycle: median(samples.iter().map(|sample| sample.cycle))?,
             walk: median(samples.iter().map(|sample| sample.walk))?,
             walks: samples.iter().map(|sample| sample.walks).reduce(f64::min)?,
@@ -189,9 +194,9 @@ pub(crate) fn write(
             one.footprint.descriptors,
         )?;
     }
-    let foreign = findings.iter().map(|one| one.foreign_sockets).max().unwrap_or_default();
-    if foreign > FEW_SOCKETS {
-        writeln!(out, "\nEach walk also went over {} TCP sockets of others.", thousands(foreign))?;
+    for one in findings.iter().filter(|one| one.foreign_sockets > FEW_SOCKETS) {
+        let (place, sockets) = (one.node, thousands(one.foreign_sockets));
+        writeln!(out, "\nOn {place} some walks also went over {sockets} TCP sockets of others.")?;
     }
     Ok(())
 }
@@ -232,9 +237,10 @@ mod tests {
                 walk: Duration::from_millis(10 * milliseconds),
                 walks: 1.0,
                 footprint: Footprint { resident: 12_000_000, peak: 13_000_000, descriptors: 17 },
+                foreign_sockets: 7 * FEW_SOCKETS * fitting / 100,
             })
             .collect();
-        NodeFindings::of(Node { fitting, others }, 0, &samples).unwrap()
+        NodeFindings::of(Node { fitting, others }, &samples).unwrap()
     }
 
     #[test]
@@ -253,6 +259,8 @@ mod tests {
                 "| 10 | 200 | **3.00 ms** | 200 µs | 1.50 x | **30.0 ms** | 2000 µs | 1.50 x | 1.00 | 12.0 (13.0) MB | 17 |",
             ]
         );
+        let note = "\nOn 100/0 some walks also went over 7,000 TCP sockets of others.\n";
+        assert!(text.ends_with(note), "{text}");
     }
 
     #[test]
