@@ -165,7 +165,8 @@ pub(crate) fn write(
          for each that fits: the same on all nodes where the cost is linear. *To none* is how much it is of the \
          same node's without the others: 1 where they cost nothing. The sockets of all namespaces are in one table \
          of the kernel, over which a walk in each of those that fit passes, empty places and all: so what one takes \
-         grows with all sockets of the node, which are few here.\n",
+         grows with all sockets of the node, which are few here. Each walk also lists all \
+         processes, of which every namespace here has one more.\n",
         interval.as_millis(),
     )?;
     writeln!(
