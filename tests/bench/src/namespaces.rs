@@ -165,7 +165,8 @@ pub(crate) fn write(
          for each that fits: the same on all nodes where the cost is linear. *To none* is how much it is of the \
          same node's without the others: 1 where they cost nothing. The sockets of all namespaces are in one table \
          of the kernel, over which a walk in each of those that fit passes, empty places and all: so what one takes \
-         grows with all sockets of the node, which are few here.\n",
+         grows with all sockets of the node, which are few here. Each walk also lists all \
+         processes, of which every namespace here has one more.\n",
         interval.as_millis(),
     )?;
     writeln!(
@@ -174,7 +175,7 @@ pub(crate) fn write(
          | fds |"
     )?;
     writeln!(out, "|{}", "--:|".repeat(11))?;
-    let without = find(findings, Node { fitting: 0, others: 0 });
+    let none = find(findings, Node { fitting: 0, others: 0 });
     let (cycle, walk): (Time, Time) = (|one| one.cycle, |one| one.walk);
     for one in findings {
         writeln!(
@@ -183,10 +184,10 @@ pub(crate) fn write(
             thousands(one.node.fitting),
             thousands(one.node.others),
             brief(one.cycle),
-            or_dash(one.of_each(without, cycle)),
+            or_dash(one.of_each(none, cycle)),
             or_dash(one.to_none(findings, cycle)),
             brief(one.walk),
-            or_dash(one.of_each(without, walk)),
+            or_dash(one.of_each(none, walk)),
             or_dash(one.to_none(findings, walk)),
             one.walks,
             megabytes(one.footprint.resident),
@@ -195,8 +196,8 @@ pub(crate) fn write(
         )?;
     }
     for one in findings.iter().filter(|one| one.foreign_sockets > FEW_SOCKETS) {
-        let (node, sockets) = (one.node, thousands(one.foreign_sockets));
-        writeln!(out, "\nOn {node} some walks also went over {sockets} TCP sockets of others.")?;
+        let (place, sockets) = (one.node, thousands(one.foreign_sockets));
+        writeln!(out, "\nOn {place} some walks also went over {sockets} TCP sockets of others.")?;
     }
     Ok(())
 }
