@@ -188,7 +188,14 @@ impl Survey<'_> {
                     self.residents.containers.insert(pid, container);
                 }
             }
-            _ => scan.closed.extend(certain.iter().chain(possible).filter(asked)),
+            _ => {
+                scan.closed.extend(certain.iter().filter(asked));
+                // Without the capability no other user's executable can be read. With it there may be some that nobody can, and
+                // these are not to keep every link from being told down.
+                if !self.privileges.sys_ptrace {
+                    scan.closed.extend(possible.iter().filter(asked));
+                }
+            }
         }
         Ok(())
     }

@@ -414,7 +414,8 @@ impl<'a> Scan<'a> {
             if !self.surroundings.is_agent(pid) {
                 self.ledger.locate(&holder.fits().certain, whereabouts);
             }
-            if self.surroundings.is_displaced && whereabouts == Whereabouts::Elsewhere {
+            let is_blind = self.surroundings.is_displaced && !self.privileges.sys_ptrace;
+            if is_blind && whereabouts == Whereabouts::Elsewhere {
                 self.ledger.suspect_elsewhere(&holder.fits().possible);
             }
         }
