@@ -46,7 +46,7 @@ impl Need {
             Self::PacketFilter => !has_tool("nft"),
             Self::FakeTime => environment::fake_time_library().is_none(),
             Self::LoopDevice => !has_tool("mkfs.ext4") || !has_loop_device(),
-            Self::Containers => !["podman", "runc"].into_iter().all(has_tool),
+            Self::Containers => !["podman", "runc", "catatonit"].into_iter().all(has_tool),
         };
         lacks.then(|| match self {
             Self::Root => "needs root".to_owned(),
@@ -59,7 +59,7 @@ impl Need {
             Self::PacketFilter => "needs nft".to_owned(),
             Self::FakeTime => "needs libfaketime: apt-get install faketime".to_owned(),
             Self::LoopDevice => "needs mkfs.ext4, and a free loop device (losetup --find)".to_owned(),
-            Self::Containers => "needs podman and runc: apt-get install podman runc".to_owned(),
+            Self::Containers => "needs podman, runc and catatonit: apt-get install podman runc catatonit".to_owned(),
         })
     }
 }
