@@ -59,7 +59,9 @@ impl Need {
             Self::PacketFilter => "needs nft".to_owned(),
             Self::FakeTime => "needs libfaketime: apt-get install faketime".to_owned(),
             Self::LoopDevice => "needs mkfs.ext4, and a free loop device (losetup --find)".to_owned(),
-            Self::Containers => "needs podman, runc and catatonit: apt-get install podman runc catatonit".to_owned(),
+            Self::Containers => {
+                "needs podman, runc and catatonit: apt-get install podman runc catatonit".to_owned()
+            }
         })
     }
 }
