@@ -311,7 +311,9 @@ fn assert_found_again(mut link: Link) {
         assert!(vitals.rtt.is_some_and(|rtt| rtt < Duration::from_secs(5)), "{vitals:?}");
         assert!(vitals.since_data < Duration::from_mins(1), "{vitals:?}");
         assert!(vitals.since_acknowledgment < Duration::from_mins(1), "{vitals:?}");
-        assert_eq!((vitals.retransmits, vitals.unanswered_probes), (0, 0));
+        assert_eq!(vitals.unanswered_probes, 0);
+        // A machine that stands still for a moment sends again.
+        assert!(vitals.retransmits < 10, "{vitals:?}");
     }
 }
 
