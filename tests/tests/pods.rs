@@ -18,6 +18,9 @@ use vms_agent_tests::{
 /// Whom the agent runs as, where it is not root.
 const AGENT: u32 = 61_012;
 
+/// What an agent for all namespaces needs, and no more.
+const NODE_AGENT: &[&str] = &["sys_ptrace", "dac_read_search", "sys_admin"];
+
 const UP: &str = "vms.connection_mon.up";
 const FORWARD: &[(&str, &str)] = &[("name", "link"), ("direction", "forward")];
 const CONNECTIONS: &str = "vms.connection_mon.connections";
@@ -329,8 +332,7 @@ fn three_capabilities_and_no_more_are_enough_in_the_sandbox() {
     let mut config = config_of(&scene);
     config["sandbox"] = json!("required");
     let collector = Collector::start(&host, Protocol::Grpc);
-    let three = &["sys_ptrace", "dac_read_search", "sys_admin"];
-    for privileges in [Privileges::Root, Privileges::User(AGENT, three)] {
+    for privileges in [Privileges::Root, Privileges::User(AGENT, NODE_AGENT)] {
         let since = unix_nanoseconds();
         let mut agent = AgentCommand::new(&scene, &host).config(&config).privileges(privileges).start();
         collector.wait_for_value(UP, FORWARD, 1, since);
@@ -356,6 +358,53 @@ fn three_capabilities_and_no_more_are_enough_in_the_sandbox() {
         agent.stop_with(rustix::process::Signal::TERM);
     }
     twin.close();
+}
+
+#[test]
+fn a_socket_that_was_taken_home_from_a_namespace_with_a_name_is_seen() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far, porter) = (scene.program("svc"), scene.program("far"), scene.program("porter"));
+    // What names a namespace no more, and what never answers.
+    let names = ["stale", "silent"].map(|name| format!("/run/netns/{}-{name}", host.name()));
+    fs::write(&names[0], "").expect("/run/netns is there");
+    rustix::fs::mknodat(rustix::fs::CWD, &names[1], rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .expect("a name for a pipe can be made");
+    let twin = Twin::in_pod((&porter, &far), &host);
+    // The same in another pod, of nobody who matters.
+    let _other = Twin::in_pod((&porter, &far), &host);
+    let mut config = config_of(&scene);
+    config["sandbox"] = json!("required");
+    let check = AgentCommand::new(&scene, &host).config(&config).check();
+    assert_eq!((check.code, check.row().down_reason()), (1, "process_absent"), "{check:#?}");
+    let Twin { client: mut porter, server: _server, ends, pod: _pod } = twin;
+    let mut svc = svc.start(&host);
+    let check = AgentCommand::new(&scene, &host).config(&config).check();
+    assert_eq!((check.code, check.row().down_reason()), (1, "no_connection"), "{check:#?}");
+    let mailbox = scene.public_directory("mail").join("box");
+    svc.mailbox(&mailbox);
+    porter.give(ends.0, &mailbox);
+    let taken = svc.take();
+    porter.close(ends.0);
+    for privileges in [Privileges::Root, Privileges::User(AGENT, NODE_AGENT)] {
+        let agent = AgentCommand::new(&scene, &host).config(&config).privileges(privileges);
+        assert_eq!(connections(&agent.check()), (1, 1), "{privileges:?}");
+        let collector = Collector::start(&host, Protocol::Grpc);
+        let mut agent = AgentCommand::new(&scene, &host).config(&config).privileges(privileges).start();
+        collector.wait_for_value(UP, FORWARD, 1, 0);
+        agent.stop_with(rustix::process::Signal::TERM);
+    }
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let mut agent = AgentCommand::new(&scene, &host).config(&config).start();
+    collector.wait_for_value(UP, FORWARD, 1, 0);
+    let since = unix_nanoseconds();
+    svc.close(taken);
+    collector.wait_for_value(UP, FORWARD, 0, since);
+    agent.wait_for_log(&["link is down", "no_connection"]);
+    agent.stop();
+    for name in &names {
+        fs::remove_file(name).expect("it is there still");
+    }
 }
 
 #[test]

@@ -168,6 +168,8 @@ pub struct ProbeLook {
     /// Whether connections may be missing in reverse, because the translations by which they would be known could not be
     /// read.
     pub untranslated: bool,
+    /// Why connections may be missing of other network namespaces, in which processes live that fit.
+    pub unread: Option<Unread>,
     /// Why holders were not inferred of what is unattributed, as far as that is the host's.
     pub lacks: BTreeSet<InferenceLack>,
     /// Connections of those who live elsewhere cannot be ruled out: [`HolderScan::is_displaced`], or they live in a network
@@ -197,12 +199,17 @@ impl ProbeLook {
     /// Whether there may be more to find than was found.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
-        self.is_cut_short() || self.untranslated
+        self.is_cut_short() || self.untranslated || self.unread.is_some()
     }
 
     /// Why there may be more to find than was found.
     pub(crate) fn shortcoming(&self) -> LookError {
-        if self.is_cut_short() { LookError::CutShort } else { LookError::Untranslated }
+        match &self.unread {
+            _ if self.is_cut_short() => LookError::CutShort,
+            Some(Unread::CutShort) => LookError::CutShort,
+            Some(Unread::Failed(cause)) => LookError::Unread(Arc::clone(cause)),
+            None => LookError::Untranslated,
+        }
     }
 
     /// Whether nothing can be told in that direction, or in any: the agent sees the processes of one host and the sockets
@@ -252,6 +259,28 @@ impl ProbeLook {
     }
 }
 
+/// Why connections of a network namespace were not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unread {
+    /// There was no time left, or no room.
+    CutShort,
+    /// They could not be told: what is in the way, with its causes.
+    Failed(Arc<str>),
+}
+
+impl Unread {
+    fn failed(error: &dyn Error) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        Self::Failed(text.into())
+    }
+}
+
 /// A look that failed: nothing is known, and nothing may be reported.
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {
@@ -270,6 +299,9 @@ pub enum LookError {
          has so many connections, processes or open files"
     )]
     CutShort,
+    /// The connections of a network namespace in which processes live that fit could not be told; the link may be up there.
+    #[error("connections of another network namespace could not be read: {0}")]
+    Unread(Arc<str>),
     /// What connections to a service are translated to could not be read, and without that the link may be up unseen.
     #[error("connections that are known by their translation (NAT) alone could not be told")]
     Untranslated,
@@ -282,6 +314,7 @@ pub enum LookError {
 const STATES: TcpStates = TcpStates::of(&[TcpState::Established, TcpState::SynSent]);
 
 /// How to look.
+#[derive(Clone, Copy)]
 pub struct Manner<'a> {
     /// In which directions a "down" of a probe, given by its place, will be reported: processes are only counted where
     /// the answer is used.
@@ -305,6 +338,8 @@ pub struct Manner<'a> {
     /// To look at every network namespace in which processes live that fit: those that have to stay attended to in any
     /// case, because connections in them are known. `None` to look at the agent's own alone.
     pub in_use: Option<&'a BTreeSet<NamespaceId>>,
+    /// Then to look at those as well that have a name, whoever lives there.
+    pub named: bool,
 }
 
 impl fmt::Debug for Manner<'_> {
@@ -375,8 +410,13 @@ struct Candidate {
 
 /// Where processes live that fit, beside the agent's own network namespace.
 struct Attended {
-    /// The namespaces that are attended to.
-    namespaces: BTreeSet<NamespaceId>,
+    /// The namespaces that are attended to, and for whom they matter, in the order in which they are to be read.
+    namespaces: Vec<(NamespaceId, BTreeSet<PatternId>)>,
+    /// Those of them that are only there for their names. Of what is in them nothing counts but what matches: the connections of
+    /// everybody else's pods have nothing to do with a link.
+    named: BTreeSet<NamespaceId>,
+    /// Patterns that processes may fit which live in one that was not read, and why.
+    unread: BTreeMap<PatternId, Unread>,
     /// Patterns that processes fit which live where the agent may not look.
     closed: BTreeSet<PatternId>,
     /// Patterns that processes fit which live where nobody looks.
@@ -384,6 +424,28 @@ struct Attended {
     /// Patterns that processes fit which live where interfaces are not told.
     blurred: BTreeSet<PatternId>,
     containers: BTreeSet<Arc<Container>>,
+}
+
+/// What is to be asked of the processes.
+struct Inquiry {
+    /// Sockets whose holders matter, each with the patterns that a holder has to fit to count.
+    wanted: BTreeMap<Inode, BTreeSet<PatternId>>,
+    /// Patterns of which it matters whether any process fits them.
+    census: BTreeSet<PatternId>,
+    /// The holders of sockets that need not be asked for.
+    known: HashMap<Inode, Vec<Arc<Process>>>,
+    /// Whether something fits that no file stands for.
+    has_backlog: bool,
+}
+
+/// What beside a connection's own endpoints tells whether it fits.
+#[derive(Clone, Copy)]
+struct Surroundings<'a> {
+    translations: &'a Translations,
+    /// Whether translations may tell of that connection. The table is of the agent's own namespace: what never leaves another
+    /// cannot have passed there.
+    may_have_passed: &'a dyn Fn(&Connection) -> bool,
+    interface_index: &'a dyn Fn(NamespaceId, &str) -> Option<u32>,
 }
 
 /// What fits by address, and of which probes it is a part.
@@ -478,57 +540,32 @@ impl LookPlan {
             ConnectionFilter::new(STATES, endpoints.copied())
         });
         let filter = wider.as_ref().unwrap_or(&self.filter);
-        let attended = match manner.in_use {
+        let mut attended = match manner.in_use {
             Some(in_use) => Some(self.attend(connections, processes, manner, in_use)?),
             None => None,
         };
-        let elsewhere = attended.as_ref().map(|attended| &attended.namespaces);
-        let dumped = dump(connections, filter, elsewhere.into_iter().flatten().copied(), manner)?;
-        // One table tells of translations, that of the agent's own namespace, and of endpoints alone: where two namespaces have
-        // the same, it is not known of which.
-        let twins = if translations.backends().is_empty() { HashSet::new() } else { find_twins(&dumped) };
-        let (certain, doubtful) = (!twins.is_empty()).then(|| translations.without(&twins)).unzip();
+        let dumped = dump(connections, filter, &mut attended, manner)?;
+        let nameless = BTreeSet::new();
+        let named = attended.as_ref().map_or(&nameless, |attended| &attended.named);
+        let is_whole = attended.as_ref().is_none_or(|attended| attended.unread.is_empty());
+        let (certain, doubtful) = settle(translations, &dumped, named, is_whole).unzip();
         let translations = certain.as_ref().unwrap_or(translations);
         let doubtful: HashSet<Endpoint> = doubtful.unwrap_or_default();
-        let fitting = self.find_candidates(&dumped, translations, manner.begin_with, |namespace, name| {
-            connections.interface_index(namespace, name)
-        });
+        // Nor does it tell of those that are only there for their names.
+        let may_have_passed = |connection: &Connection| {
+            connection.namespace == NamespaceId::OWN
+                || !(named.contains(&connection.namespace)
+                    || [connection.local, connection.remote].iter().any(|end| is_of_one_host(end.ip())))
+        };
+        let host = Surroundings {
+            translations,
+            may_have_passed: &may_have_passed,
+            interface_index: &|namespace, name| connections.interface_index(namespace, name),
+        };
+        let fitting = self.find_candidates(&dumped, &host, manner.begin_with);
         let candidates = fitting.taken;
-        let established =
-            |candidate: &&Candidate| is_state(&dumped, candidate.connection, TcpState::Established);
-
-        let mut wanted: BTreeMap<Inode, BTreeSet<PatternId>> = BTreeMap::new();
-        let mut known: HashMap<Inode, Vec<Arc<Process>>> = HashMap::new();
-        let mut has_candidate: BTreeSet<(usize, Direction)> = BTreeSet::new();
-        let mut has_backlog = false;
-        for candidate in candidates.iter().filter(established) {
-            has_candidate.insert((candidate.probe, candidate.direction));
-            let Some(inode) = dumped.get(candidate.connection).and_then(|connection| connection.inode) else {
-                has_backlog = true;
-                continue;
-            };
-            match manner.known.get(&inode) {
-                Some(owners) if owners.iter().any(|owner| fits(owner, candidate.pattern)) => {
-                    known.insert(inode, owners.clone());
-                }
-                _ => {
-                    wanted.entry(inode).or_default().insert(candidate.pattern);
-                }
-            }
-        }
-        let mut census = BTreeSet::new();
-        for (index, planned) in self.probes.iter().enumerate() {
-            let nothing = Direction::ALL.iter().all(|way| !has_candidate.contains(&(index, *way)));
-            for direction in Direction::ALL {
-                let wants = nothing
-                    || (!has_candidate.contains(&(index, direction))
-                        && (manner.wants_reason)(index, direction));
-                if wants {
-                    census.insert(planned.pattern(direction));
-                }
-            }
-        }
-
+        let Inquiry { wanted, census, known, has_backlog } =
+            self.inquire(&dumped, &candidates, named, manner);
         let nowhere = BTreeSet::new();
         let mut scan = if wanted.is_empty() && census.is_empty() && !has_backlog {
             HolderScan::default()
@@ -552,7 +589,7 @@ impl LookPlan {
                 }
             }
         }
-        let mut looks = self.decide(&dumped, &candidates, &census, &scan);
+        let mut looks = self.decide(&dumped, &candidates, &census, &scan, named);
         if let Some(attended) = attended {
             self.note_attended(attended, &mut looks);
         }
@@ -574,6 +611,55 @@ impl LookPlan {
         Ok(looks)
     }
 
+    /// What has to be asked about who holds what fits by address, and about whom else.
+    fn inquire(
+        &self,
+        dumped: &[Connection],
+        candidates: &[Candidate],
+        named: &BTreeSet<NamespaceId>,
+        manner: &Manner<'_>,
+    ) -> Inquiry {
+        let established =
+            |candidate: &&Candidate| is_state(dumped, candidate.connection, TcpState::Established);
+
+        let mut wanted: BTreeMap<Inode, BTreeSet<PatternId>> = BTreeMap::new();
+        let mut known: HashMap<Inode, Vec<Arc<Process>>> = HashMap::new();
+        let mut has_candidate: BTreeSet<(usize, Direction)> = BTreeSet::new();
+        let mut has_backlog = false;
+        for candidate in candidates.iter().filter(established) {
+            let Some(connection) = dumped.get(candidate.connection) else { continue };
+            let counts = !named.contains(&connection.namespace);
+            if counts {
+                has_candidate.insert((candidate.probe, candidate.direction));
+            }
+            let Some(inode) = connection.inode else {
+                has_backlog |= counts;
+                continue;
+            };
+            match manner.known.get(&inode) {
+                Some(owners) if owners.iter().any(|owner| fits(owner, candidate.pattern)) => {
+                    known.insert(inode, owners.clone());
+                }
+                _ => {
+                    wanted.entry(inode).or_default().insert(candidate.pattern);
+                }
+            }
+        }
+        let mut census = BTreeSet::new();
+        for (index, planned) in self.probes.iter().enumerate() {
+            let nothing = Direction::ALL.iter().all(|way| !has_candidate.contains(&(index, *way)));
+            for direction in Direction::ALL {
+                let wants = nothing
+                    || (!has_candidate.contains(&(index, direction))
+                        && (manner.wants_reason)(index, direction));
+                if wants {
+                    census.insert(planned.pattern(direction));
+                }
+            }
+        }
+        Inquiry { wanted, census, known, has_backlog }
+    }
+
     /// Attends to the network namespaces in which processes live that fit.
     fn attend<C: ConnAdapter, P: ProcessAdapter>(
         &self,
@@ -585,42 +671,70 @@ impl LookPlan {
         let query = NamespaceQuery {
             selector: &self.selector,
             patterns: &self.patterns,
+            named: manner.named,
             now: manner.now,
             allowance: &manner.allowance.for_search(),
         };
         let scan =
             processes.find_namespaces(&query).map_err(|error| LookError::Processes(Box::new(error)))?;
-        if scan.is_cut_short {
-            return Err(LookError::CutShort);
-        }
-        let namespaces: Vec<Namespace> =
-            scan.inhabited.iter().map(|inhabited| inhabited.namespace.clone()).collect();
+        let inhabited = scan.inhabited.iter().map(|inhabited| &inhabited.namespace);
+        let namespaces: Vec<Namespace> = inhabited.chain(&scan.named).cloned().collect();
         let refused = connections
             .attend(&namespaces, in_use)
             .map_err(|error| LookError::Connections(Box::new(error)))?;
-        let inhabited = namespaces.iter().map(|namespace| namespace.id);
-        let namespaces = inhabited.filter(|id| !refused.contains(id)).chain(in_use.iter().copied()).collect();
         let unentered = connections.unentered();
         let (mut closed, mut blurred) = (scan.closed, BTreeSet::new());
+        let mut lived_in: BTreeMap<NamespaceId, BTreeSet<PatternId>> = BTreeMap::new();
         for Inhabited { namespace, patterns } in scan.inhabited {
             if refused.contains(&namespace.id) {
                 closed.extend(patterns);
-            } else if unentered.contains(&namespace.id) {
-                blurred.extend(patterns);
+                continue;
             }
+            if unentered.contains(&namespace.id) {
+                blurred.extend(&patterns);
+            }
+            lived_in.insert(namespace.id, patterns);
         }
-        Ok(Attended { namespaces, closed, foreign: scan.foreign, blurred, containers: scan.containers })
+        let named = scan.named.into_iter().map(|namespace| namespace.id);
+        let mut named: Vec<NamespaceId> =
+            named.filter(|id| !refused.contains(id) && !in_use.contains(id)).collect();
+        // Those in which connections are known come first, and each of the others is first at times: where there is no time for
+        // all, none is left out for good.
+        let everybody = |id: NamespaceId| (id, self.patterns.clone());
+        let mut namespaces: Vec<(NamespaceId, BTreeSet<PatternId>)> = in_use
+            .iter()
+            .map(|id| lived_in.remove(id).map_or_else(|| everybody(*id), |patterns| (*id, patterns)))
+            .collect();
+        let mut others: Vec<(NamespaceId, BTreeSet<PatternId>)> = lived_in.into_iter().collect();
+        rotate(&mut others, manner.now);
+        rotate(&mut named, manner.now);
+        namespaces.append(&mut others);
+        namespaces.extend(named.iter().copied().map(everybody));
+        let named = named.into_iter().collect();
+        let cut =
+            self.patterns.iter().filter(|_| scan.is_cut_short).map(|pattern| (*pattern, Unread::CutShort));
+        let unread = cut.collect();
+        Ok(Attended {
+            namespaces,
+            named,
+            unread,
+            closed,
+            foreign: scan.foreign,
+            blurred,
+            containers: scan.containers,
+        })
     }
 
     /// Takes in where those live who fit.
     fn note_attended(&self, attended: Attended, looks: &mut [ProbeLook]) {
-        let Attended { closed, foreign, blurred, containers, .. } = attended;
+        let Attended { unread, closed, foreign, blurred, containers, .. } = attended;
         let containers = Arc::new(containers);
         for (look, planned) in looks.iter_mut().zip(&self.probes) {
             look.containers = Some(Arc::clone(&containers));
             for direction in Direction::ALL {
                 let pattern = planned.pattern(direction);
                 look.direction_mut(direction).elsewhere |= foreign.contains(&pattern);
+                look.unread = look.unread.take().or_else(|| unread.get(&pattern).cloned());
                 if closed.contains(&pattern) || (planned.probe.has_zone() && blurred.contains(&pattern)) {
                     look.is_displaced = true;
                     look.direction_mut(direction).elsewhere = true;
@@ -633,13 +747,12 @@ impl LookPlan {
     fn find_candidates(
         &self,
         dumped: &[Connection],
-        translations: &Translations,
+        host: &Surroundings<'_>,
         begin_with: &dyn Fn(usize) -> Option<Cookie>,
-        interface_index: impl Fn(NamespaceId, &str) -> Option<u32>,
     ) -> Candidates {
         let mut taken = Vec::new();
         let mut counts = vec![0_usize; self.probes.len()];
-        self.each_candidate(dumped, translations, &interface_index, |candidate| {
+        self.each_candidate(dumped, host, |candidate| {
             if let Some(count) = counts.get_mut(candidate.probe) {
                 *count += 1;
             }
@@ -660,7 +773,7 @@ impl LookPlan {
         taken.clear();
         // Those from the first on, and then, from the beginning, as many as there is room for.
         for is_second_round in [false, true] {
-            self.each_candidate(dumped, translations, &interface_index, |candidate| {
+            self.each_candidate(dumped, host, |candidate| {
                 let cookie = dumped.get(candidate.connection).map(|connection| connection.cookie);
                 match parts.get_mut(candidate.probe).and_then(Option::as_mut) {
                     None if is_second_round => {}
@@ -683,10 +796,10 @@ impl LookPlan {
     fn each_candidate(
         &self,
         dumped: &[Connection],
-        translations: &Translations,
-        interface_index: &impl Fn(NamespaceId, &str) -> Option<u32>,
+        host: &Surroundings<'_>,
         mut visit: impl FnMut(Candidate),
     ) {
+        let Surroundings { translations, may_have_passed, interface_index } = *host;
         for (connection_index, connection) in dumped.iter().enumerate() {
             let mut visit_all = |service: Endpoint, direction: Direction, translated: Option<Endpoint>| {
                 for index in self.by_service.get(&service).into_iter().flatten().copied() {
@@ -703,9 +816,7 @@ impl LookPlan {
                     }
                 }
             };
-            // The table is of the agent's own namespace. What never leaves one cannot have passed there.
-            let may_have_passed = connection.namespace == NamespaceId::OWN
-                || ![connection.local, connection.remote].iter().any(|end| is_of_one_host(end.ip()));
+            let may_have_passed = may_have_passed(connection);
             for direction in Direction::ALL {
                 let service = connection.service_end(direction);
                 let translated = match direction {
@@ -726,12 +837,19 @@ impl LookPlan {
         candidates: &[Candidate],
         census: &BTreeSet<PatternId>,
         scan: &HolderScan,
+        named: &BTreeSet<NamespaceId>,
     ) -> Vec<ProbeLook> {
         let mut looks = vec![ProbeLook::default(); self.probes.len()];
         for candidate in candidates {
             let Some(connection) = dumped.get(candidate.connection) else { continue };
             let Some(look) = looks.get_mut(candidate.probe) else { continue };
             let look = look.direction_mut(candidate.direction);
+            let is_nobodys = || matches!(match_holders(connection, candidate.pattern, scan), Holding::Other);
+            if named.contains(&connection.namespace)
+                && (connection.state != TcpState::Established || is_nobodys())
+            {
+                continue;
+            }
             match connection.state {
                 TcpState::Established => {
                     look.addressed.insert(connection.cookie);
@@ -786,27 +904,47 @@ impl LookPlan {
     }
 }
 
-/// The connections that the filter lets through, of the agent's own network namespace and those.
+/// The connections that the filter lets through, of the agent's own network namespace and those that are attended to. Of
+/// these it is noted which could not be read.
 fn dump<C: ConnAdapter>(
     connections: &mut C,
     filter: &ConnectionFilter,
-    namespaces: impl Iterator<Item = NamespaceId>,
+    attended: &mut Option<Attended>,
     manner: &Manner<'_>,
 ) -> Result<Vec<Connection>, LookError> {
-    let failed = |error: C::Error| LookError::Connections(Box::new(error));
-    let mut dumped = connections.dump(filter).map_err(failed)?;
+    let mut dumped = connections.dump(filter).map_err(|error| LookError::Connections(Box::new(error)))?;
     let own = dumped.len();
-    for namespace in namespaces {
-        // Each takes what all sockets of the host take, and users may make as many as they like.
-        if manner.allowance.is_spent() || dumped.len() > MAX_DUMPED {
-            return Err(LookError::CutShort);
+    if let Some(Attended { namespaces, unread, .. }) = attended {
+        for (namespace, patterns) in namespaces {
+            // Each takes what all sockets of the host take, and users may make as many as they like.
+            let found = if manner.allowance.is_spent() {
+                Err(Unread::CutShort)
+            } else {
+                connections.dump_in(*namespace, filter).map_err(|error| Unread::failed(&error))
+            };
+            match found {
+                Ok(found) if dumped.len() + found.len() <= MAX_DUMPED => dumped.extend(found),
+                Ok(_) => note_unread(unread, patterns, &Unread::CutShort),
+                Err(cause) => note_unread(unread, patterns, &cause),
+            }
         }
-        dumped.extend(connections.dump_in(namespace, filter).map_err(failed)?);
     }
     if dumped.len() > own {
         dumped.sort_unstable_by_key(|connection| (connection.cookie, connection.namespace));
     }
     Ok(dumped)
+}
+
+/// Brings another to the front at another time.
+fn rotate<T>(items: &mut [T], now: Duration) {
+    let turn = now.as_millis().checked_rem(items.len().try_into().unwrap_or(1)).unwrap_or_default();
+    items.rotate_left(usize::try_from(turn).unwrap_or_default());
+}
+
+fn note_unread(unread: &mut BTreeMap<PatternId, Unread>, patterns: &BTreeSet<PatternId>, cause: &Unread) {
+    for pattern in patterns {
+        unread.entry(*pattern).or_insert_with(|| cause.clone());
+    }
 }
 
 /// Whether an address means another host, or another interface, wherever it is used.
@@ -817,11 +955,32 @@ fn is_of_one_host(ip: IpAddr) -> bool {
     }
 }
 
-/// The endpoints, local and remote, of connections in more than one network namespace.
-fn find_twins(dumped: &[Connection]) -> HashSet<(Endpoint, Endpoint)> {
+/// The translations that can be told to be of one connection, and the services of the others; `None` where all can.
+///
+/// One table tells of them, that of the agent's own namespace, and of endpoints alone: where two namespaces have the same, it is
+/// not known of which. What was not read may have any.
+fn settle(
+    translations: &Translations,
+    dumped: &[Connection],
+    named: &BTreeSet<NamespaceId>,
+    is_whole: bool,
+) -> Option<(Translations, HashSet<Endpoint>)> {
+    if translations.backends().is_empty() {
+        return None;
+    }
+    if !is_whole {
+        return Some(translations.without_any());
+    }
+    let twins = find_twins(dumped, named);
+    (!twins.is_empty()).then(|| translations.without(&twins))
+}
+
+/// The endpoints, local and remote, of connections in more than one network namespace, but for those that are only there for
+/// their names.
+fn find_twins(dumped: &[Connection], named: &BTreeSet<NamespaceId>) -> HashSet<(Endpoint, Endpoint)> {
     let mut seen: HashMap<(Endpoint, Endpoint), NamespaceId> = HashMap::new();
     let mut twins = HashSet::new();
-    for connection in dumped {
+    for connection in dumped.iter().filter(|connection| !named.contains(&connection.namespace)) {
         let ends = (connection.local, connection.remote);
         if *seen.entry(ends).or_insert(connection.namespace) != connection.namespace {
             twins.insert(ends);

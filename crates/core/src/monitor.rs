@@ -841,6 +841,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 .is_some_and(|link| link.has_matched(direction))
         };
         let in_use = (self.terms.namespaces == Namespaces::All).then(|| namespaces_in_use(links));
+        // What is up is known; of what is not, the sockets may be where nobody lives.
+        let is_up = |index: &usize| links.get(*index).is_some_and(Link::is_settled);
+        let named = in_use.is_some() && !indices.iter().all(is_up);
         let next = &self.next;
         let begin_with = |place: usize| indices.get(place).and_then(|index| next.get(index)).copied();
         let manner = Manner {
@@ -854,6 +857,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             untranslated: &untranslated,
             attribution: self.terms.attribution,
             in_use: in_use.as_ref(),
+            named,
         };
         let looks = plan.look(&mut self.connections, &mut self.processes, &manner)?;
         for (index, look) in indices.iter().zip(&looks) {

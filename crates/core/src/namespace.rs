@@ -14,7 +14,8 @@ pub enum Namespaces {
     /// Those of the agent's own network namespace.
     #[default]
     Own,
-    /// Those of every network namespace in which a process lives that fits a probe, and of the agent's own.
+    /// Those of every network namespace in which a process lives that fits a probe, and of the agent's own; for links that are
+    /// not up by these also of those that have a name.
     All,
 }
 
@@ -75,6 +76,8 @@ pub struct NamespaceQuery<'a> {
     pub selector: &'a ProcessSelector,
     /// Those that matter.
     pub patterns: &'a BTreeSet<PatternId>,
+    /// Whether those are wanted as well that have a name, in `/run/netns`, and in which nobody lives who fits.
+    pub named: bool,
     /// The moment of asking, on a clock that never goes backwards.
     pub now: Duration,
     /// What finding it out may take.
@@ -86,6 +89,9 @@ pub struct NamespaceQuery<'a> {
 pub struct NamespaceScan {
     /// The namespaces, other than the agent's own, in which processes live that fit, or might; sorted by id.
     pub inhabited: Vec<Inhabited>,
+    /// Where they are wanted, those that have a name and are neither the agent's own nor inhabited, as far as they may be
+    /// entered and there is room for them: a process that lives elsewhere may hold sockets of them. Sorted by id.
+    pub named: Vec<Namespace>,
     /// Patterns that a process certainly fits of which it may not be learned where it lives, or that lives where the agent
     /// may not follow. All, where processes are hidden.
     pub closed: BTreeSet<PatternId>,
@@ -94,6 +100,7 @@ pub struct NamespaceScan {
     pub foreign: BTreeSet<PatternId>,
     /// The containers of processes that fit and live in another network namespace than the agent.
     pub containers: BTreeSet<Arc<Container>>,
-    /// The allowance was spent before all processes were looked at. The next scan goes on with the others.
+    /// The allowance was spent before all processes were looked at: there may be more of all that. The next scan goes on with
+    /// the others.
     pub is_cut_short: bool,
 }

@@ -100,6 +100,10 @@ pub(crate) struct Host {
     pub(crate) homeless: BTreeSet<usize>,
     /// The containers of processes, by their places.
     pub(crate) containers: BTreeMap<usize, Arc<Container>>,
+    /// Network namespaces that have names.
+    pub(crate) named: BTreeSet<NamespaceId>,
+    /// Those of which the connections cannot be told.
+    pub(crate) broken: BTreeSet<NamespaceId>,
     /// Network namespaces that the agent may not enter.
     pub(crate) barred: BTreeSet<NamespaceId>,
     /// Network namespaces that are attended to.
@@ -253,6 +257,9 @@ impl ConnAdapter for Host {
         if let Some((cpu, cost)) = &self.cost {
             cpu.set(cpu.get() + *cost);
         }
+        if self.broken.contains(&namespace) {
+            return Err(Refused);
+        }
         let is_there = |connection: &&Connection| {
             connection.namespace == namespace && self.attended.contains(&namespace)
         };
@@ -300,9 +307,12 @@ impl ProcessAdapter for Host {
                 inhabited.entry(*home).or_default().extend(fits);
             }
         }
-        for (id, patterns) in inhabited.into_iter().filter(|(_, patterns)| !patterns.is_empty()) {
-            let approach = Approach::Enter(Arc::new(File::open("/dev/null").unwrap().into()));
-            scan.inhabited.push(Inhabited { namespace: Namespace { id, approach }, patterns });
+        let approach = || Approach::Enter(Arc::new(File::open("/dev/null").unwrap().into()));
+        inhabited.retain(|_, patterns| !patterns.is_empty());
+        let named = self.named.iter().filter(|id| query.named && !inhabited.contains_key(id));
+        scan.named = named.map(|id| Namespace { id: *id, approach: approach() }).collect();
+        for (id, patterns) in inhabited {
+            scan.inhabited.push(Inhabited { namespace: Namespace { id, approach: approach() }, patterns });
         }
         Ok(scan)
     }

@@ -62,6 +62,12 @@ impl Translations {
         (Self::new(others), forgotten.into_iter().map(|translation| translation.service).collect())
     }
 
+    /// Nothing, and the services that this was about.
+    #[must_use]
+    pub fn without_any(&self) -> (Self, HashSet<Endpoint>) {
+        (Self::default(), self.by_server.iter().map(|translation| translation.service).collect())
+    }
+
     /// The endpoints that services are translated to, sorted, each once.
     #[must_use]
     pub fn backends(&self) -> &[Endpoint] {

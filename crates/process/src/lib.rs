@@ -4,7 +4,7 @@
 //! `ledger`; `verify` looks at known holders again. Three things are remembered from call to call: in `kept`, where
 //! sockets were found, with a handle of each holder; in `table`, what the names of all processes fitted; in
 //! `conclusions`, which sockets nobody who fits holds. `network` tells in which network namespace a process lives, `places` in
-//! which those live who fit. Where holders are to be inferred, `outsiders` tells who may not be
+//! which those live who fit, `named` which have names. Where holders are to be inferred, `outsiders` tells who may not be
 //! looked into, by `cgroup` and by user. `procfs` does the reading, and [`parse`] makes sense of what was read: it is
 //! pure, and public for `tests/fuzz`.
 //!
@@ -25,6 +25,7 @@ mod effort;
 mod error;
 mod kept;
 mod ledger;
+mod named;
 mod network;
 mod outsiders;
 pub mod parse;

@@ -86,6 +86,11 @@ impl Surroundings {
         self.users.zip(users).is_some_and(|(own, other)| own != other)
     }
 
+    /// The inode of the agent's own network namespace, where that is told.
+    pub(crate) fn own_inode(&self) -> Option<NonZeroU32> {
+        self.own.inode
+    }
+
     /// Whether that process is the agent itself.
     pub(crate) fn is_agent(&self, pid: Pid) -> bool {
         self.agent == Some(pid)

@@ -14,6 +14,7 @@ use vms_core::process::{Container, Fits, PatternId, Pid};
 use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::ledger::Holder;
+use crate::named::read_named_namespaces;
 use crate::network::{Surroundings, Whereabouts};
 use crate::privileges::Privileges;
 use crate::procfs::{Obstacle, ProcessDir, Procfs};
@@ -89,7 +90,7 @@ impl Survey<'_> {
             }
             if allowance.is_spent_after(UNITS_A_PROCESS) {
                 scan.is_cut_short = true;
-                return Ok(scan);
+                break;
             }
             match self.look(process.pid, &mut inhabited, &mut scan) {
                 Ok(()) | Err(Obstacle::Vanished) => {}
@@ -105,7 +106,13 @@ impl Survey<'_> {
                 scan.closed.extend(self.query.patterns);
             }
         }
-        self.residents.kept.retain(|inode, _| inhabited.contains_key(inode));
+        if !scan.is_cut_short {
+            self.residents.kept.retain(|inode, _| inhabited.contains_key(inode));
+            // Before all processes were looked at it is not known where strangers live.
+            if self.query.named && !self.residents.are_read {
+                scan.named = self.read_named(&inhabited);
+            }
+        }
         for (inode, patterns) in inhabited {
             if let Some(approach) = self.residents.kept.get(&inode) {
                 let namespace = Namespace { id: NamespaceId(inode.get().into()), approach: approach.clone() };
@@ -113,6 +120,21 @@ impl Survey<'_> {
             }
         }
         Ok(scan)
+    }
+
+    /// The namespaces with a name in which nobody lives who fits, as far as there is room.
+    fn read_named(&mut self, inhabited: &BTreeMap<NonZeroU32, BTreeSet<PatternId>>) -> Vec<Namespace> {
+        let Some(own) = self.surroundings.own_inode() else { return Vec::new() };
+        let table = &*self.table;
+        let network = |pid: &Pid| match table.remembered(*pid, self.query.now) {
+            Some(Remembered::Fitted { network, .. }) => *network,
+            _ => None,
+        };
+        let strangers: BTreeSet<NonZeroU32> = self.residents.strangers.iter().filter_map(network).collect();
+        let room = self.residents.most.min(MAX_NAMESPACES).saturating_sub(self.residents.kept.len());
+        let is_left_out =
+            |inode| inode == own || inhabited.contains_key(&inode) || strangers.contains(&inode);
+        read_named_namespaces(self.procfs, room, is_left_out, self.scratch)
     }
 
     /// Whether it is remembered where that process lives, or that it does not matter.

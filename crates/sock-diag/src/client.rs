@@ -135,7 +135,8 @@ impl ConnAdapter for SockDiag {
                 Ok((socket, port_id)) => {
                     self.abroad.insert(*id, Line::new(socket, Some(port_id)));
                 }
-                Err(Errno::PERM | Errno::ACCESS) => {
+                // A name may be that of another kind of namespace.
+                Err(Errno::PERM | Errno::ACCESS | Errno::INVAL) => {
                     refused.insert(*id);
                 }
                 Err(errno) => return Err(classify(Operation::Enter, errno)),

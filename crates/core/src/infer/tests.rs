@@ -47,6 +47,7 @@ fn look_in(attribution: AttributionMode, host: &Host, name: &str) -> ProbeLook {
         translations: &Translations::default(),
         untranslated: &|_| false,
         in_use: None,
+        named: false,
         attribution,
     };
     plan.look(&mut host.clone(), &mut host.clone(), &manner).unwrap().remove(0)
@@ -150,6 +151,7 @@ fn what_has_ended_since_it_was_dumped_is_not_inferred() {
         translations: &Translations::default(),
         untranslated: &|_| false,
         in_use: None,
+        named: false,
         attribution: AttributionMode::Inferred,
     };
     let mut ended = host.clone();

@@ -24,6 +24,7 @@ fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
         untranslated: &|_| false,
         attribution: AttributionMode::Strict,
         in_use: None,
+        named: false,
     })
 }
 
@@ -303,10 +304,7 @@ proptest! {
         let told = Translations::new(translations.clone());
         let mut processes = host.clone();
         let look = manner(true, |manner| {
-            let Manner { wants_reason, every_holder, known, now, allowance, begin_with, untranslated, attribution, in_use, .. } = *manner;
-            let manner = Manner {
-                wants_reason, every_holder, known, now, allowance, begin_with, untranslated, attribution, in_use, translations: &told,
-            };
+            let manner = Manner { translations: &told, ..*manner };
             plan.look(&mut host, &mut processes, &manner)
         });
         let look = look.unwrap().remove(0);

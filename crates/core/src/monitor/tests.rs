@@ -1424,8 +1424,10 @@ proptest! {
     #[test]
     fn two_speeds_agree_wherever_processes_live(
         events in proptest::collection::vec((an_event(), 0_usize..4, 0_usize..4, any::<bool>()), STEPS),
+        named in proptest::collection::btree_set(0_usize..2, 0..3),
     ) {
         let mut world = Host::default();
+        world.named = named.into_iter().map(|place| FAR[place]).collect();
         for name in ["app", "app", "web", "sh"] {
             world.run(name, Access::Open, &[]);
         }
@@ -1455,6 +1457,8 @@ proptest! {
                 let told_rich = told(&rich, direction).is_some_and(|(up, _)| up);
                 prop_assert!(up.of_anyone || !told_rich, "a false up, {direction}");
                 prop_assert!(!up.of_residents || told_rich, "a false down, {direction}");
+                let is_told_down = told(&rich, direction).is_some_and(|(up, _)| !up);
+                prop_assert!(!up.of_named || !is_told_down, "a false down where there is a name, {direction}");
                 *since_true = if up.of_residents { *since_true + 1 } else { 0 };
                 let poor = told(&poor, direction).is_some_and(|(up, _)| up);
                 prop_assert!(up.of_anyone || !poor, "a false up, {direction}");
@@ -1470,6 +1474,9 @@ struct Truth {
     of_anyone: bool,
     /// By a process that fits, in a network namespace in which one lives that does.
     of_residents: bool,
+    /// By a process that fits, in a network namespace that has a name: that is not asked while another direction is up, and this
+    /// one never was.
+    of_named: bool,
 }
 
 fn naively_everywhere(host: &Host) -> Vec<Truth> {
@@ -1482,7 +1489,7 @@ fn naively_everywhere(host: &Host) -> Vec<Truth> {
         .map(|(index, _)| host.homes.get(&index).copied().unwrap_or_default())
         .chain([NamespaceId::OWN])
         .collect();
-    let up = |direction: Direction, resident: bool| {
+    let up = |direction: Direction, is_looked_at: &dyn Fn(NamespaceId) -> bool| {
         host.connections().iter().any(|connection| {
             let service = connection.service_end(direction);
             let held = |process: &Running| {
@@ -1490,14 +1497,16 @@ fn naively_everywhere(host: &Host) -> Vec<Truth> {
             };
             connection.state == TcpState::Established
                 && service.to_string() == "10.0.0.1:5432"
-                && (!resident || lived_in.contains(&connection.namespace))
+                && is_looked_at(connection.namespace)
                 && host.processes().iter().any(|process| fits(process) && held(process))
         })
     };
-    Direction::ALL
-        .iter()
-        .map(|way| Truth { of_anyone: up(*way, false), of_residents: up(*way, true) })
-        .collect()
+    let truth = |way: &Direction| Truth {
+        of_anyone: up(*way, &|_| true),
+        of_residents: up(*way, &|namespace| lived_in.contains(&namespace)),
+        of_named: up(*way, &|namespace| host.named.contains(&namespace)),
+    };
+    Direction::ALL.iter().map(truth).collect()
 }
 
 #[test]
@@ -1513,6 +1522,58 @@ fn a_host_with_more_namespaces_than_can_be_walked_in_time_is_failed_and_keeps_th
     assert!(cycle.points.is_empty());
     assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::CutShort));
     assert!(monitor.effort().walk_cpu < Duration::from_secs(1), "{:?}", monitor.effort());
+}
+
+#[test]
+fn a_namespace_that_cannot_be_read_fails_the_links_of_those_who_live_in_it_alone() {
+    let mut host = twins();
+    host.disconnect_all();
+    host.run("web", Access::Open, &[]);
+    host.homes.insert(2, FAR[0]);
+    host.homes.insert(0, FAR[1]);
+    host.broken.insert(FAR[1]);
+    let web = ProcessPattern { name: "web".parse().unwrap(), executable: None };
+    let other = ConnectionProbe { source_process: web.clone(), dest_process: web, ..probe("web", 80, 1) };
+    let terms = Terms { namespaces: Namespaces::All, ..Terms::default() };
+    let probes = vec![probe("a", 5432, 1), other];
+    let mut monitor = Monitor::new(host.clone(), host.clone(), Manual::default(), probes, terms).unwrap();
+    let cycle = monitor.tell(&[0, 1]);
+    assert_eq!(values(&cycle, UP), [0], "the other's is down for certain");
+    let failure = cycle.cycle.failure.unwrap();
+    assert_eq!(failure.probes.iter().map(AsRef::as_ref).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(
+        failure.error.to_string(),
+        "connections of another network namespace could not be read: refused"
+    );
+}
+
+#[test]
+fn a_link_is_found_in_a_namespace_with_a_name_in_which_nobody_lives_who_fits() {
+    let mut host = twins();
+    host.homes.clear();
+    host.named.extend(FAR);
+    host.run("other", Access::Open, &[70]);
+    host.connect(("10.0.0.9", 40070), ("10.0.0.1", 5432), TcpState::Established, 70);
+    host.move_last(FAR[1]);
+    let mut monitor = everywhere(&host, false);
+    assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [2], "and nobody else's");
+    assert_eq!(monitor.connections.attended, FAR.into());
+    for _ in 0..2 {
+        monitor.connections.close(0);
+    }
+    let cycle = monitor.tell(&[0]);
+    assert_eq!(values(&cycle, UP), [0]);
+    assert_eq!(cycle.changes[0].reason, Some(DownReason::NoConnection), "another's in a pod is no reason");
+}
+
+#[test]
+fn namespaces_that_only_have_names_are_left_alone_while_links_are_up() {
+    let mut host = twins();
+    host.named.insert(NamespaceId(99));
+    let mut monitor = everywhere(&host, true);
+    monitor.tell(&[0]);
+    monitor.tell(&[0]);
+    assert_eq!(monitor.connections.attended, FAR.into());
 }
 
 #[test]

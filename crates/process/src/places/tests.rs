@@ -16,6 +16,7 @@ fn survey(reader: &mut ProcReader, question: &Question, seconds: u64, units: Opt
     let query = NamespaceQuery {
         selector: question.selector(),
         patterns: &patterns,
+        named: false,
         now: START + Duration::from_secs(seconds),
         allowance: &allowance,
     };

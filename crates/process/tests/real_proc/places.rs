@@ -11,12 +11,18 @@ use super::*;
 
 /// Where those live who fit that name.
 fn survey(reader: &mut ProcReader, name: &str) -> NamespaceScan {
+    survey_with(reader, name, false)
+}
+
+/// The same, and which other namespaces have names.
+fn survey_with(reader: &mut ProcReader, name: &str, named: bool) -> NamespaceScan {
     let pattern = ProcessPattern { name: name.parse().unwrap(), executable: None };
     let selector = ProcessSelector::new([&pattern]).unwrap();
     let patterns = BTreeSet::from([selector.id(&pattern).unwrap()]);
     let query = NamespaceQuery {
         selector: &selector,
         patterns: &patterns,
+        named,
         now: Duration::from_secs(1000),
         allowance: &Allowance::unlimited(),
     };
@@ -72,6 +78,58 @@ fn the_network_namespace_of_who_fits_is_kept_for_as_long_as_he_lives_there() {
     assert!(survey(&mut reader, "vmsapart").inhabited.is_empty());
     assert!(handle.upgrade().is_none(), "and let go of then");
     drop(here);
+}
+
+/// A network namespace that `ip netns` knows by that name; forgotten when dropped.
+struct Named(String);
+
+impl Named {
+    fn new(name: &str) -> Self {
+        let name = format!("vmst-{}-{name}", std::process::id());
+        assert!(command(Path::new("ip")).args(["netns", "add", &name]).status().unwrap().success());
+        Self(name)
+    }
+
+    fn inode(&self) -> u64 {
+        fs::metadata(format!("/run/netns/{}", self.0)).unwrap().ino()
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let _swept_later = command(Path::new("ip")).args(["netns", "delete", &self.0]).status();
+    }
+}
+
+#[test]
+fn namespaces_that_have_names_are_told_where_nobody_lives_who_fits() {
+    if !geteuid().is_root() {
+        return skip("needs root, for network namespaces");
+    }
+    let mut reader = reader("/proc").in_all_namespaces();
+    let (empty, lived_in) = (Named::new("empty"), Named::new("full"));
+    let program = Program::start_copy("/bin/sleep", "vmsnamed", |path| {
+        let mut command = command(Path::new("ip"));
+        command.args(["netns", "exec", &lived_in.0]).arg(path).arg("60");
+        command
+    });
+    let comm = format!("/proc/{}/comm", program.pid());
+    while fs::read_to_string(&comm).unwrap().trim_end() != "vmsnamed" {
+        thread::yield_now();
+    }
+    let ids = |scan: &NamespaceScan| -> (Vec<u64>, Vec<u64>) {
+        let inhabited = scan.inhabited.iter().map(|inhabited| inhabited.namespace.id.0);
+        (inhabited.collect(), scan.named.iter().map(|namespace| namespace.id.0).collect())
+    };
+    let (inhabited, named) = ids(&survey_with(&mut reader, "vmsnamed", true));
+    assert_eq!(inhabited, [lived_in.inode()]);
+    assert!(named.contains(&empty.inode()) && !named.contains(&lived_in.inode()), "{named:?}");
+    assert_eq!(ids(&survey_with(&mut reader, "vmsnamed", false)), (inhabited, Vec::new()));
+    drop(program);
+    let (inhabited, named) = ids(&survey_with(&mut reader, "vmsnamed", true));
+    assert!(inhabited.is_empty() && named.contains(&lived_in.inode()));
+    let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
+    assert!(!named.contains(&own));
 }
 
 #[test]
