@@ -1,24 +1,20 @@
 //! Asks the kernel, as often as it takes, and lets through only what was asked for.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use rustix::net::netlink::NETFILTER;
 use vms_core::TranslationAdapter;
 use vms_core::adapter::Untold;
 use vms_core::address::Endpoint;
 use vms_core::translation::{MAX_BACKENDS, Translation};
+use vms_netlink::{ATTEMPTS, Ended, Exchange, Line, NetlinkSocket, Transport};
 
-use crate::codec::{DumpRequest, Entry, Family, Filter, Malformed, Messages, Reply};
-use crate::error::{Error, Operation};
+use crate::codec::{DumpRequest, Entries, Entry, Family, Filter};
+use crate::error::{Error, classify};
 use crate::plan::{Table, choose, read_table};
-use crate::socket::{NetlinkSocket, Transport, io_error};
-
-/// The kernel's replies come in pieces of at most this size, however large the buffer.
-const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
-
-/// How often a dump is tried that the kernel breaks off.
-const ATTEMPTS: u32 = 4;
 
 /// How many entries one dump may tell of in one attempt, asked for or not.
 const MAX_TOLD: u32 = 1 << 20;
@@ -43,7 +39,8 @@ impl Conntrack {
     /// with a table of that size; where it cannot be read, the table is taken for a large one.
     #[must_use]
     pub fn new(proc_root: &Path) -> Self {
-        Self { client: Client::new(NetlinkSocket::default()), proc_root: proc_root.to_owned() }
+        let line = Line::new(NetlinkSocket::new(NETFILTER, ()));
+        Self { client: Client::new(line), proc_root: proc_root.to_owned() }
     }
 
     /// Every tracked TCP connection to one of these services whose destination is translated.
@@ -70,16 +67,11 @@ impl TranslationAdapter for Conntrack {
 /// The protocol, apart from the socket.
 #[derive(Debug)]
 struct Client<T> {
-    transport: T,
-    /// The port id of a socket with nothing left to read. `None` while that is not certain: then a reply to the
-    /// last request could be taken for one to the next.
-    idle_port_id: Option<u32>,
-    sequence: u32,
+    line: Line<T>,
+    exchange: Exchange,
     /// Whether the kernel, as far as is known, tells only what a filter lets through.
     filters: bool,
     room: Room,
-    request: Vec<u8>,
-    buffer: Box<[u8]>,
 }
 
 /// What a look may take in.
@@ -109,15 +101,12 @@ enum Outcome {
 }
 
 impl<T: Transport> Client<T> {
-    fn new(transport: T) -> Self {
+    fn new(line: Line<T>) -> Self {
         Self {
-            transport,
-            idle_port_id: None,
-            sequence: 0,
+            line,
+            exchange: Exchange::default(),
             filters: true,
             room: Room { told: MAX_TOLD, found: MAX_FOUND, backends: MAX_BACKENDS },
-            request: Vec::new(),
-            buffer: Box::default(),
         }
     }
 
@@ -131,9 +120,6 @@ impl<T: Transport> Client<T> {
             found: Vec::new(),
             backends: BTreeSet::new(),
         };
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice();
-        }
         let table = table();
         for (family, filter) in choose(services, self.filters, table) {
             if !self.dump(family, filter, &mut search)? {
@@ -152,15 +138,8 @@ impl<T: Transport> Client<T> {
         let found_before = search.found.len();
         for _attempt in 0..ATTEMPTS {
             search.found.truncate(found_before);
-            let port_id = match self.idle_port_id.take() {
-                Some(port_id) => port_id,
-                None => self.transport.reopen().map_err(|errno| classify(Operation::Open, errno))?,
-            };
-            match self.exchange(family, filter, port_id, search)? {
-                Outcome::Complete => {
-                    self.idle_port_id = Some(port_id);
-                    return Ok(true);
-                }
+            match self.exchange(family, filter, search)? {
+                Outcome::Complete => return Ok(true),
                 Outcome::Interrupted => {}
                 Outcome::Unfiltered => {
                     self.filters = false;
@@ -173,63 +152,31 @@ impl<T: Transport> Client<T> {
     }
 
     /// One request and all of its reply.
-    fn exchange(
-        &mut self,
-        family: Family,
-        filter: Filter,
-        port_id: u32,
-        search: &mut Search,
-    ) -> Result<Outcome, Error> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let sequence = self.sequence;
-        DumpRequest { sequence, family, filter }.encode(&mut self.request);
-        match self.transport.send(&self.request) {
-            Ok(()) => {}
-            Err(Errno::NOBUFS) => return Ok(Outcome::Interrupted),
-            Err(errno) => return Err(classify(Operation::Request, errno)),
-        }
-        let mut told = 0_u32;
-        loop {
-            // A table that grows while it is walked may tell of entries without end.
-            if told > self.room.told {
-                return Err(Error::TooMany);
+    fn exchange(&mut self, family: Family, filter: Filter, search: &mut Search) -> Result<Outcome, Error> {
+        let room = self.room;
+        let ended = self.exchange.dump::<Entries, _, _>(
+            &mut self.line,
+            room.told,
+            |sequence, out| DumpRequest { sequence, family, filter }.encode(out),
+            |entry| match entry {
+                Some(entry) if filter.admits(&entry) => match search.take_in(&entry, room) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(error) => ControlFlow::Break(Err(error)),
+                },
+                None if filter == Filter::None => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(Ok(Outcome::Unfiltered)),
+            },
+        )?;
+        match ended {
+            Ended::Complete { .. } => Ok(Outcome::Complete),
+            Ended::Interrupted | Ended::Failed { errno: Errno::INTR | Errno::AGAIN, .. } => {
+                Ok(Outcome::Interrupted)
             }
-            let Some(datagram) = receive(&mut self.transport, &mut self.buffer)? else {
-                return Ok(Outcome::Interrupted);
-            };
-            for message in Messages::new(datagram) {
-                let message = message?;
-                if !message.answers(sequence, port_id) {
-                    continue;
-                }
-                if message.interrupted() {
-                    return Ok(Outcome::Interrupted);
-                }
-                match message.decode()? {
-                    Reply::Entry(entry) => {
-                        told = told.saturating_add(1);
-                        if !filter.admits(&entry) {
-                            return Ok(Outcome::Unfiltered);
-                        }
-                        search.take_in(&entry, self.room)?;
-                    }
-                    Reply::Other if filter != Filter::None => return Ok(Outcome::Unfiltered),
-                    Reply::Other => told = told.saturating_add(1),
-                    Reply::Nothing => {}
-                    Reply::Done => return Ok(Outcome::Complete),
-                    Reply::Lost => return Ok(Outcome::Interrupted),
-                    Reply::Failed { errno, refused } => {
-                        return match Errno::from_raw_os_error(errno) {
-                            Errno::NOBUFS | Errno::INTR | Errno::AGAIN => Ok(Outcome::Interrupted),
-                            Errno::INVAL | Errno::OPNOTSUPP if filter != Filter::None => {
-                                Ok(Outcome::Unfiltered)
-                            }
-                            errno if refused => Err(classify(Operation::Request, errno)),
-                            errno => Err(classify(Operation::Reply, errno)),
-                        };
-                    }
-                }
+            Ended::Failed { errno: Errno::INVAL | Errno::OPNOTSUPP, .. } if filter != Filter::None => {
+                Ok(Outcome::Unfiltered)
             }
+            Ended::Failed { operation, errno } => Err(classify(operation, errno)),
+            Ended::Stopped(outcome) => outcome,
         }
     }
 }
@@ -247,42 +194,6 @@ impl Search {
         }
         self.found.push(translation);
         Ok(())
-    }
-}
-
-/// The next datagram of the kernel's; `None` when messages were lost.
-fn receive<'a, T: Transport>(transport: &mut T, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>, Error> {
-    loop {
-        let datagram = match transport.receive(buffer) {
-            Ok(datagram) => datagram,
-            Err(Errno::NOBUFS) => return Ok(None),
-            Err(errno) => return Err(classify(Operation::Reply, errno)),
-        };
-        if datagram.from_kernel {
-            let bytes = buffer.get(..datagram.bytes).ok_or(Malformed {
-                offset: RECEIVE_BUFFER_BYTES,
-                expected: "the end of the datagram",
-                found: u64::try_from(datagram.bytes).unwrap_or(u64::MAX),
-            })?;
-            return Ok(Some(bytes));
-        }
-    }
-}
-
-/// What an errno means to the caller.
-fn classify(operation: Operation, errno: Errno) -> Error {
-    let source = io_error(errno);
-    match (operation, errno) {
-        // systemd's RestrictAddressFamilies= answers EAFNOSUPPORT; every kernel has netlink.
-        (_, Errno::PERM | Errno::ACCESS) | (Operation::Open, Errno::AFNOSUPPORT) => {
-            Error::PermissionMissing { operation, source }
-        }
-        // No NETLINK_NETFILTER; and to a subsystem that is not there, nfnetlink says EINVAL.
-        (Operation::Open, Errno::PROTONOSUPPORT)
-        | (Operation::Request, Errno::INVAL | Errno::NOENT | Errno::OPNOTSUPP) => {
-            Error::Unsupported { operation, source }
-        }
-        _ => Error::Io { operation, source },
     }
 }
 

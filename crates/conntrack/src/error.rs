@@ -1,9 +1,9 @@
 //! Why translations could not be told.
 
-use std::fmt;
 use std::io;
 
-use crate::codec::Malformed;
+use rustix::io::Errno;
+use vms_netlink::{Failure, Malformed, Operation, io_error, is_forbidden};
 
 /// Why translations could not be told. None of these means that there are none.
 #[derive(Debug, thiserror::Error)]
@@ -56,23 +56,26 @@ pub enum Error {
     },
 }
 
-/// A step of asking the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// Opening the netlink socket.
-    Open,
-    /// Sending a request, or the kernel's verdict on it.
-    Request,
-    /// Receiving the reply, or an error in the middle of it.
-    Reply,
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Failed { operation, errno } => classify(operation, errno),
+            Failure::Malformed(malformed) => Self::Malformed(malformed),
+            Failure::TooMany => Self::TooMany,
+        }
+    }
 }
 
-impl fmt::Display for Operation {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Open => "socket",
-            Self::Request => "request",
-            Self::Reply => "reply",
-        })
+/// What an errno means to the caller.
+pub(crate) fn classify(operation: Operation, errno: Errno) -> Error {
+    let source = io_error(errno);
+    match (operation, errno) {
+        _ if is_forbidden(operation, errno) => Error::PermissionMissing { operation, source },
+        // No NETLINK_NETFILTER; and to a subsystem that is not there, nfnetlink says EINVAL.
+        (Operation::Open, Errno::PROTONOSUPPORT)
+        | (Operation::Request, Errno::INVAL | Errno::NOENT | Errno::OPNOTSUPP) => {
+            Error::Unsupported { operation, source }
+        }
+        _ => Error::Io { operation, source },
     }
 }

@@ -1,30 +1,26 @@
 //! Asks the kernel, as often as it takes, and lets through only what was asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use rustix::net::netlink::SOCK_DIAG;
 use vms_core::ConnAdapter;
 use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, ConnectionFilter};
 use vms_core::health::Sighting;
 use vms_core::namespace::{Approach, Namespace, NamespaceId};
+use vms_netlink::{ATTEMPTS, Answers, Ended, Exchange, Line, NetlinkSocket, Operation, Transport};
 
 use crate::bytecode::Precision;
-use crate::codec::{DumpRequest, Family, LookupRequest, Malformed, Messages, Reply};
-use crate::error::{Error, Operation};
+use crate::codec::{DumpRequest, Family, LookupRequest, Sightings, Sockets};
+use crate::error::{Error, classify};
 use crate::home::{Abroad, Home};
 use crate::host_size::read_host_sockets;
 use crate::plan::{Experience, Plan};
-use crate::socket::{NetlinkSocket, Transport, io_error};
 use crate::tables::Tables;
-
-/// The kernel's replies come in pieces of at most this size, however large the buffer.
-const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
-
-/// How often a dump, or a batch of lookups, is tried that the kernel breaks off.
-const ATTEMPTS: u32 = 4;
 
 /// How many sockets one dump may tell of in one attempt, asked for or not. To read that many takes half a second.
 pub(crate) const MAX_TOLD: u32 = 1 << 20;
@@ -55,11 +51,11 @@ const EARLIER_PLANS: usize = 7;
 /// is opened anew, by the thread that dumps next, which has to be in the same network namespace.
 #[derive(Debug)]
 pub struct SockDiag {
-    client: Client<NetlinkSocket>,
+    client: Client<NetlinkSocket<Option<Abroad>>>,
     sockstat: PathBuf,
     /// Where it was opened; `None` where no other namespace is attended to.
     home: Option<Arc<Home>>,
-    abroad: BTreeMap<NamespaceId, Line<NetlinkSocket>>,
+    abroad: BTreeMap<NamespaceId, Scope<NetlinkSocket<Option<Abroad>>>>,
     /// Those that are not entered.
     tables: BTreeMap<NamespaceId, Tables>,
 }
@@ -74,10 +70,10 @@ impl SockDiag {
     /// [`Error::PermissionMissing`] or [`Error::Unsupported`] where this host does not allow or have it,
     /// [`Error::Io`] where it lacks file descriptors or memory.
     pub fn open(proc_root: &Path) -> Result<Self, Error> {
-        let (socket, port_id) = NetlinkSocket::open().map_err(|errno| classify(Operation::Open, errno))?;
+        let line = open(None).map_err(|errno| classify(Operation::Open, errno))?;
         let sockstat = proc_root.join("net/sockstat");
         Ok(Self {
-            client: Client::new(Line::new(socket, Some(port_id))),
+            client: Client::new(Scope::new(line)),
             sockstat,
             home: None,
             abroad: BTreeMap::new(),
@@ -131,9 +127,9 @@ impl ConnAdapter for SockDiag {
                 continue;
             };
             let abroad = Abroad { home: Arc::clone(home), there: Arc::clone(handle) };
-            match NetlinkSocket::open_abroad(abroad) {
-                Ok((socket, port_id)) => {
-                    self.abroad.insert(*id, Line::new(socket, Some(port_id)));
+            match open(Some(abroad)) {
+                Ok(line) => {
+                    self.abroad.insert(*id, Scope::new(line));
                 }
                 // A name may be that of another kind of namespace.
                 Err(Errno::PERM | Errno::ACCESS | Errno::INVAL) => {
@@ -168,9 +164,10 @@ impl ConnAdapter for SockDiag {
             return tables.dump(filter);
         }
         self.come_back()?;
-        let Some(line) = self.abroad.get_mut(&namespace) else { return Ok(Vec::new()) };
+        let Some(scope) = self.abroad.get_mut(&namespace) else { return Ok(Vec::new()) };
         let sockstat = &self.sockstat;
-        let mut found = self.client.on(line, |client| client.dump(filter, || read_host_sockets(sockstat)))?;
+        let mut found =
+            self.client.on(scope, |client| client.dump(filter, || read_host_sockets(sockstat)))?;
         for connection in &mut found {
             connection.namespace = namespace;
         }
@@ -193,7 +190,7 @@ impl ConnAdapter for SockDiag {
             let asked: Vec<Connection> =
                 indices.iter().filter_map(|index| connections.get(*index)).copied().collect();
             let told = match (self.abroad.get_mut(&id), self.tables.get(&id)) {
-                (Some(line), _) => self.client.on(line, |client| client.lookup(&asked))?,
+                (Some(scope), _) => self.client.on(scope, |client| client.lookup(&asked))?,
                 (None, Some(tables)) => tables.lookup(&asked)?,
                 (None, None) if id == NamespaceId::OWN => self.client.lookup(&asked)?,
                 // It is attended to no more: what was in it is not known, and only a walk can tell.
@@ -214,18 +211,20 @@ impl ConnAdapter for SockDiag {
         if self.tables.contains_key(&namespace) {
             return None;
         }
-        let line = self.abroad.get(&namespace).unwrap_or(&self.client.line);
-        line.transport.interface_index(name)
+        let scope = self.abroad.get(&namespace).unwrap_or(&self.client.scope);
+        scope.line.transport.interface_index(name)
     }
 }
 
-/// A conversation with the kernel about one network namespace.
+/// A line of `sock_diag` to that place, or to where the thread is.
+fn open(place: Option<Abroad>) -> Result<Line<NetlinkSocket<Option<Abroad>>>, Errno> {
+    Line::open(NetlinkSocket::new(SOCK_DIAG, place))
+}
+
+/// A network namespace that the kernel is asked about.
 #[derive(Debug)]
-struct Line<T> {
-    transport: T,
-    /// The port id of a socket with nothing left to read. `None` while that is not certain: then a reply to the
-    /// last request could be taken for one to the next.
-    idle_port_id: Option<u32>,
+struct Scope<T> {
+    line: Line<T>,
     /// How many `AF_INET` and `AF_INET6` sockets the last dumps without a program told.
     counted: [Option<Experience>; 2],
 }
@@ -233,8 +232,8 @@ struct Line<T> {
 /// The protocol, apart from the socket.
 #[derive(Debug)]
 struct Client<T> {
-    line: Line<T>,
-    sequence: u32,
+    scope: Scope<T>,
+    exchange: Exchange,
     plan: Plan,
     /// Those used before, the latest first.
     earlier: Vec<Plan>,
@@ -244,8 +243,6 @@ struct Client<T> {
     full_sends: u32,
     /// What a dump may tell of.
     room: Room,
-    request: Vec<u8>,
-    buffer: Box<[u8]>,
 }
 
 /// How many sockets a dump may tell of.
@@ -269,33 +266,22 @@ enum Outcome {
     ProgramRefused,
 }
 
-/// What came of a batch of lookups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answers {
-    /// Every answer.
-    All,
-    /// Not every answer.
-    Lost,
-}
-
-impl<T> Line<T> {
-    fn new(transport: T, idle_port_id: Option<u32>) -> Self {
-        Self { transport, idle_port_id, counted: [None; 2] }
+impl<T> Scope<T> {
+    fn new(line: Line<T>) -> Self {
+        Self { line, counted: [None; 2] }
     }
 }
 
 impl<T: Transport> Client<T> {
-    fn new(line: Line<T>) -> Self {
+    fn new(scope: Scope<T>) -> Self {
         Self {
-            line,
-            sequence: 0,
+            scope,
+            exchange: Exchange::default(),
             plan: Plan::default(),
             earlier: Vec::new(),
             lookups_at_once: LOOKUPS_AT_ONCE,
             full_sends: 0,
             room: Room { told: MAX_TOLD, found: MAX_FOUND },
-            request: Vec::new(),
-            buffer: vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice(),
         }
     }
 
@@ -320,11 +306,11 @@ impl<T: Transport> Client<T> {
         Ok(found)
     }
 
-    /// Asks on another line, with all else that is known.
-    fn on<R>(&mut self, line: &mut Line<T>, ask: impl FnOnce(&mut Self) -> R) -> R {
-        std::mem::swap(&mut self.line, line);
+    /// Asks about another namespace, with all else that is known.
+    fn on<R>(&mut self, scope: &mut Scope<T>, ask: impl FnOnce(&mut Self) -> R) -> R {
+        std::mem::swap(&mut self.scope, scope);
         let outcome = ask(self);
-        std::mem::swap(&mut self.line, line);
+        std::mem::swap(&mut self.scope, scope);
         outcome
     }
 
@@ -353,12 +339,10 @@ impl<T: Transport> Client<T> {
         let found_before = found.len();
         for _attempt in 0..ATTEMPTS {
             found.truncate(found_before);
-            let port_id = self.begin()?;
             let counted = *self.counted_mut(family);
             let precision = self.plan.family(family).choose(host_sockets, counted);
-            match self.exchange(family, filter, precision, port_id, found)? {
+            match self.exchange(family, filter, precision, found)? {
                 Outcome::Complete { told } => {
-                    self.line.idle_port_id = Some(port_id);
                     let experience = Experience { told, host_sockets };
                     match precision {
                         None => *self.counted_mut(family) = Some(experience),
@@ -376,18 +360,10 @@ impl<T: Transport> Client<T> {
     }
 
     fn counted_mut(&mut self, family: Family) -> &mut Option<Experience> {
-        let [inet, inet6] = &mut self.line.counted;
+        let [inet, inet6] = &mut self.scope.counted;
         match family {
             Family::Inet => inet,
             Family::Inet6 => inet6,
-        }
-    }
-
-    /// The port id for an exchange. Where that ends well, it is idle again.
-    fn begin(&mut self) -> Result<u32, Error> {
-        match self.line.idle_port_id.take() {
-            Some(port_id) => Ok(port_id),
-            None => self.line.transport.reopen().map_err(|errno| classify(Operation::Open, errno)),
         }
     }
 
@@ -397,10 +373,23 @@ impl<T: Transport> Client<T> {
         while let Some(asked @ [_, ..]) = connections.get(sightings.len()..) {
             let batch = asked.split_at_checked(self.lookups_at_once).map_or(asked, |(batch, _)| batch);
             let sightings_before = sightings.len();
-            let port_id = self.begin()?;
-            match self.exchange_lookups(batch, port_id, &mut sightings)? {
+            let answers = self.exchange.ask::<Sightings, _, _>(
+                &mut self.scope.line,
+                batch,
+                |sequence, connection, out| LookupRequest { sequence, connection }.encode(out),
+                |connection, answer| {
+                    sightings.push(match answer {
+                        Ok(sighting) => Some(sighting).filter(|told| is_same(&told.connection, connection)),
+                        // As every kernel does that has cookies. It also says so when `tcp_diag` was unloaded since the
+                        // dump; the next dump then fails.
+                        Err(Errno::NOENT) => None,
+                        Err(errno) => return Err(errno),
+                    });
+                    Ok(())
+                },
+            )?;
+            match answers {
                 Answers::All => {
-                    self.line.idle_port_id = Some(port_id);
                     self.note_room_for(batch.len());
                     attempts = 0;
                 }
@@ -430,140 +419,41 @@ impl<T: Transport> Client<T> {
         }
     }
 
-    /// Requests in one send, and the answer to each, which come in the same order.
-    fn exchange_lookups(
-        &mut self,
-        connections: &[Connection],
-        port_id: u32,
-        sightings: &mut Vec<Option<Sighting>>,
-    ) -> Result<Answers, Error> {
-        let first = self.sequence.wrapping_add(1);
-        self.request.clear();
-        for connection in connections {
-            self.sequence = self.sequence.wrapping_add(1);
-            LookupRequest { sequence: self.sequence, connection }.encode(&mut self.request);
-        }
-        match self.line.transport.send(&self.request) {
-            Ok(()) => {}
-            // More than the socket's send buffer, which the host's administrator may have made small.
-            Err(Errno::NOBUFS | Errno::MSGSIZE) => return Ok(Answers::Lost),
-            Err(errno) => return Err(classify(Operation::Request, errno)),
-        }
-        let mut unanswered = connections.iter().enumerate();
-        let mut next = unanswered.next();
-        while next.is_some() {
-            let Some(datagram) = receive(&mut self.line.transport, &mut self.buffer)? else {
-                return Ok(Answers::Lost);
-            };
-            for message in Messages::new(datagram) {
-                let message = message?;
-                let answered = message.answered(first, connections.len(), port_id);
-                let (Some(answered), Some((index, connection))) = (answered, next) else { continue };
-                if answered != index {
-                    return Ok(Answers::Lost);
-                }
-                sightings.push(match message.decode_sighting()? {
-                    Reply::Socket(sighting) => {
-                        Some(sighting).filter(|sighting| is_same(&sighting.connection, connection))
-                    }
-                    // As every kernel does that has cookies. It also says so when `tcp_diag` was unloaded since the
-                    // dump; the next dump then fails.
-                    Reply::Failed { errno, .. } if Errno::from_raw_os_error(errno) == Errno::NOENT => None,
-                    Reply::Failed { errno, .. } => match Errno::from_raw_os_error(errno) {
-                        Errno::NOBUFS | Errno::AGAIN => return Ok(Answers::Lost),
-                        errno => return Err(classify(Operation::Request, errno)),
-                    },
-                    Reply::Lost => return Ok(Answers::Lost),
-                    Reply::Nothing | Reply::Done => continue,
-                });
-                next = unanswered.next();
-            }
-        }
-        Ok(Answers::All)
-    }
-
     /// One request and all of its reply.
     fn exchange(
         &mut self,
         family: Family,
         filter: &ConnectionFilter,
         precision: Option<Precision>,
-        port_id: u32,
         found: &mut Vec<Connection>,
     ) -> Result<Outcome, Error> {
-        self.sequence = self.sequence.wrapping_add(1);
         let program = self.plan.family(family).program(precision);
-        let sequence = self.sequence;
-        let request = DumpRequest { sequence, family, states: filter.states(), program };
-        if request.encode(&mut self.request).is_err() {
-            return Ok(Outcome::ProgramRefused);
-        }
-        let filtered = !program.is_empty();
-        match self.line.transport.send(&self.request) {
-            Ok(()) => {}
-            Err(Errno::NOBUFS) => return Ok(Outcome::Interrupted),
-            // More than the socket's send buffer, which the host's administrator may have made small.
-            Err(Errno::MSGSIZE) if filtered => return Ok(Outcome::ProgramRefused),
-            Err(errno) => return Err(classify(Operation::Request, errno)),
-        }
-        let mut told = 0_u32;
-        loop {
-            // A table that grows while it is walked may tell of sockets without end.
-            if told > self.room.told || found.len() > self.room.found {
-                return Err(Error::TooMany);
-            }
-
-            let Some(datagram) = receive(&mut self.line.transport, &mut self.buffer)? else {
-                return Ok(Outcome::Interrupted);
-            };
-            for message in Messages::new(datagram) {
-                let message = message?;
-                if !message.answers(sequence, port_id) {
-                    continue;
-                }
-                if message.interrupted() {
-                    return Ok(Outcome::Interrupted);
-                }
-                match message.decode()? {
-                    Reply::Socket(connection) => {
-                        told = told.saturating_add(1);
-                        // The program may have let through more than was asked for. Of most of that the port tells.
-                        if self.plan.has_port_of(&connection) && filter.matches(&connection) {
-                            found.push(connection);
-                        }
+        let ended = self.exchange.dump::<Sockets, _, _>(
+            &mut self.scope.line,
+            self.room.told,
+            |sequence, out| DumpRequest { sequence, family, states: filter.states(), program }.encode(out),
+            |connection| {
+                // The program may have let through more than was asked for. Of most of that the port tells.
+                if self.plan.has_port_of(&connection) && filter.matches(&connection) {
+                    if found.len() >= self.room.found {
+                        return ControlFlow::Break(Error::TooMany);
                     }
-                    Reply::Nothing => {}
-                    Reply::Done => return Ok(Outcome::Complete { told }),
-                    Reply::Lost => return Ok(Outcome::Interrupted),
-                    Reply::Failed { errno, refused } => {
-                        return match Errno::from_raw_os_error(errno) {
-                            Errno::NOBUFS => Ok(Outcome::Interrupted),
-                            Errno::INVAL if refused && filtered => Ok(Outcome::ProgramRefused),
-                            errno if refused => Err(classify(Operation::Request, errno)),
-                            errno => Err(classify(Operation::Reply, errno)),
-                        };
-                    }
+                    found.push(connection);
                 }
+                ControlFlow::Continue(())
+            },
+        )?;
+        match ended {
+            Ended::Complete { told } => Ok(Outcome::Complete { told }),
+            Ended::Interrupted => Ok(Outcome::Interrupted),
+            // Not taken, or more than the socket's send buffer, which the host's administrator may have made small.
+            Ended::Failed { operation: Operation::Request, errno: Errno::INVAL | Errno::MSGSIZE }
+                if !program.is_empty() =>
+            {
+                Ok(Outcome::ProgramRefused)
             }
-        }
-    }
-}
-
-/// The next datagram of the kernel's; `None` when messages were lost.
-fn receive<'a, T: Transport>(transport: &mut T, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>, Error> {
-    loop {
-        let datagram = match transport.receive(buffer) {
-            Ok(datagram) => datagram,
-            Err(Errno::NOBUFS) => return Ok(None),
-            Err(errno) => return Err(classify(Operation::Reply, errno)),
-        };
-        if datagram.from_kernel {
-            let bytes = buffer.get(..datagram.bytes).ok_or(Malformed {
-                offset: RECEIVE_BUFFER_BYTES,
-                expected: "the end of the datagram",
-                found: u64::try_from(datagram.bytes).unwrap_or(u64::MAX),
-            })?;
-            return Ok(Some(bytes));
+            Ended::Failed { operation, errno } => Err(classify(operation, errno)),
+            Ended::Stopped(error) => Err(error),
         }
     }
 }
@@ -571,22 +461,6 @@ fn receive<'a, T: Transport>(transport: &mut T, buffer: &'a mut [u8]) -> Result<
 /// Whether the socket told is the one that was asked for, whatever has become of it.
 pub(crate) fn is_same(told: &Connection, asked: &Connection) -> bool {
     (told.cookie, told.local, told.remote) == (asked.cookie, asked.local, asked.remote)
-}
-
-/// What an errno means to the caller.
-fn classify(operation: Operation, errno: Errno) -> Error {
-    let source = io_error(errno);
-    match (operation, errno) {
-        // systemd's RestrictAddressFamilies= answers EAFNOSUPPORT; every kernel has netlink.
-        (_, Errno::PERM | Errno::ACCESS) | (Operation::Open, Errno::AFNOSUPPORT) => {
-            Error::PermissionMissing { operation, source }
-        }
-        // No NETLINK_SOCK_DIAG, no handler of the family, no handler of TCP.
-        (Operation::Open, Errno::PROTONOSUPPORT) | (_, Errno::NOENT | Errno::OPNOTSUPP) => {
-            Error::Unsupported { operation, source }
-        }
-        _ => Error::Io { operation, source },
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use vms_netlink::Place;
 
 /// The network namespace to which the thread belongs that opens sockets.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(crate) struct Home {
 }
 
 /// Another network namespace, and the way back.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Abroad {
     pub(crate) home: Arc<Home>,
     pub(crate) there: Arc<OwnedFd>,
@@ -42,9 +43,9 @@ impl Home {
     }
 }
 
-impl Abroad {
-    /// Does something there. The thread is back afterwards, or nothing is done any more until it is.
-    pub(crate) fn visit<T>(&self, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+impl Place for Abroad {
+    /// The thread is back afterwards, or nothing is done any more until it is.
+    fn visit<T>(&self, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         self.home.come_back()?;
         enter(&self.there)?;
         self.home.is_away.store(true, Ordering::Relaxed);

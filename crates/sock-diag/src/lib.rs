@@ -5,7 +5,7 @@
 //! host of that size. A lookup asks for single sockets that are known, and costs the same on any host.
 //!
 //! [`codec`] and [`bytecode`] are pure, and the only places that know the kernel's structs; [`client`] asks,
-//! retries and verifies; the choice of the program, the socket itself and other network namespaces (`home`) are
+//! retries and verifies, through [`vms_netlink`]; the choice of the program and other network namespaces (`home`) are
 //! private. Where namespaces may not be entered, [`proc_net`] takes in their tables as text, which `tables` reads. What
 //! decodes is public, also for `tests/fuzz`. Reads top down: [`client`], `plan`, [`codec`], [`bytecode`].
 
@@ -17,9 +17,9 @@ mod home;
 pub mod host_size;
 mod plan;
 pub mod proc_net;
-mod socket;
 mod tables;
 
 pub use client::SockDiag;
-pub use error::{Error, Operation};
+pub use error::Error;
 pub use home::may_enter_namespaces;
+pub use vms_netlink::Operation;

@@ -10,12 +10,12 @@ use rustix::io::{pread, retry_on_intr};
 use vms_core::connection::{Connection, ConnectionFilter};
 use vms_core::health::Sighting;
 use vms_core::namespace::{NamespaceId, SocketTables};
+use vms_netlink::io_error;
 
 use crate::client::{MAX_FOUND, MAX_TOLD, is_same};
 use crate::codec::Family;
 use crate::error::Error;
 use crate::proc_net::Table;
-use crate::socket::io_error;
 
 /// The kernel fills a page at a time, however large the buffer.
 const PIECE_BYTES: usize = 4096;

@@ -2,42 +2,23 @@
 
 use std::net::IpAddr;
 
-use vms_conntrack::codec::{Entry, Filter, Messages, Reply, Tuple};
+use vms_conntrack::codec::{Entries, Entry, Filter, Tuple};
 use vms_core::address::Endpoint;
+use vms_netlink::script::message;
 
-use crate::bounded::bounded;
 use crate::cursor::Cursor;
-use crate::netlink::{Raw, push_message, u16_at};
+use crate::netlink::{check_datagram, framed, read_attributes};
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW`.
 const NEW: u16 = 0x100;
 
 /// Datagrams as they come, the same bytes as payloads of messages whose headers hold, and as attributes that do.
 pub fn conntrack_replies(data: &[u8]) {
-    check_datagram(data);
-    check_datagram(&framed(data));
-    let mut datagram = Vec::new();
-    push_message(&mut datagram, NEW, 2, &entry(data));
-    check_datagram(&datagram);
-}
-
-/// A well-formed datagram: each message takes a byte for its type, one for its flags and one for its length.
-fn framed(data: &[u8]) -> Vec<u8> {
-    let mut cursor = Cursor(data);
-    let mut datagram = Vec::new();
-    while !cursor.is_empty() {
-        let kind = match cursor.byte() % 8 {
-            0 => 1,
-            1 => 2,
-            2 => 3,
-            3 => 4,
-            4 => 0x101,
-            _ => NEW,
-        };
-        let flags = u16::from(cursor.byte());
-        push_message(&mut datagram, kind, flags, cursor.counted());
+    for datagram in [data, &framed(data, [0x101, NEW, NEW, NEW]), &message(NEW, 2, &entry(data))] {
+        check_datagram::<Entries>(datagram, read_entry, |entry, _message| {
+            entry.iter().for_each(check_entry);
+        });
     }
-    datagram
 }
 
 /// `struct nfgenmsg`, and attributes three levels deep: each takes a byte for its type and one for its length, and is cut off by
@@ -68,38 +49,6 @@ fn push_attributes(out: &mut Vec<u8>, data: &[u8], levels: u8) {
     }
 }
 
-fn check_datagram(datagram: &[u8]) {
-    let mut place = 0;
-    let mut messages = bounded(datagram, 0, 0, || Messages::new(datagram));
-    while place < datagram.len() {
-        let message = bounded(datagram, 0, 0, || messages.next()).expect("there are bytes left");
-        let Some(expected) = Raw::read(datagram, place) else {
-            let error = message.expect_err("the header does not hold");
-            assert!(error.offset >= place && error.offset <= datagram.len(), "{error}");
-            assert!(messages.next().is_none(), "nothing is believed behind a broken header");
-            return;
-        };
-        let message = message.expect("the header holds");
-        assert!(message.answers(expected.sequence, expected.port_id));
-        assert!(!message.answers(expected.sequence, expected.port_id.wrapping_add(1)));
-        assert_eq!(message.interrupted(), expected.flags & 0x10 != 0);
-        match bounded(datagram, 0, 0, || message.decode()) {
-            Ok(reply) => {
-                assert_eq!(Some(reply), read_reply(&expected));
-                if let Reply::Entry(entry) = reply {
-                    check_entry(&entry);
-                }
-            }
-            Err(error) => {
-                assert!(error.offset <= datagram.len(), "{error}");
-                assert_eq!(read_reply(&expected), None, "{error}");
-            }
-        }
-        place = expected.end;
-    }
-    assert!(messages.next().is_none());
-}
-
 /// What holds of every entry.
 fn check_entry(entry: &Entry) {
     let Entry { original, reply } = entry;
@@ -115,31 +64,6 @@ fn check_entry(entry: &Entry) {
             assert_eq!((told.backend, told.peer), (reply.source, reply.destination));
         }
     }
-}
-
-fn read_reply(message: &Raw<'_>) -> Option<Reply> {
-    Some(match message.kind {
-        NEW => read_entry(message.payload)?.map_or(Reply::Other, Reply::Entry),
-        1 => Reply::Nothing,
-        2 | 3 => match (message.errno()?, message.kind) {
-            (0, 2) => Reply::Nothing,
-            (0, _) => Reply::Done,
-            (errno, kind) => Reply::Failed { errno, refused: kind == 2 },
-        },
-        4 => Reply::Lost,
-        _ => return None,
-    })
-}
-
-/// Attributes at one level (`struct nlattr`), without the flags in their types.
-fn read_attributes(mut rest: &[u8]) -> Option<Vec<(u16, &[u8])>> {
-    let mut found = Vec::new();
-    while !rest.is_empty() {
-        let length = usize::from(u16_at(rest, 0)?);
-        found.push((u16_at(rest, 2)? & 0x3fff, rest.get(4..length)?));
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Some(found)
 }
 
 /// `struct nfgenmsg` and the attributes of `enum ctattr_type` (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`).

@@ -7,48 +7,53 @@ use vms_core::address::Endpoint;
 use vms_core::connection::{CgroupId, Connection, Cookie, Inode, TcpState};
 use vms_core::health::{Sighting, Vitals};
 use vms_core::namespace::NamespaceId;
-use vms_sock_diag::codec::{LookupRequest, Messages, Reply};
+use vms_netlink::Codec;
+use vms_netlink::codec::{Messages, Reply};
+use vms_netlink::script::{attribute, message};
+use vms_sock_diag::codec::{LookupRequest, Sightings, Sockets};
 
 use crate::bounded::bounded;
 use crate::cursor::Cursor;
 
+/// `SOCK_DIAG_BY_FAMILY`.
+const SOCKET: u16 = 20;
+
 /// Datagrams as they come, and the same bytes as payloads of messages whose headers hold.
 pub fn netlink_replies(data: &[u8]) {
-    check_datagram(data);
-    check_datagram(&framed(data));
+    check_sockets(data);
+    check_sockets(&framed(data, [SOCKET; 4]));
 }
 
 /// A well-formed datagram: each message takes a byte for its type, one for its flags and one for its length.
-fn framed(data: &[u8]) -> Vec<u8> {
+///
+/// Half of the types are netlink's own.
+pub(crate) fn framed(data: &[u8], kinds: [u16; 4]) -> Vec<u8> {
     let mut cursor = Cursor(data);
     let mut datagram = Vec::new();
     while !cursor.is_empty() {
-        let kind = match cursor.byte() % 8 {
-            0 => 1,
-            1 => 2,
-            2 => 3,
-            3 => 4,
-            other => 16 + u16::from(other),
+        let kind = match usize::from(cursor.byte() % 8) {
+            own @ 4.. => kinds[own - 4],
+            control => [1, 2, 3, 4][control],
         };
-        let kind = if kind > 16 { 20 } else { kind };
         let flags = u16::from(cursor.byte());
-        push_message(&mut datagram, kind, flags, cursor.counted());
+        datagram.extend(message(kind, flags, cursor.counted()));
     }
     datagram
 }
 
-pub(crate) fn push_message(datagram: &mut Vec<u8>, kind: u16, flags: u16, payload: &[u8]) {
-    let length = u32::try_from(16 + payload.len()).expect("payloads are short");
-    datagram.extend(length.to_ne_bytes());
-    datagram.extend(kind.to_ne_bytes());
-    datagram.extend(flags.to_ne_bytes());
-    datagram.extend(7_u32.to_ne_bytes());
-    datagram.extend(4242_u32.to_ne_bytes());
-    datagram.extend(payload);
-    datagram.resize(datagram.len().next_multiple_of(4), 0);
+fn check_sockets(datagram: &[u8]) {
+    check_datagram::<Sockets>(datagram, read_connection, |connection, message| {
+        check_connection(connection, message.payload);
+    });
+    check_datagram::<Sightings>(datagram, read_sighting, |_, _| ());
 }
 
-fn check_datagram(datagram: &[u8]) {
+/// Holds every message to what is read in it by hand, and what it tells to a check.
+pub(crate) fn check_datagram<C: Codec<Told: PartialEq + std::fmt::Debug>>(
+    datagram: &[u8],
+    read: fn(&[u8]) -> Option<C::Told>,
+    check: impl Fn(&C::Told, &Raw<'_>),
+) {
     let mut place = 0;
     let mut messages = bounded(datagram, 0, 0, || Messages::new(datagram));
     while place < datagram.len() {
@@ -62,28 +67,22 @@ fn check_datagram(datagram: &[u8]) {
         let message = message.expect("the header holds");
         assert!(message.answers(expected.sequence, expected.port_id));
         assert!(!message.answers(expected.sequence.wrapping_add(1), expected.port_id));
+        assert!(!message.answers(expected.sequence, expected.port_id.wrapping_add(1)));
         assert_eq!(message.answered(expected.sequence, 1, expected.port_id), Some(0));
         assert_eq!(message.answered(expected.sequence.wrapping_sub(2), 3, expected.port_id), Some(2));
         assert_eq!(message.answered(expected.sequence.wrapping_add(1), 9, expected.port_id), None);
         assert_eq!(message.interrupted(), expected.flags & 0x10 != 0);
-
-        let (dump, sighting) = bounded(datagram, 0, 0, || (message.decode(), message.decode_sighting()));
-        match dump {
-            Ok(reply) => assert_eq!(Some(reply), expected.reply(read_connection)),
+        match bounded(datagram, 0, 0, || message.decode::<C>()) {
+            Ok(reply) => {
+                if let Reply::Told(told) = &reply {
+                    check(told, &expected);
+                }
+                assert_eq!(Some(reply), expected.reply(C::KIND, read));
+            }
             Err(error) => {
                 assert!(error.offset <= datagram.len(), "{error}");
-                assert_eq!(expected.reply(read_connection), None, "{error}");
+                assert_eq!(expected.reply(C::KIND, read), None, "{error}");
             }
-        }
-        match sighting {
-            Ok(reply) => assert_eq!(Some(reply), expected.reply(read_sighting)),
-            Err(error) => {
-                assert!(error.offset <= datagram.len(), "{error}");
-                assert_eq!(expected.reply(read_sighting), None, "{error}");
-            }
-        }
-        if let Ok(Reply::Socket(connection)) = dump {
-            check_connection(&connection, expected.payload);
         }
         place = expected.end;
     }
@@ -115,25 +114,25 @@ fn check_connection(connection: &Connection, told: &[u8]) {
 
 /// A message, by its place.
 pub(crate) struct Raw<'a> {
-    pub(crate) kind: u16,
-    pub(crate) flags: u16,
-    pub(crate) sequence: u32,
-    pub(crate) port_id: u32,
-    pub(crate) payload: &'a [u8],
-    pub(crate) end: usize,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port_id: u32,
+    payload: &'a [u8],
+    end: usize,
 }
 
-pub(crate) fn u16_at(bytes: &[u8], place: usize) -> Option<u16> {
+fn u16_at(bytes: &[u8], place: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(place..place + 2)?.try_into().ok()?))
 }
 
-pub(crate) fn u32_at(bytes: &[u8], place: usize) -> Option<u32> {
+fn u32_at(bytes: &[u8], place: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(place..place + 4)?.try_into().ok()?))
 }
 
 impl<'a> Raw<'a> {
     /// `struct nlmsghdr` (`include/uapi/linux/netlink.h`) and what it spans.
-    pub(crate) fn read(datagram: &'a [u8], place: usize) -> Option<Self> {
+    fn read(datagram: &'a [u8], place: usize) -> Option<Self> {
         let length = usize::try_from(u32_at(datagram, place)?).ok()?;
         let kind = u16_at(datagram, place + 4)?;
         let flags = u16_at(datagram, place + 6)?;
@@ -145,14 +144,14 @@ impl<'a> Raw<'a> {
     }
 
     /// The negative errno, or 0, that a verdict and an end begin with.
-    pub(crate) fn errno(&self) -> Option<i32> {
+    fn errno(&self) -> Option<i32> {
         let errno = u32_at(self.payload, 0)?.wrapping_neg();
         (errno <= 4095).then(|| i32::try_from(errno).expect("it is small"))
     }
 
-    fn reply<S>(&self, read_socket: impl FnOnce(&[u8]) -> Option<S>) -> Option<Reply<S>> {
+    fn reply<S>(&self, own_kind: u16, read: impl FnOnce(&[u8]) -> Option<S>) -> Option<Reply<S>> {
         Some(match self.kind {
-            20 => Reply::Socket(read_socket(self.payload)?),
+            kind if kind == own_kind => Reply::Told(read(self.payload)?),
             1 => Reply::Nothing,
             2 | 3 => match (self.errno()?, self.kind) {
                 (0, 2) => Reply::Nothing,
@@ -163,6 +162,17 @@ impl<'a> Raw<'a> {
             _ => return None,
         })
     }
+}
+
+/// Attributes at one level (`struct nlattr`), without the flags in their types.
+pub(crate) fn read_attributes(mut rest: &[u8]) -> Option<Vec<(u16, &[u8])>> {
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let length = usize::from(u16_at(rest, 0)?);
+        found.push((u16_at(rest, 2)? & 0x3fff, rest.get(4..length)?));
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some(found)
 }
 
 /// `struct inet_diag_msg` (`include/uapi/linux/inet_diag.h`): the connection, and how long its two queues are.
@@ -192,23 +202,10 @@ fn read_socket(payload: &[u8]) -> Option<(Connection, [u32; 2])> {
     Some((connection, [u32_at(fixed, 56)?, u32_at(fixed, 60)?]))
 }
 
-/// The types of the attributes behind a socket, and what they hold.
-fn read_attributes(payload: &[u8]) -> Option<Vec<(u16, &[u8])>> {
-    let mut attributes = Vec::new();
-    let mut rest = &payload[72..];
-    while !rest.is_empty() {
-        let length = usize::from(u16_at(rest, 0)?);
-        let kind = u16_at(rest, 2)? & 0x3fff;
-        attributes.push((kind, rest.get(4..length)?));
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Some(attributes)
-}
-
 fn read_connection(payload: &[u8]) -> Option<Connection> {
     const CGROUP: u16 = 21;
     let (mut connection, _) = read_socket(payload)?;
-    for (kind, value) in read_attributes(payload)? {
+    for (kind, value) in read_attributes(payload.get(72..)?)? {
         if kind == CGROUP {
             let number = u64::from_ne_bytes(*value.first_chunk()?);
             // The root is 1, and says nothing.
@@ -223,7 +220,7 @@ fn read_sighting(payload: &[u8]) -> Option<Sighting> {
     let (_, queues) = read_socket(payload)?;
     let connection = read_connection(payload)?;
     let mut vitals = None;
-    for (kind, value) in read_attributes(payload)? {
+    for (kind, value) in read_attributes(payload.get(72..)?)? {
         if kind == INFO {
             vitals = Some(read_vitals(value, queues)?);
         }
@@ -295,14 +292,13 @@ pub fn tcp_info(data: &[u8]) {
     lengths.extend([103, 104, 128, 136, 148, 216].into_iter().filter(|length| *length < info.len()));
     for length in lengths {
         let payload = lookup_answer(state, queues, before % 3, behind % 3, &info[..length]);
-        let mut datagram = Vec::new();
-        push_message(&mut datagram, 20, 0, &payload);
-        check_datagram(&datagram);
-        let sighting =
-            Messages::new(&datagram).next().expect("it is there").expect("it is whole").decode_sighting();
+        let datagram = message(SOCKET, 0, &payload);
+        check_sockets(&datagram);
+        let told = Messages::new(&datagram).next().expect("it is there").expect("it is whole");
+        let sighting = told.decode::<Sightings>();
         let known_state = (1..=12).contains(&state) || state == 13;
         assert_eq!(sighting.is_ok(), TcpState::from_number(state).is_some() && length >= 104);
-        if let Ok(Reply::Socket(Sighting { vitals: Some(vitals), .. })) = sighting {
+        if let Ok(Reply::Told(Sighting { vitals: Some(vitals), .. })) = sighting {
             assert!(known_state && state != 10, "a listener has no vitals");
             assert!(vitals.unacknowledged_bytes <= u32::MAX.into());
             assert_eq!(vitals.awaits_answer(), vitals.unacknowledged_bytes > 0 || info[3] > 0);
@@ -323,15 +319,6 @@ fn lookup_answer(state: u8, queues: &[u8], before: u8, behind: u8, info: &[u8]) 
     payload[24..28].copy_from_slice(&[10, 0, 0, 1]);
     payload[56..56 + queues.len()].copy_from_slice(queues);
     // INET_DIAG_SHUTDOWN, which the kernel sends unasked.
-    let mut push = |kind: u16, value: &[u8]| {
-        let length = u16::try_from(4 + value.len()).expect("attributes are short");
-        payload.extend(length.to_ne_bytes());
-        payload.extend(kind.to_ne_bytes());
-        payload.extend(value);
-        payload.resize(payload.len().next_multiple_of(4), 0);
-    };
-    (0..before).for_each(|_| push(8, &[3]));
-    push(2, info);
-    (0..behind).for_each(|_| push(8, &[3]));
-    payload
+    let shutdown = attribute(8, &[3]);
+    [payload, shutdown.repeat(before.into()), attribute(2, info), shutdown.repeat(behind.into())].concat()
 }

@@ -1,22 +1,7 @@
-use std::collections::VecDeque;
+use vms_netlink::script::Event::{Answer, ReceiveError};
+use vms_netlink::script::{Event, Script, attribute, done, done_with, message, refusal};
 
 use super::*;
-use crate::socket::Datagram;
-
-/// What the kernel does with one request: each answer is a datagram, or an error of receiving.
-type Exchange = Vec<Result<Vec<u8>, Errno>>;
-
-/// A kernel that follows a script.
-#[derive(Debug, Default)]
-struct Script {
-    exchanges: VecDeque<Exchange>,
-    open_error: Option<Errno>,
-    requests: Vec<Vec<u8>>,
-    reopened: u32,
-    port_id: u32,
-    sequence: u32,
-    pending: VecDeque<Result<Vec<u8>, Errno>>,
-}
 
 /// A table in which telling all is dear.
 const LARGE: Table = Table { entries: 1 << 18, buckets: 1 << 18 };
@@ -25,52 +10,6 @@ impl Client<Script> {
     fn read_large(&mut self, services: &[Endpoint]) -> Result<Vec<Translation>, Error> {
         self.read(services, || LARGE)
     }
-}
-
-impl Transport for Script {
-    fn reopen(&mut self) -> Result<u32, Errno> {
-        if let Some(errno) = self.open_error {
-            return Err(errno);
-        }
-        self.reopened += 1;
-        self.port_id += 1;
-        self.pending.clear();
-        Ok(self.port_id)
-    }
-
-    fn send(&mut self, request: &[u8]) -> Result<(), Errno> {
-        assert!(self.pending.is_empty(), "a request while the last one is still being answered");
-        self.sequence = u32::from_ne_bytes(request[8..12].try_into().unwrap());
-        self.requests.push(request.to_vec());
-        self.pending = self.exchanges.pop_front().expect("no more requests than the script has").into();
-        Ok(())
-    }
-
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<Datagram, Errno> {
-        let mut bytes = self.pending.pop_front().expect("nothing is read behind the end of the reply")?;
-        let mut place = 0;
-        while place + 16 <= bytes.len() {
-            let length = u32::from_ne_bytes(bytes[place..place + 4].try_into().unwrap());
-            bytes[place + 8..place + 12].copy_from_slice(&self.sequence.to_ne_bytes());
-            bytes[place + 12..place + 16].copy_from_slice(&self.port_id.to_ne_bytes());
-            place += usize::try_from(length).unwrap().max(16);
-        }
-        buffer[..bytes.len()].copy_from_slice(&bytes);
-        Ok(Datagram { bytes: bytes.len(), from_kernel: true })
-    }
-}
-
-/// One message; [`Script`] fills in sequence and port id.
-fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(16 + payload.len()).unwrap();
-    [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8], payload].concat()
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(4 + value.len()).unwrap();
-    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
 }
 
 fn end(host: u8, port: u16) -> Endpoint {
@@ -104,16 +43,8 @@ fn entry(port: u16, service: Endpoint, backend: Endpoint) -> Vec<u8> {
     entry_of(6, port, service, backend)
 }
 
-fn done() -> Vec<u8> {
-    message(3, 2, &0_i32.to_ne_bytes())
-}
-
-fn refusal(errno: i32) -> Vec<u8> {
-    message(2, 0, &[&(-errno).to_ne_bytes()[..], &[0; 16]].concat())
-}
-
-fn client(exchanges: impl IntoIterator<Item = Exchange>) -> Client<Script> {
-    Client::new(Script { exchanges: exchanges.into_iter().collect(), ..Script::default() })
+fn client(exchanges: impl IntoIterator<Item = Vec<Event>>) -> Client<Script> {
+    Client::new(Line::new(Script::new(exchanges)))
 }
 
 fn translation(port: u16, service: Endpoint, backend: Endpoint) -> Translation {
@@ -122,7 +53,7 @@ fn translation(port: u16, service: Endpoint, backend: Endpoint) -> Translation {
 
 /// Whether each request had a filter.
 fn filtered(client: &Client<Script>) -> Vec<bool> {
-    client.transport.requests.iter().map(|request| request.len() > 20).collect()
+    client.line.transport.requests.iter().map(|request| request.len() > 20).collect()
 }
 
 const SERVICE_PORT: u16 = 80;
@@ -138,7 +69,7 @@ fn backend() -> Endpoint {
 #[test]
 fn translations_to_the_service_are_told_and_nothing_else() {
     let told = [entry(1, service(), backend()), entry(2, service(), service()), done()].concat();
-    let mut client = client([vec![Ok(told)]]);
+    let mut client = client([vec![Answer(told)]]);
     assert_eq!(client.read_large(&[service()]).unwrap(), [translation(1, service(), backend())]);
     assert_eq!(filtered(&client), [true]);
     assert_eq!(client.read_large(&[]).unwrap(), [], "nothing is asked for nothing");
@@ -149,7 +80,7 @@ fn a_kernel_that_passes_over_filters_is_asked_for_all_once_and_from_then_on() {
     for foreign in [entry(3, end(7, 7), backend()), entry_of(17, 3, service(), service())] {
         let all = [entry(1, service(), backend()), foreign, done()].concat();
         let services = [service(), end(4, 4)];
-        let script = [vec![Ok(all.clone())], vec![Ok(all.clone())], vec![Ok(all)]];
+        let script = [vec![Answer(all.clone())], vec![Answer(all.clone())], vec![Answer(all)]];
         let mut client = client(script);
         for _look in 0..2 {
             assert_eq!(client.read_large(&services).unwrap(), [translation(1, service(), backend())]);
@@ -162,7 +93,7 @@ fn a_kernel_that_passes_over_filters_is_asked_for_all_once_and_from_then_on() {
 fn a_kernel_that_refuses_filters_is_asked_without() {
     for errno in [Errno::INVAL, Errno::OPNOTSUPP] {
         let all = [entry(1, service(), backend()), done()].concat();
-        let mut client = client([vec![Ok(refusal(errno.raw_os_error()))], vec![Ok(all)]]);
+        let mut client = client([vec![Answer(refusal(errno.raw_os_error()))], vec![Answer(all)]]);
         assert_eq!(client.read_large(&[service()]).unwrap().len(), 1, "{errno:?}");
     }
 }
@@ -171,24 +102,18 @@ fn a_kernel_that_refuses_filters_is_asked_without() {
 fn many_services_are_asked_for_together() {
     let services: Vec<Endpoint> = (1..=99).filter(|port| *port != 98).map(|port| end(1, port)).collect();
     let told = [entry(1, end(1, 9), backend()), entry(2, end(1, 98), backend()), done()].concat();
-    let mut client = client([vec![Ok(told)]]);
+    let mut client = client([vec![Answer(told)]]);
     assert_eq!(client.read_large(&services).unwrap(), [translation(1, end(1, 9), backend())]);
 }
 
 #[test]
 fn an_interrupted_dump_is_begun_afresh_and_given_up_after_some() {
-    let interrupted = {
-        let mut first = entry(1, service(), backend());
-        first[6] |= 0x10;
-        first
-    };
-    let whole = || vec![Ok([entry(1, service(), backend()), done()].concat())];
-    let broken: [Exchange; 3] =
-        [vec![Ok(interrupted.clone())], vec![Err(Errno::NOBUFS)], vec![Ok(message(4, 0, &[]))]];
-    for exchange in broken {
+    let whole = || vec![Answer([entry(1, service(), backend()), done()].concat())];
+    for event in [ReceiveError(Errno::NOBUFS), Answer(refusal(4)), Answer(done_with(11))] {
+        let exchange = vec![event];
         let mut client = client([exchange.clone(), whole()]);
         assert_eq!(client.read_large(&[service()]).unwrap().len(), 1);
-        assert_eq!(client.transport.reopened, 2);
+        assert_eq!(client.line.transport.reopened, 2);
         let mut client = self::client(vec![exchange; 4]);
         assert!(matches!(client.read_large(&[service()]), Err(Error::Interrupted { attempts: 4 })));
     }
@@ -197,23 +122,23 @@ fn an_interrupted_dump_is_begun_afresh_and_given_up_after_some() {
 #[test]
 fn what_broke_off_is_never_told_as_none() {
     type IsExpected = fn(&Error) -> bool;
-    let cases: [(Exchange, IsExpected); 5] = [
-        (vec![Ok(refusal(1))], |error| matches!(error, Error::PermissionMissing { .. })),
-        (vec![Ok(message(3, 2, &(-12_i32).to_ne_bytes()))], |error| matches!(error, Error::Io { .. })),
-        (vec![Ok(message(0x100, 2, &[2, 0, 0, 0]))], |error| matches!(error, Error::Malformed(_))),
-        (vec![Ok(vec![1, 2, 3])], |error| matches!(error, Error::Malformed(_))),
-        (vec![Err(Errno::AGAIN)], |error| matches!(error, Error::Io { .. })),
+    let cases: [(Vec<Event>, IsExpected); 5] = [
+        (vec![Answer(refusal(1))], |error| matches!(error, Error::PermissionMissing { .. })),
+        (vec![Answer(done_with(12))], |error| matches!(error, Error::Io { .. })),
+        (vec![Answer(message(0x100, 2, &[2, 0, 0, 0]))], |error| matches!(error, Error::Malformed(_))),
+        (vec![Answer(vec![1, 2, 3])], |error| matches!(error, Error::Malformed(_))),
+        (vec![ReceiveError(Errno::AGAIN)], |error| matches!(error, Error::Io { .. })),
     ];
     for (exchange, is_expected) in cases {
         let error = client([exchange]).read_large(&[service()]).unwrap_err();
         assert!(is_expected(&error), "{error:?}");
     }
     // A subsystem that is not there says EINVAL to anything.
-    let script = [vec![Ok(refusal(22))], vec![Ok(refusal(22))]];
+    let script = [vec![Answer(refusal(22))], vec![Answer(refusal(22))]];
     assert!(matches!(client(script).read_large(&[service()]), Err(Error::Unsupported { .. })));
     for errno in [Errno::PROTONOSUPPORT, Errno::AFNOSUPPORT, Errno::MFILE] {
         let mut client = client([]);
-        client.transport.open_error = Some(errno);
+        client.line.transport.open_error = Some(errno);
         let error = client.read_large(&[service()]).unwrap_err();
         assert_eq!(
             (matches!(error, Error::Unsupported { .. }), matches!(error, Error::PermissionMissing { .. })),
@@ -231,11 +156,11 @@ fn more_than_there_is_room_for_is_an_error() {
         Room { told: 9, found: 9, backends: 3 },
     ];
     for room in rooms {
-        let mut client = client([vec![Ok(many.clone()), Ok(done())]]);
+        let mut client = client([vec![Answer(many.clone()), Answer(done())]]);
         client.room = room;
         assert!(matches!(client.read_large(&[service()]), Err(Error::TooMany)), "{room:?}");
     }
-    let mut client = client([vec![Ok(many), Ok(done())]]);
+    let mut client = client([vec![Answer(many), Answer(done())]]);
     client.room = Room { told: 4, found: 4, backends: 4 };
     assert_eq!(client.read_large(&[service()]).unwrap().len(), 4);
 }

@@ -5,8 +5,7 @@
 use std::time::Duration;
 
 use vms_core::health::Vitals;
-
-use super::{Cursor, Malformed};
+use vms_netlink::{Cursor, Malformed};
 
 /// `tcpi_probes`.
 const PROBES: usize = 3;
@@ -47,12 +46,12 @@ pub(super) struct Queues {
 /// When even what is older than `sock_diag` is missing.
 pub(super) fn decode_vitals(info: &Cursor<'_>, queues: Queues) -> Result<Vitals, Malformed> {
     let milliseconds =
-        |place| info.required(place).map(|field| Duration::from_millis(u32::from_ne_bytes(field).into()));
-    let [unanswered_probes] = info.required(PROBES)?;
+        |place| required(info, place).map(|field| Duration::from_millis(u32::from_ne_bytes(field).into()));
+    let [unanswered_probes] = required(info, PROBES)?;
     let since_data = milliseconds(LAST_DATA_RECEIVED)?;
     let since_acknowledgment = milliseconds(LAST_ACKNOWLEDGMENT_RECEIVED)?;
-    let rtt_microseconds = u32::from_ne_bytes(info.required(ROUND_TRIP)?);
-    let retransmits = u32::from_ne_bytes(info.required(TOTAL_RETRANSMITS)?);
+    let rtt_microseconds = u32::from_ne_bytes(required(info, ROUND_TRIP)?);
+    let retransmits = u32::from_ne_bytes(required(info, TOTAL_RETRANSMITS)?);
 
     let bytes = |place| info.field(place).map(u64::from_ne_bytes);
     let sent_bytes = match (bytes(BYTES_SENT), bytes(BYTES_RETRANSMITTED)) {
@@ -74,17 +73,7 @@ pub(super) fn decode_vitals(info: &Cursor<'_>, queues: Queues) -> Result<Vitals,
     })
 }
 
-impl Cursor<'_> {
-    /// The field at that place from here; `None` when it is not all there.
-    fn field<const N: usize>(&self, place: usize) -> Option<[u8; N]> {
-        self.rest.get(place..)?.first_chunk().copied()
-    }
-
-    fn required<const N: usize>(&self, place: usize) -> Result<[u8; N], Malformed> {
-        self.field(place).ok_or(Malformed {
-            offset: self.offset,
-            expected: "a tcp_info of 104 bytes or more",
-            found: u64::try_from(self.rest.len()).unwrap_or(u64::MAX),
-        })
-    }
+/// The field at that place, which every kernel tells.
+fn required<const N: usize>(info: &Cursor<'_>, place: usize) -> Result<[u8; N], Malformed> {
+    info.field(place).ok_or_else(|| info.missing("a tcp_info of 104 bytes or more"))
 }

@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::process::Command;
 
+use rustix::net::netlink::SOCK_DIAG;
 use rustix::process::geteuid;
 use rustix::thread::UnshareFlags;
+use vms_netlink::{NetlinkSocket, Transport};
 
 use super::*;
-use crate::socket::{NetlinkSocket, Transport};
 
 /// The name of an interface that only one namespace has.
 const SIGN: &str = "vmssign";
@@ -43,13 +44,15 @@ fn a_socket_serves_its_namespace_also_when_it_is_opened_anew_and_the_thread_stay
     with_another(|there| {
         let (home, before) = (Home::open(Path::new("/proc")).unwrap(), place());
         let abroad = Abroad { home: Arc::new(home), there: Arc::new(there) };
-        let (mut socket, _) = NetlinkSocket::open_abroad(abroad).unwrap();
+        let mut socket = NetlinkSocket::new(SOCK_DIAG, abroad);
         for _anew in 0..2 {
+            socket.reopen().unwrap();
             assert!(socket.interface_index(SIGN).is_some());
             assert_eq!(place(), before);
-            socket.reopen().unwrap();
         }
-        assert!(NetlinkSocket::open().unwrap().0.interface_index(SIGN).is_none());
+        let mut at_home = NetlinkSocket::new(SOCK_DIAG, ());
+        at_home.reopen().unwrap();
+        assert!(at_home.interface_index("lo").is_some() && at_home.interface_index(SIGN).is_none());
     });
 }
 

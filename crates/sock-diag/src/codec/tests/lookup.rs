@@ -40,14 +40,6 @@ fn tcp_info() -> Vec<u8> {
     .concat()
 }
 
-/// `struct nlattr`, padded.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(4 + value.len()).unwrap();
-    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
 /// A socket with 4 bytes to be read and 2,500 to be acknowledged or sent, and its attributes.
 fn sighted(attributes: &[Vec<u8>]) -> Vec<u8> {
     let mut payload = ipv4_socket();
@@ -60,12 +52,12 @@ fn decode(payload: &[u8]) -> Result<Reply<Sighting>, Malformed> {
     let bytes = message(SOCK_DIAG_BY_FAMILY, 0, payload);
     // Not the padding that the fixture adds behind the end.
     let bytes = &bytes[..HEADER_BYTES + payload.len()];
-    Messages::new(bytes).next().unwrap()?.decode_sighting()
+    Messages::new(bytes).next().unwrap()?.decode::<Sightings>()
 }
 
 fn vitals(attributes: &[Vec<u8>]) -> Option<Vitals> {
     match decode(&sighted(attributes)).unwrap() {
-        Reply::Socket(sighting) => sighting.vitals,
+        Reply::Told(sighting) => sighting.vitals,
         other => panic!("{other:?}"),
     }
 }
@@ -89,9 +81,9 @@ fn all_vitals() -> Vitals {
 #[test]
 fn a_sighting_is_decoded_field_by_field() {
     assert_eq!(tcp_info().len(), 280);
-    let Reply::Socket(sighting) = decode(&sighted(&[attribute(2, &tcp_info())])).unwrap() else { panic!() };
+    let Reply::Told(sighting) = decode(&sighted(&[attribute(2, &tcp_info())])).unwrap() else { panic!() };
     let Ok(replies) = decode_all(&message(SOCK_DIAG_BY_FAMILY, 0, &ipv4_socket())) else { panic!() };
-    assert_eq!(replies, [Reply::Socket(sighting.connection)]);
+    assert_eq!(replies, [Reply::Told(sighting.connection)]);
     assert_eq!(sighting.vitals, Some(all_vitals()));
 }
 
@@ -112,7 +104,7 @@ fn a_socket_that_is_no_connection_has_no_vitals() {
         let mut payload = sighted(attributes);
         payload[1] = state;
         match decode(&payload).unwrap() {
-            Reply::Socket(sighting) => sighting.vitals,
+            Reply::Told(sighting) => sighting.vitals,
             other => panic!("{other:?}"),
         }
     };
@@ -150,30 +142,6 @@ fn a_time_not_measured_yet_is_none_and_no_difference_is_below_zero() {
     info[208..216].copy_from_slice(&u64::MAX.to_ne_bytes());
     let changed = vitals(&[attribute(2, &info)]).unwrap();
     assert_eq!((changed.rtt, changed.unacknowledged_bytes, changed.sent_bytes), (None, 0, 0));
-}
-
-#[test]
-fn an_attribute_that_is_none_is_refused_with_its_place() {
-    let error = |attribute: &[u8]| decode(&[&ipv4_socket()[..72], attribute].concat()).unwrap_err();
-    for length in [0, 3, 9, u16::MAX] {
-        let bytes = [length.to_ne_bytes(), 2_u16.to_ne_bytes(), [0; 2], [0; 2]].concat();
-        let error = error(&bytes);
-        assert_eq!((error.offset, error.found), (16 + 72, length.into()), "{error}");
-    }
-    assert_eq!(error(&[8, 0, 2]).offset, 16 + 74, "a header that is cut off");
-}
-
-#[test]
-fn an_answer_tells_which_request_it_answers() {
-    let bytes = message(SOCK_DIAG_BY_FAMILY, 0, &ipv4_socket());
-    let message = Messages::new(&bytes).next().unwrap().unwrap();
-    assert_eq!(message.answered(SEQUENCE, 1, PORT_ID), Some(0));
-    assert_eq!(message.answered(SEQUENCE - 3, 4, PORT_ID), Some(3));
-    assert_eq!(message.answered(SEQUENCE - 3, 3, PORT_ID), None, "a later request");
-    assert_eq!(message.answered(SEQUENCE + 1, 64, PORT_ID), None, "an earlier request");
-    assert_eq!(message.answered(SEQUENCE, 1, PORT_ID + 1), None, "another socket");
-    // Sequence numbers go on at 0.
-    assert_eq!(message.answered(u32::MAX - 1, 64, PORT_ID), Some(9));
 }
 
 #[test]
@@ -228,7 +196,7 @@ proptest! {
             (if inet { in_first_word(*bytes.first_chunk().unwrap()) } else { bytes }, port)
         };
         let told = socket(if inet { 2 } else { 10 }, 1, of_family(local), of_family(remote));
-        let Reply::Socket(Sighting { connection, .. }) = decode(&told).unwrap() else { panic!() };
+        let Reply::Told(Sighting { connection, .. }) = decode(&told).unwrap() else { panic!() };
         let mut out = Vec::new();
         LookupRequest { sequence: 1, connection: &connection }.encode(&mut out);
         prop_assert_eq!(out[16], told[0]);
@@ -240,7 +208,7 @@ proptest! {
         let payload = sighted(&[attribute(2, &tcp_info())]);
         prop_assert_eq!(payload.len(), 364);
         match decode(&payload[..length]) {
-            Ok(Reply::Socket(sighting)) => {
+            Ok(Reply::Told(sighting)) => {
                 prop_assert!([72, 77, 78, 79, 80, 364].contains(&length), "cut at {length}");
                 prop_assert_eq!(sighting.vitals, (length == 364).then(all_vitals));
             }
@@ -262,7 +230,7 @@ proptest! {
         }
         bytes.truncate(length);
         for message in Messages::new(&bytes) {
-            if let Err(error) = message.and_then(|message| message.decode_sighting()) {
+            if let Err(error) = message.and_then(|message| message.decode::<Sightings>()) {
                 prop_assert!(error.offset <= length);
             }
         }
