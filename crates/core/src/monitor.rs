@@ -96,6 +96,8 @@ pub struct Effort {
     pub tracked: u64,
     /// Connections that are beyond the bounds of what is tracked.
     pub untracked: Untracked,
+    /// Sources that no series tells of ([`Link::unreported`]).
+    pub unreported: u64,
 }
 
 /// How much is looked at, and what is told of it.
@@ -137,6 +139,8 @@ pub struct Cycle {
     pub translations: Option<Result<(), Untold>>,
     /// Why holders cannot be inferred, as far as that was not told before.
     pub lacks: BTreeSet<InferenceLack>,
+    /// The probes that began to have more sources than series, and those that no longer do.
+    pub limits: Vec<LimitChange>,
     /// The links of which nothing can be told any more, and those of which something can again.
     pub sight: Vec<SightChange>,
     /// Whether network namespaces are attended to that are not entered ([`ConnAdapter::unentered`]), and none were before.
@@ -161,6 +165,15 @@ pub struct PermissionChange {
     pub capability: Capability,
     /// Whether it is missed now.
     pub missing: bool,
+}
+
+/// A probe that began, or ceased, to have sources that no series tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitChange {
+    /// The probe.
+    pub probe: Arc<ConnectionProbe>,
+    /// How many there are; 0 once it is over, which is told when it has been for [`UNLIMITED_AFTER`](crate::link::UNLIMITED_AFTER).
+    pub unreported: u64,
 }
 
 /// What came of asking for translations before a look.
@@ -370,14 +383,15 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     #[must_use]
     pub fn effort(&self) -> Effort {
         let mut untracked = Untracked::default();
-        let mut tracked = 0;
+        let (mut tracked, mut unreported) = (0, 0);
         for link in &self.links {
+            unreported += link.unreported();
             tracked += link.tracked().count();
             untracked.by_probe += link.untracked().by_probe;
             untracked.by_agent += link.untracked().by_agent;
         }
         let tracked = u64::try_from(tracked).unwrap_or(u64::MAX);
-        Effort { walks: self.walks.clone(), walk_cpu: self.walk_cpu, tracked, untracked }
+        Effort { walks: self.walks.clone(), walk_cpu: self.walk_cpu, tracked, untracked, unreported }
     }
 
     /// Measures the probes that are due, given by their places, and emits their points.
@@ -724,8 +738,12 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let room = MAX_TRACKED.saturating_sub(self.tracked);
         let at = Moment { wall, monotonic: self.clock.monotonic() };
         let Some(link) = self.links.get_mut(index) else { return };
-        let before = link.tracked().count();
+        let (before, was_limited) = (link.tracked().count(), link.is_limited());
         link.absorb(look, at, room, &mut cycle.changes);
+        if link.is_limited() != was_limited {
+            let (probe, unreported) = (Arc::clone(link.probe()), link.unreported());
+            cycle.limits.push(LimitChange { probe, unreported });
+        }
         self.tracked = self.tracked.saturating_sub(before) + link.tracked().count();
         if let Some(slot) = self.missing.get_mut(index) {
             *slot =

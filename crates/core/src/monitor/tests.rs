@@ -9,6 +9,7 @@ use super::*;
 use crate::address::Endpoint;
 use crate::connection::TcpState;
 use crate::health::Vitals;
+use crate::link::UNLIMITED_AFTER;
 use crate::look::{DownReason, MAX_CANDIDATES};
 use crate::metric::AttributeValue;
 use crate::probe::MatchedSourceLabels;
@@ -487,6 +488,48 @@ fn a_link_that_breaks_is_seen_in_the_next_cycle_however_many_connections_others_
     assert!(effort.untracked.by_agent > 0 && effort.tracked <= 16_384 + 18, "{effort:?}");
     monitor.connections.close(17 * 1_024);
     assert_eq!(values(&monitor.tell(&due), UP).iter().sum::<i64>(), 17, "all but the one");
+}
+
+#[test]
+fn that_a_probe_has_more_sources_than_series_is_counted_always_and_told_when_it_begins_and_when_it_is_over() {
+    let mut host = Host::default();
+    let mut probes: Vec<ConnectionProbe> = vec![];
+    for (service, clients) in [(5_001_u16, 1_003_u64), (5_002, 1_002), (5_003, 1_000)] {
+        let inodes: Vec<u64> = (0..clients).map(|client| u64::from(service) * 10_000 + client).collect();
+        for (inode, port) in inodes.iter().zip(10_000..) {
+            host.connect(("10.0.0.9", port), ("10.0.0.1", service), TcpState::Established, *inode);
+        }
+        host.run("app", Access::Open, &inodes);
+        let labels = MatchedSourceLabels::IpPort;
+        probes.push(ConnectionProbe {
+            matched_source_labels: labels,
+            ..probe(&format!("to-{service}"), service, 1)
+        });
+    }
+    let mut monitor = monitor(&host, probes.clone());
+    let limits = |cycle: &Told| -> Vec<(String, u64)> {
+        let told = cycle.limits.iter();
+        told.map(|change| (change.probe.name.to_string(), change.unreported)).collect()
+    };
+    let cycle = monitor.tell(&[0, 1, 2]);
+    assert_eq!(limits(&cycle), [("to-5001".into(), 3), ("to-5002".into(), 2)]);
+    assert_eq!(monitor.effort().unreported, 5);
+    assert_eq!(limits(&monitor.tell(&[0, 1, 2])), [], "not in each cycle");
+    monitor.replace_probes(probes.clone()).unwrap();
+    assert_eq!((limits(&monitor.tell(&[0, 1, 2])), monitor.effort().unreported), (vec![], 5));
+
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        (0..3).for_each(|_| host.close(0));
+    }
+    // Those that ended are told down, and make room.
+    assert!((0..2).all(|_| limits(&monitor.tell(&[0, 1, 2])).is_empty()));
+    assert_eq!(monitor.effort().unreported, 2);
+    monitor.clock.now.set(monitor.clock.now.get() + UNLIMITED_AFTER);
+    assert_eq!(limits(&monitor.tell(&[0, 1, 2])), [("to-5001".into(), 0)]);
+    assert_eq!(limits(&monitor.tell(&[0, 1, 2])), []);
+
+    monitor.replace_probes(probes.drain(2..)).unwrap();
+    assert_eq!(monitor.effort().unreported, 0, "what is no longer asked lacks nothing");
 }
 
 #[test]
