@@ -92,8 +92,9 @@ pub struct Link {
     unreported: u64,
     /// When a walk last found sources without a series, until it is long ago.
     limited_at: Option<Duration>,
-    /// Whether it has been seen in reverse by a translation.
-    translated: bool,
+    /// Whether it has been seen in reverse by a translation; `None` until it has been seen in reverse by a look that would
+    /// have shown it.
+    translated: Option<bool>,
 }
 
 /// What tells the series of one probe apart.
@@ -166,7 +167,7 @@ impl Link {
             untracked: Untracked::default(),
             unreported: 0,
             limited_at: None,
-            translated: false,
+            translated: None,
         }
     }
 
@@ -198,7 +199,14 @@ impl Link {
     /// Whether the link has ever matched in reverse by a translation: without those it is not seen.
     #[must_use]
     pub fn is_translated(&self) -> bool {
-        self.translated
+        self.translated == Some(true)
+    }
+
+    /// Whether the link may be there by translations alone, as far as is known. What has only been seen forward does not depend
+    /// on them; what has been seen in reverse may, unless they could be read meanwhile.
+    #[must_use]
+    pub fn may_be_translated(&self) -> bool {
+        self.translated.unwrap_or_else(|| !self.has_matched_any() || self.has_matched(Direction::Reverse))
     }
 
     /// Whether the look, if it is believed, takes a series down that was up, or is the first and tells of a link that is down:
@@ -345,8 +353,11 @@ impl Link {
         let is_first = self.walked_at.is_none();
         self.walked_at = Some(at.monotonic);
         let reverse = &look.reverse;
-        self.translated |=
-            reverse.matched.iter().any(|matched| reverse.translated.contains_key(&matched.connection.cookie));
+        if reverse.matched.iter().any(|matched| reverse.translated.contains_key(&matched.connection.cookie)) {
+            self.translated = Some(true);
+        } else if look.with_translations && reverse.is_up() {
+            self.translated.get_or_insert(false);
+        }
         let matching: BTreeSet<SeriesKey> = Direction::ALL
             .into_iter()
             .flat_map(|way| look.direction(way).matched.iter().map(move |matched| (way, matched)))

@@ -179,8 +179,10 @@ pub struct LimitChange {
 /// What came of asking for translations before a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Telling {
-    /// All were told, or nobody asked.
+    /// All were told.
     Whole,
+    /// Nobody asked.
+    Unasked,
     /// They are not to be had here.
     Unavailable,
     /// They could not be told this time.
@@ -678,8 +680,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     fn judge(&self, index: usize, look: &ProbeLook) -> Verdict {
         let Some(link) = self.links.get(index) else { return Verdict::Believe };
         if look.is_incomplete() {
+            // From what was never seen by a translation, a look without them takes nothing away.
+            let takes_away = look.is_cut_short() || link.is_translated();
             return match () {
-                () if link.is_settled() => Verdict::Known,
+                () if link.is_settled() && takes_away => Verdict::Known,
                 () if link.is_confirmed_by(look) => Verdict::Believe,
                 () => Verdict::Undecided,
             };
@@ -846,10 +850,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let untranslated = |place: usize| {
             let link = indices.get(place).and_then(|index| links.get(*index));
             link.is_some_and(|link| match telling {
-                Telling::Whole => false,
+                Telling::Whole | Telling::Unasked => false,
                 // As if nobody had asked, but for what is known to have been seen by them alone.
                 Telling::Unavailable => link.is_translated(),
-                Telling::Failed => link.is_translated() || !link.has_matched_any(),
+                Telling::Failed => link.may_be_translated(),
             })
         };
         let wants_reason = |place: usize, direction| {
@@ -869,6 +873,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             allowance,
             begin_with: &begin_with,
             translations: &translations,
+            with_translations: telling == Telling::Whole,
             untranslated: &untranslated,
             attribution: self.terms.attribution,
             in_use: in_use.as_ref(),
@@ -886,7 +891,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
 
     /// Asks for the translations of the services of that plan. Where they are not told, there are none to look by.
     fn translate(&mut self, plan: &LookPlan) -> (Translations, Telling) {
-        let Some(source) = &mut self.translations else { return (Translations::default(), Telling::Whole) };
+        let Some(source) = &mut self.translations else { return (Translations::default(), Telling::Unasked) };
         let (now, cpu) = (self.clock.monotonic(), self.clock.cpu());
         if now < self.untold_until {
             return (Translations::default(), Telling::Failed);

@@ -126,6 +126,7 @@ pub(crate) fn with_manner<R>(look: impl FnOnce(Manner<'_>) -> R) -> R {
         allowance: &Allowance::unlimited(),
         begin_with: &|_| None,
         translations: &Translations::default(),
+        with_translations: false,
         untranslated: &|_| false,
         attribution: AttributionMode::Strict,
         in_use: None,

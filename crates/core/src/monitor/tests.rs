@@ -1328,6 +1328,61 @@ fn what_never_matched_is_not_told_down_while_translations_fail_and_what_matched_
     assert_eq!(values(&cycle, UP), [0], "and is told down at once");
 }
 
+/// Beside those who came by a translation, one came directly to the service's own address, as its host's own clients do
+/// where only what comes from outside is redirected.
+fn server_of_both() -> (Host, Nat) {
+    let (mut host, nat) = server();
+    host.connect(SERVICE, ("10.0.0.8", 40000), TcpState::Established, 9);
+    host.process_mut(0).inodes.push(9);
+    (host, nat)
+}
+
+#[test]
+fn a_link_that_has_only_been_seen_directly_since_the_start_is_not_told_down_while_translations_fail() {
+    let (host, nat) = server_of_both();
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1)]));
+    for untold in [Untold::Unavailable, Untold::Failed] {
+        nat.0.borrow_mut().untold = Some(untold);
+        let cycle = monitor.tell(&[0]);
+        assert_eq!(
+            (values(&cycle, UP), values(&cycle, CONNECTIONS)),
+            (vec![1], vec![1]),
+            "by the direct one"
+        );
+    }
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.connect(SERVICE, ("10.0.0.8", 40001), TcpState::Established, 10);
+        host.process_mut(0).inodes.push(10);
+    }
+    assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [2], "walks go on to tell of those");
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        (0..2).for_each(|_| host.close(2));
+    }
+    for _cycle in 0..3 {
+        let cycle = monitor.tell(&[0]);
+        assert_eq!((cycle.points.len(), cycle.changes.len()), (0, 0), "the other may be there unseen");
+        assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::Untranslated));
+    }
+    nat.0.borrow_mut().untold = None;
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![1], 0), "as it is");
+}
+
+#[test]
+fn a_link_that_no_translation_led_to_when_they_were_read_is_told_down_while_they_fail() {
+    let (host, nat) = server_of_both();
+    nat.0.borrow_mut().translations.clear();
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1)]));
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    nat.0.borrow_mut().untold = Some(Untold::Failed);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.close(2);
+    }
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![0], 1));
+}
+
 #[test]
 fn translations_are_read_by_walks_alone() {
     let (host, nat) = server();
