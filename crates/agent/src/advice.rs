@@ -4,7 +4,7 @@ use vms_core::connection::Direction;
 use vms_core::infer::InferenceLack;
 use vms_core::look::DownReason;
 use vms_core::namespace::Namespaces;
-use vms_core::probe::ConnectionProbe;
+use vms_core::probe::{ConnectionProbe, MatchedSourceLabels};
 
 /// The advice for a link that is down for that reason.
 pub(crate) fn for_down(probe: &ConnectionProbe, direction: Option<Direction>, reason: DownReason) -> String {
@@ -54,6 +54,19 @@ pub(crate) fn for_lack(lack: InferenceLack) -> &'static str {
         }
         InferenceLack::OwnProcesses => {
             "not all processes of the host can be seen, so that nobody can be excluded by his user"
+        }
+    }
+}
+
+/// What to do about a probe that has more sources than it may have series.
+pub(crate) fn for_limit(probe: &ConnectionProbe) -> &'static str {
+    match probe.matched_source_labels {
+        MatchedSourceLabels::None => {
+            "split the probe, by process or source, so that fewer containers fit each"
+        }
+        MatchedSourceLabels::Ip => "set `matchedSourceLabels: none`, or split the probe by process or source",
+        MatchedSourceLabels::IpPort => {
+            "set `matchedSourceLabels: ip` or `none`, or split the probe by process or source"
         }
     }
 }

@@ -6,9 +6,9 @@ use tracing::{debug, error, info, warn};
 use vms_core::adapter::Untold;
 use vms_core::connection::Direction;
 use vms_core::infer::{Attribution, InferenceLack};
-use vms_core::link::LinkChange;
+use vms_core::link::{LinkChange, MAX_SOURCES};
 use vms_core::look::LookError;
-use vms_core::monitor::{Cycle, Failure, PermissionChange, SightChange};
+use vms_core::monitor::{Cycle, Failure, LimitChange, PermissionChange, SightChange};
 use vms_core::process::Process;
 
 use crate::advice;
@@ -33,6 +33,9 @@ impl Journal {
         }
         for lack in &cycle.lacks {
             tell_lack(*lack);
+        }
+        for change in &cycle.limits {
+            tell_limit(change);
         }
         tell_sight(&cycle.sight);
         self.tell_unverified(cycle.unverified.as_ref());
@@ -191,6 +194,23 @@ fn tell_lack(lack: InferenceLack) {
         "`attribution: inferred`: {}; such links stay unattributed: run `vms-agent doctor`",
         advice::for_lack(lack)
     );
+}
+
+fn tell_limit(change: &LimitChange) {
+    let link = change.probe.name.as_ref();
+    let unreported = change.unreported;
+    if unreported > 0 {
+        let advice = advice::for_limit(&change.probe);
+        warn!(
+            link,
+            unreported,
+            series = MAX_SOURCES,
+            "more sources match or are unattributed than a probe may have series, and nothing but \
+             vms.agent.sources.unreported tells of the others: {advice}"
+        );
+    } else {
+        info!(link, "each source that matches has a series again");
+    }
 }
 
 /// Tells of links that went out of sight, and came back: of all those of a cycle together.

@@ -105,6 +105,7 @@ impl SelfMetrics {
         for (limit, count) in [("probe", effort.untracked.by_probe), ("agent", effort.untracked.by_agent)] {
             points.push(&metric::UNTRACKED, [Attribute::new("limit", limit)], int(count));
         }
+        points.push(&metric::UNREPORTED, [], int(effort.unreported));
         for (outcome, count) in [("applied", self.reloads_applied), ("refused", self.reloads_refused)] {
             points.push(&metric::CONFIG_RELOADS, [Attribute::new("outcome", outcome)], int(count));
         }

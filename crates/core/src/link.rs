@@ -23,9 +23,14 @@ use crate::probe::{ConnectionProbe, MatchedSourceLabels};
 use crate::process::{Container, PatternId, Process};
 use crate::track::{Past, Track, Tracked};
 
-/// Series that one probe may have for the sources that matched. Beyond it, the one that has been down for longest
-/// makes room; while none is down, further sources get no series.
+/// Series that one probe may have for the sources that matched, and as many for those that are unattributed. Beyond it, the
+/// one that has been down for longest makes room, or one that was told to be 0; while there is none, further sources get no
+/// series and are counted ([`Link::unreported`]).
 pub const MAX_SOURCES: usize = 1_000;
+
+/// For how long each source has to have had a series before a probe counts as limited no more: where sources come and go
+/// at the bound, it is reached again and again.
+pub const UNLIMITED_AFTER: Duration = Duration::from_mins(5);
 
 /// Connections of one probe that are looked up again each cycle, beside the first of each series.
 pub const MAX_TRACKED_A_PROBE: usize = 1_024;
@@ -84,8 +89,12 @@ pub struct Link {
     /// Whether there were more, which that walk left out.
     has_unseen: bool,
     untracked: Untracked,
-    /// Whether it has been seen in reverse by a translation.
-    translated: bool,
+    unreported: u64,
+    /// When a walk last found sources without a series, until it is long ago.
+    limited_at: Option<Duration>,
+    /// Whether it has been seen in reverse by a translation; `None` until it has been seen in reverse by a look that would
+    /// have shown it.
+    translated: Option<bool>,
 }
 
 /// What tells the series of one probe apart.
@@ -156,7 +165,9 @@ impl Link {
             seen: BTreeMap::new(),
             has_unseen: false,
             untracked: Untracked::default(),
-            translated: false,
+            unreported: 0,
+            limited_at: None,
+            translated: None,
         }
     }
 
@@ -188,7 +199,14 @@ impl Link {
     /// Whether the link has ever matched in reverse by a translation: without those it is not seen.
     #[must_use]
     pub fn is_translated(&self) -> bool {
-        self.translated
+        self.translated == Some(true)
+    }
+
+    /// Whether the link may be there by translations alone, as far as is known. What has only been seen forward does not depend
+    /// on them; what has been seen in reverse may, unless they could be read meanwhile.
+    #[must_use]
+    pub fn may_be_translated(&self) -> bool {
+        self.translated.unwrap_or_else(|| !self.has_matched_any() || self.has_matched(Direction::Reverse))
     }
 
     /// Whether the look, if it is believed, takes a series down that was up, or is the first and tells of a link that is down:
@@ -269,6 +287,18 @@ impl Link {
         self.untracked
     }
 
+    /// The sources that matched or were unattributed at the last walk, each in each direction, and have no series.
+    #[must_use]
+    pub fn unreported(&self) -> u64 {
+        self.unreported
+    }
+
+    /// Whether there are such sources, or were in the last [`UNLIMITED_AFTER`].
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.limited_at.is_some()
+    }
+
     /// The tracked connections, in an order that holds until the next change.
     pub(crate) fn tracked(&self) -> impl Iterator<Item = &Tracked> {
         self.series.values().flat_map(|series| series.track.connections())
@@ -323,16 +353,18 @@ impl Link {
         let is_first = self.walked_at.is_none();
         self.walked_at = Some(at.monotonic);
         let reverse = &look.reverse;
-        self.translated |=
-            reverse.matched.iter().any(|matched| reverse.translated.contains_key(&matched.connection.cookie));
+        if reverse.matched.iter().any(|matched| reverse.translated.contains_key(&matched.connection.cookie)) {
+            self.translated = Some(true);
+        } else if look.with_translations && reverse.is_up() {
+            self.translated.get_or_insert(false);
+        }
         let matching: BTreeSet<SeriesKey> = Direction::ALL
             .into_iter()
             .flat_map(|way| look.direction(way).matched.iter().map(move |matched| (way, matched)))
             .map(|(way, matched)| (way, MatchedSource::of(&self.probe, matched, way)))
             .collect();
-        for key in &matching {
-            self.admit_series(key, &matching, at.wall);
-        }
+        self.admit_series(&matching, at.wall);
+        let mut unreported = count_missing(&matching, &self.series);
         if self.series.is_empty() {
             self.absorb_undirected(&look.undirected(), at.wall, changes);
         } else {
@@ -345,12 +377,18 @@ impl Link {
                 self.tell_translated(look);
             }
             self.track(look, at.monotonic, room, is_first);
-            for direction in Direction::ALL {
-                self.flag(look.direction(direction), direction);
-            }
+            unreported += self.flag(look, &matching);
             self.end_gone(look, at.monotonic);
         }
+        self.limit(unreported, look, at.monotonic);
         self.remember(look);
+    }
+
+    fn limit(&mut self, unreported: u64, look: &ProbeLook, now: Duration) {
+        // Of what a look left out, as many may have no series as before.
+        self.unreported = if look.is_incomplete() { unreported.max(self.unreported) } else { unreported };
+        let is_limited = |since: &Duration| now.saturating_sub(*since) < UNLIMITED_AFTER;
+        self.limited_at = if self.unreported > 0 { Some(now) } else { self.limited_at.filter(is_limited) };
     }
 
     fn remember(&mut self, look: &ProbeLook) {
@@ -562,44 +600,62 @@ impl Link {
     }
 
     /// What fits by address and may not be attributed is told even where nothing has matched yet, and then that it is
-    /// over.
-    fn flag(&mut self, look: &DirectionLook, direction: Direction) {
-        let mut unattributed = unattributed_by_source(look, &self.probe, direction);
-        for source in unattributed.keys() {
-            if self.flagged.len() < MAX_SOURCES {
-                self.flagged.entry((direction, source.clone())).or_insert_with(|| Flag {
-                    attributes: link_attributes(&self.probe, Some(direction), source),
-                    unattributed: 0,
-                });
-            }
+    /// over. Returns of how many sources that cannot be told, beside those that match.
+    fn flag(&mut self, look: &ProbeLook, matching: &BTreeSet<SeriesKey>) -> u64 {
+        let mut unattributed: BTreeMap<SeriesKey, u64> = BTreeMap::new();
+        for way in Direction::ALL {
+            let found = unattributed_by_source(look.direction(way), &self.probe, way);
+            unattributed.extend(found.into_iter().map(|(source, connections)| ((way, source), connections)));
         }
         // Once a series has matched, its own points tell.
         let series = &self.series;
+        unattributed.retain(|key, _| !series.contains_key(key));
         self.flagged.retain(|key, _| !series.contains_key(key));
-        for ((_, source), flag) in self.flagged.iter_mut().filter(|((known, _), _)| *known == direction) {
-            flag.unattributed = unattributed.remove(source).unwrap_or(0);
+        let new = unattributed.keys().filter(|key| !self.flagged.contains_key(*key)).count();
+        let beyond = (self.flagged.len() + new).saturating_sub(MAX_SOURCES);
+        if beyond > 0 {
+            let is_over = |(key, flag): &(&SeriesKey, &Flag)| {
+                flag.unattributed == 0 && !unattributed.contains_key(*key)
+            };
+            let over = self.flagged.iter().filter(is_over).map(|(key, _)| key.clone());
+            for key in over.take(beyond).collect::<Vec<SeriesKey>>() {
+                self.flagged.remove(&key);
+            }
         }
+        for (key, flag) in &mut self.flagged {
+            flag.unattributed = unattributed.remove(key).unwrap_or(0);
+        }
+        let mut unflagged = 0;
+        for (key, unattributed) in unattributed {
+            if self.flagged.len() < MAX_SOURCES {
+                let attributes = link_attributes(&self.probe, Some(key.0), &key.1);
+                self.flagged.insert(key, Flag { attributes, unattributed });
+            } else {
+                unflagged += u64::from(!matching.contains(&key));
+            }
+        }
+        unflagged
     }
 
-    /// Gives what matches a series. Room is made by the one that has been down for longest and does not match now.
-    fn admit_series(&mut self, key: &SeriesKey, matching: &BTreeSet<SeriesKey>, time: SystemTime) {
-        if self.series.contains_key(key) {
-            return;
+    /// Gives what matches series. Room is made by those that have been down for longest and do not match now.
+    fn admit_series(&mut self, matching: &BTreeSet<SeriesKey>, time: SystemTime) {
+        let new: Vec<&SeriesKey> = matching.iter().filter(|key| !self.series.contains_key(*key)).collect();
+        let beyond = (self.series.len() + new.len()).saturating_sub(MAX_SOURCES);
+        if beyond > 0 {
+            let down = self.series.iter().filter_map(|(key, series)| Some((series.down_since?, key)));
+            let mut down: Vec<(SystemTime, SeriesKey)> = down
+                .filter(|(_, key)| !matching.contains(*key))
+                .map(|(since, key)| (since, key.clone()))
+                .collect();
+            down.sort_unstable();
+            for (_, key) in down.into_iter().take(beyond) {
+                self.series.remove(&key);
+            }
         }
-        if self.series.len() >= MAX_SOURCES {
-            let longest_down = self
-                .series
-                .iter()
-                .filter(|(known, _)| !matching.contains(known))
-                .filter_map(|(known, series)| series.down_since.map(|since| (since, known.clone())))
-                .min();
-            match longest_down {
-                Some((_, known)) => self.series.remove(&known),
-                None => return,
-            };
+        for key in new.into_iter().take(MAX_SOURCES.saturating_sub(self.series.len())) {
+            let attributes = link_attributes(&self.probe, Some(key.0), &key.1);
+            self.series.insert(key.clone(), Box::new(Series::new(attributes, time)));
         }
-        let attributes = link_attributes(&self.probe, Some(key.0), &key.1);
-        self.series.insert(key.clone(), Box::new(Series::new(attributes, time)));
     }
 
     /// Ends series that are down and whose containers have been gone for long: pods come and go, each with another name. One
@@ -854,6 +910,10 @@ fn unattributed_by_source(
         *unattributed.entry(MatchedSource::by_addresses(probe, connection, direction)).or_default() += 1;
     }
     unattributed
+}
+
+fn count_missing(matching: &BTreeSet<SeriesKey>, series: &BTreeMap<SeriesKey, Box<Series>>) -> u64 {
+    matching.iter().map(|key| u64::from(!series.contains_key(key))).sum()
 }
 
 fn count<T>(items: &[T]) -> u64 {

@@ -170,6 +170,8 @@ pub struct ProbeLook {
     pub untranslated: bool,
     /// Why connections may be missing of other network namespaces, in which processes live that fit.
     pub unread: Option<Unread>,
+    /// Whether all translations were told by which connections are known in reverse.
+    pub with_translations: bool,
     /// Why holders were not inferred of what is unattributed, as far as that is the host's.
     pub lacks: BTreeSet<InferenceLack>,
     /// Connections of those who live elsewhere cannot be ruled out: [`HolderScan::is_displaced`], or they live in a network
@@ -331,6 +333,8 @@ pub struct Manner<'a> {
     pub begin_with: &'a dyn Fn(usize) -> Option<Cookie>,
     /// The translations of the services ([`LookPlan::services`]), read before this look.
     pub translations: &'a Translations,
+    /// Whether the translations of the services were told, all of them.
+    pub with_translations: bool,
     /// Whether of a probe, given by its place, translations matter that could not be read.
     pub untranslated: &'a dyn Fn(usize) -> bool,
     /// Whether holders are inferred where they may not be read.
@@ -602,6 +606,7 @@ impl LookPlan {
             let is_doubtful =
                 self.probes.get(index).is_some_and(|planned| doubtful.contains(&planned.probe.service()));
             look.untranslated = is_doubtful || (manner.untranslated)(index);
+            look.with_translations = manner.with_translations && !is_doubtful;
             let Some(part) = part else { continue };
             // A search that was cut short has not seen all who could hold these: it goes on with the same.
             look.next = if look.is_cut_short() { part.first } else { part.next };

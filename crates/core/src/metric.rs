@@ -306,6 +306,9 @@ metrics! {
     /// Connections that are not.
     UNTRACKED = "vms.agent.connections.untracked", "{connection}", Kind::UpDownCounter, ["limit"],
         "Connections of links that are only seen by walks, because no more are tracked: beyond the limit of one probe, or of the agent.";
+    /// Sources that nothing tells of.
+    UNREPORTED = "vms.agent.sources.unreported", "{source}", Kind::UpDownCounter, [],
+        "Sources that match or are unattributed, each by direction and container, and that no series tells of, because their probe has 1,000: as of its last walk.";
     /// Reloads of the configuration.
     CONFIG_RELOADS = "vms.agent.config.reloads", "{reload}", Kind::Counter, ["outcome"],
         "Reloads of the configuration by outcome: applied or refused.";

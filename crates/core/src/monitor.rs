@@ -96,6 +96,8 @@ pub struct Effort {
     pub tracked: u64,
     /// Connections that are beyond the bounds of what is tracked.
     pub untracked: Untracked,
+    /// Sources that no series tells of ([`Link::unreported`]).
+    pub unreported: u64,
 }
 
 /// How much is looked at, and what is told of it.
@@ -137,6 +139,8 @@ pub struct Cycle {
     pub translations: Option<Result<(), Untold>>,
     /// Why holders cannot be inferred, as far as that was not told before.
     pub lacks: BTreeSet<InferenceLack>,
+    /// The probes that began to have more sources than series, and those that no longer do.
+    pub limits: Vec<LimitChange>,
     /// The links of which nothing can be told any more, and those of which something can again.
     pub sight: Vec<SightChange>,
     /// Whether network namespaces are attended to that are not entered ([`ConnAdapter::unentered`]), and none were before.
@@ -163,11 +167,22 @@ pub struct PermissionChange {
     pub missing: bool,
 }
 
+/// A probe that began, or ceased, to have sources that no series tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitChange {
+    /// The probe.
+    pub probe: Arc<ConnectionProbe>,
+    /// How many there are; 0 once it is over, which is told when it has been for [`UNLIMITED_AFTER`](crate::link::UNLIMITED_AFTER).
+    pub unreported: u64,
+}
+
 /// What came of asking for translations before a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Telling {
-    /// All were told, or nobody asked.
+    /// All were told.
     Whole,
+    /// Nobody asked.
+    Unasked,
     /// They are not to be had here.
     Unavailable,
     /// They could not be told this time.
@@ -370,14 +385,15 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     #[must_use]
     pub fn effort(&self) -> Effort {
         let mut untracked = Untracked::default();
-        let mut tracked = 0;
+        let (mut tracked, mut unreported) = (0, 0);
         for link in &self.links {
+            unreported += link.unreported();
             tracked += link.tracked().count();
             untracked.by_probe += link.untracked().by_probe;
             untracked.by_agent += link.untracked().by_agent;
         }
         let tracked = u64::try_from(tracked).unwrap_or(u64::MAX);
-        Effort { walks: self.walks.clone(), walk_cpu: self.walk_cpu, tracked, untracked }
+        Effort { walks: self.walks.clone(), walk_cpu: self.walk_cpu, tracked, untracked, unreported }
     }
 
     /// Measures the probes that are due, given by their places, and emits their points.
@@ -664,8 +680,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     fn judge(&self, index: usize, look: &ProbeLook) -> Verdict {
         let Some(link) = self.links.get(index) else { return Verdict::Believe };
         if look.is_incomplete() {
+            // From what was never seen by a translation, a look without them takes nothing away.
+            let takes_away = look.is_cut_short() || link.is_translated();
             return match () {
-                () if link.is_settled() => Verdict::Known,
+                () if link.is_settled() && takes_away => Verdict::Known,
                 () if link.is_confirmed_by(look) => Verdict::Believe,
                 () => Verdict::Undecided,
             };
@@ -724,8 +742,12 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let room = MAX_TRACKED.saturating_sub(self.tracked);
         let at = Moment { wall, monotonic: self.clock.monotonic() };
         let Some(link) = self.links.get_mut(index) else { return };
-        let before = link.tracked().count();
+        let (before, was_limited) = (link.tracked().count(), link.is_limited());
         link.absorb(look, at, room, &mut cycle.changes);
+        if link.is_limited() != was_limited {
+            let (probe, unreported) = (Arc::clone(link.probe()), link.unreported());
+            cycle.limits.push(LimitChange { probe, unreported });
+        }
         self.tracked = self.tracked.saturating_sub(before) + link.tracked().count();
         if let Some(slot) = self.missing.get_mut(index) {
             *slot =
@@ -828,10 +850,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let untranslated = |place: usize| {
             let link = indices.get(place).and_then(|index| links.get(*index));
             link.is_some_and(|link| match telling {
-                Telling::Whole => false,
+                Telling::Whole | Telling::Unasked => false,
                 // As if nobody had asked, but for what is known to have been seen by them alone.
                 Telling::Unavailable => link.is_translated(),
-                Telling::Failed => link.is_translated() || !link.has_matched_any(),
+                Telling::Failed => link.may_be_translated(),
             })
         };
         let wants_reason = |place: usize, direction| {
@@ -854,6 +876,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             allowance,
             begin_with: &begin_with,
             translations: &translations,
+            with_translations: telling == Telling::Whole,
             untranslated: &untranslated,
             attribution: self.terms.attribution,
             in_use: in_use.as_ref(),
@@ -872,7 +895,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
 
     /// Asks for the translations of the services of that plan. Where they are not told, there are none to look by.
     fn translate(&mut self, plan: &LookPlan) -> (Translations, Telling) {
-        let Some(source) = &mut self.translations else { return (Translations::default(), Telling::Whole) };
+        let Some(source) = &mut self.translations else { return (Translations::default(), Telling::Unasked) };
         let (now, cpu) = (self.clock.monotonic(), self.clock.cpu());
         if now < self.untold_until {
             return (Translations::default(), Telling::Failed);

@@ -10,15 +10,19 @@ use std::time::Duration;
 
 use crate::adapter::{ConnAdapter, ProcessAdapter, TranslationAdapter, Untold};
 use crate::address::Endpoint;
+use crate::allowance::Allowance;
 use crate::connection::{CgroupId, Connection, ConnectionFilter, Cookie, Inode, TcpState};
 use crate::health::{Sighting, Vitals};
-use crate::infer::{Basis, InferenceLack, Outsider, OutsiderQuery, OutsiderScan, SuspectQuery};
+use crate::infer::{
+    AttributionMode, Basis, InferenceLack, Outsider, OutsiderQuery, OutsiderScan, SuspectQuery,
+};
+use crate::look::Manner;
 use crate::namespace::{Approach, Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{
     Capability, Container, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames,
     ProcessSelector, VerifyQuery,
 };
-use crate::translation::Translation;
+use crate::translation::{Translation, Translations};
 
 /// What the agent may learn of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +119,24 @@ pub(crate) struct Host {
 #[derive(Debug, thiserror::Error)]
 #[error("refused")]
 pub(crate) struct Refused;
+
+/// Looks in the plainest manner: without limit or memory, and inferring nothing. A test puts what it wants in its place.
+pub(crate) fn with_manner<R>(look: impl FnOnce(Manner<'_>) -> R) -> R {
+    look(Manner {
+        wants_reason: &|_, _| true,
+        every_holder: false,
+        known: &HashMap::new(),
+        now: Duration::ZERO,
+        allowance: &Allowance::unlimited(),
+        begin_with: &|_| None,
+        translations: &Translations::default(),
+        with_translations: false,
+        untranslated: &|_| false,
+        attribution: AttributionMode::Strict,
+        in_use: None,
+        named: false,
+    })
+}
 
 impl Host {
     pub(crate) fn of(processes: Vec<Running>, connections: Vec<Connection>) -> Self {

@@ -1,8 +1,11 @@
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
+use vms_core::probe::{ConnectionProbe, MatchedSourceLabels};
+use vms_core::process::ProcessPattern;
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -105,4 +108,39 @@ fn what_keeps_holders_from_being_inferred_is_told_with_what_to_do() {
         lines.iter().all(|line| line.contains("stay unattributed") && line.contains("vms-agent doctor")),
         "{log}"
     );
+}
+
+#[test]
+fn a_probe_with_more_sources_than_series_is_named_with_what_to_do_and_when_it_is_over() {
+    let cycle = |labels, unreported| {
+        let pattern = ProcessPattern { name: "orders".parse().unwrap(), executable: None };
+        let probe = Arc::new(ConnectionProbe {
+            name: "orders-db".into(),
+            source_process: pattern.clone(),
+            dest_process: pattern,
+            dest_ip: "10.0.0.5".parse().unwrap(),
+            dest_port: 5432,
+            source_ip: None,
+            source_port: None,
+            interval: Duration::from_secs(15),
+            matched_source_labels: labels,
+        });
+        Cycle { limits: vec![LimitChange { probe, unreported }], ..Cycle::default() }
+    };
+    for (labels, advice) in [
+        (MatchedSourceLabels::IpPort, "`matchedSourceLabels: ip` or `none`, or split the probe"),
+        (MatchedSourceLabels::Ip, "`matchedSourceLabels: none`, or split the probe"),
+        (MatchedSourceLabels::None, "split the probe"),
+    ] {
+        let log = log_of([cycle(labels, 17), Cycle::default(), cycle(labels, 0)]);
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 2, "{log}");
+        assert!(lines[0].contains("WARN") && lines[0].contains("link=\"orders-db\""), "{log}");
+        assert!(lines[0].contains("unreported=17") && lines[0].contains("series=1000"), "{log}");
+        assert!(lines[0].contains(advice), "{log}");
+        let names_labels = labels != MatchedSourceLabels::None;
+        assert_eq!(lines[0].contains("matchedSourceLabels"), names_labels, "{log}");
+        assert!(lines[1].contains("INFO") && lines[1].contains("link=\"orders-db\""), "{log}");
+        assert!(lines[1].contains("again"), "{log}");
+    }
 }

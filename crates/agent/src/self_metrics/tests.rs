@@ -28,6 +28,16 @@ fn every_self_metric_has_points_and_only_its_own_attributes() {
 }
 
 #[test]
+fn sources_that_no_series_tells_of_are_told_as_a_number() {
+    let effort = Effort { unreported: 17, ..Effort::default() };
+    let metrics = SelfMetrics::new(SystemTime::UNIX_EPOCH);
+    let points =
+        metrics.points(SystemTime::UNIX_EPOCH, Outcomes::default(), &effort, &ExportCounts::default(), None);
+    let told = points.iter().find(|point| point.metric == &metric::UNREPORTED).unwrap();
+    assert_eq!(told.value, Value::Int(17));
+}
+
+#[test]
 fn this_process_uses_memory() {
     let usage = read_usage().unwrap();
     assert!(usage.resident_bytes > 100_000, "{usage:?}");

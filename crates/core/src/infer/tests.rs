@@ -13,8 +13,7 @@ use crate::monitor::{Monitor, Terms};
 use crate::namespace::{Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::probe::{ConnectionProbe, MatchedSourceLabels};
 use crate::process::{Capability, ProcessPattern, SelectorBuilder};
-use crate::test_host::{Access, Host};
-use crate::translation::Translations;
+use crate::test_host::{Access, Host, with_manner};
 
 const SERVICE: (&str, u16) = ("10.0.0.1", 5432);
 
@@ -37,20 +36,9 @@ fn look_in(attribution: AttributionMode, host: &Host, name: &str) -> ProbeLook {
     let mut patterns = SelectorBuilder::default();
     let planned = vec![PlannedProbe::new(Arc::new(probe(name)), &mut patterns)];
     let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
-    let manner = Manner {
-        wants_reason: &|_, _| true,
-        every_holder: false,
-        known: &HashMap::new(),
-        now: Duration::ZERO,
-        allowance: &Allowance::unlimited(),
-        begin_with: &|_| None,
-        translations: &Translations::default(),
-        untranslated: &|_| false,
-        in_use: None,
-        named: false,
-        attribution,
-    };
-    plan.look(&mut host.clone(), &mut host.clone(), &manner).unwrap().remove(0)
+    with_manner(|manner| {
+        plan.look(&mut host.clone(), &mut host.clone(), &Manner { attribution, ..manner }).unwrap().remove(0)
+    })
 }
 
 fn infer(host: &Host) -> DirectionLook {
@@ -141,27 +129,18 @@ fn what_has_ended_since_it_was_dumped_is_not_inferred() {
     let mut patterns = SelectorBuilder::default();
     let planned = PlannedProbe::new(Arc::new(probe("app")), &mut patterns);
     let selector = patterns.build().unwrap();
-    let manner = Manner {
-        wants_reason: &|_, _| true,
-        every_holder: false,
-        known: &HashMap::new(),
-        now: Duration::ZERO,
-        allowance: &Allowance::unlimited(),
-        begin_with: &|_| None,
-        translations: &Translations::default(),
-        untranslated: &|_| false,
-        in_use: None,
-        named: false,
-        attribution: AttributionMode::Inferred,
-    };
     let mut ended = host.clone();
     ended.disconnect_all();
     let pattern = |_, way| Some(planned.pattern(way));
-    attribute(&mut looks, pattern, &selector, (&mut ended, &mut host.clone()), &manner).unwrap();
-    assert_eq!((looks[0].forward.matched.len(), looks[0].forward.unattributed.len()), (0, 1));
-    let mut there = host.clone();
-    attribute(&mut looks, pattern, &selector, (&mut there, &mut host.clone()), &manner).unwrap();
-    assert_eq!((looks[0].forward.matched.len(), looks[0].forward.unattributed.len()), (1, 0));
+    let mut infer_from = |connections: &mut Host| {
+        with_manner(|manner| {
+            let manner = Manner { attribution: AttributionMode::Inferred, ..manner };
+            attribute(&mut looks, pattern, &selector, (connections, &mut host.clone()), &manner).unwrap();
+        });
+        (looks[0].forward.matched.len(), looks[0].forward.unattributed.len())
+    };
+    assert_eq!(infer_from(&mut ended), (0, 1));
+    assert_eq!(infer_from(&mut host.clone()), (1, 0));
 }
 
 #[test]

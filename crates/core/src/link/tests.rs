@@ -171,11 +171,15 @@ fn sources_that_matched_have_series_of_their_own_that_go_on() {
     assert_eq!(points[0], "up{10.0.0.9,2,forward} 1");
 }
 
+/// Connections from that many ports of one address.
+fn ports(count: usize) -> Vec<Connection> {
+    (1..).take(count).map(|port| connection("10.0.0.9", port)).collect()
+}
+
 #[test]
 fn sources_are_bounded_and_the_longest_down_makes_room() {
     let mut link = Link::new(probe(MatchedSourceLabels::IpPort));
-    let port = |index: usize| u16::try_from(index + 1).unwrap();
-    let all: Vec<Connection> = (0..MAX_SOURCES).map(|index| connection("10.0.0.9", port(index))).collect();
+    let all = ports(MAX_SOURCES);
     tell(&mut link, &up(&all), 1);
     tell(&mut link, &up(&all[1..]), 2);
     tell(&mut link, &up(&all[2..]), 3);
@@ -191,14 +195,103 @@ fn sources_are_bounded_and_the_longest_down_makes_room() {
 #[test]
 fn a_source_that_comes_back_keeps_its_series_when_another_needs_room() {
     let mut link = Link::new(probe(MatchedSourceLabels::IpPort));
-    let port = |index: usize| u16::try_from(index + 1).unwrap();
-    let all: Vec<Connection> = (0..MAX_SOURCES).map(|index| connection("10.0.0.9", port(index))).collect();
+    let all = ports(MAX_SOURCES);
     tell(&mut link, &up(&all), 1);
     tell(&mut link, &up(&all[1..]), 2);
     let mut back = all.clone();
     back.push(connection("10.0.0.8", 1));
     let (points, _) = tell(&mut link, &up(&back), 3);
     assert!(points.contains(&"up{10.0.0.9,1,forward} 1".to_owned()), "it is up and has a series");
+}
+
+#[test]
+fn sources_without_a_series_are_counted_and_each_once() {
+    let mut link = Link::new(probe(MatchedSourceLabels::IpPort));
+    let all = ports(MAX_SOURCES + 3);
+    tell(&mut link, &up(&all[..MAX_SOURCES]), 1);
+    assert_eq!((link.unreported(), link.is_limited()), (0, false), "as many as there may be");
+    // The same source has two connections, in two network namespaces.
+    let mut found = all.clone();
+    found.push(Connection { cookie: Cookie(70_000), namespace: NamespaceId(7), ..all[MAX_SOURCES] });
+    let (points, _) = tell(&mut link, &up(&found), 2);
+    assert_eq!((link.unreported(), link.is_limited()), (3, true));
+    assert!(points.iter().all(|point| !point.contains("{10.0.0.9,1001,")), "nothing else tells of it");
+    let (points, _) = tell(&mut link, &up(&all[3..]), 3);
+    assert_eq!(link.unreported(), 3, "those that end are told down before they make room");
+    assert!(points.contains(&"up{10.0.0.9,1,forward} 0".to_owned()));
+    tell(&mut link, &up(&all[3..]), 4);
+    assert_eq!(link.unreported(), 0);
+}
+
+#[test]
+fn a_probe_that_tells_no_sources_apart_is_never_limited() {
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let mut look = up(&ports(MAX_SOURCES + 3));
+    look.reverse.unattributed = ports(MAX_SOURCES + 3);
+    tell(&mut link, &look, 1);
+    assert_eq!((link.series.len(), link.flagged.len(), link.unreported()), (1, 1, 0));
+}
+
+#[test]
+fn the_bound_is_only_told_to_be_out_of_the_way_once_it_has_been_for_a_while() {
+    let mut link = Link::new(probe(MatchedSourceLabels::IpPort));
+    let all = ports(MAX_SOURCES + 1);
+    let limited = |link: &mut Link, found: &[Connection], seconds| {
+        tell(link, &up(found), seconds);
+        link.is_limited()
+    };
+    assert!(limited(&mut link, &all, 1));
+    let quiet = UNLIMITED_AFTER.as_secs();
+    assert!(limited(&mut link, &all[1..], 2), "there is room from the next walk on");
+    assert!(limited(&mut link, &all[1..], 3) && link.unreported() == 0, "what is counted is of now");
+    assert!(limited(&mut link, &all, quiet), "another is beyond it");
+    assert!(limited(&mut link, &all[1..], quiet + 1));
+    assert!(limited(&mut link, &all[1..], 2 * quiet - 1));
+    assert!(!limited(&mut link, &all[1..], 2 * quiet));
+}
+
+#[test]
+fn a_look_that_left_some_out_takes_nothing_from_the_count() {
+    let mut link = Link::new(probe(MatchedSourceLabels::IpPort));
+    let all = ports(MAX_SOURCES + 3);
+    tell(&mut link, &up(&all), 1);
+    let mut part = up(&all[..=MAX_SOURCES]);
+    part.forward.undecided = 2;
+    tell(&mut link, &part, 2);
+    assert_eq!(link.unreported(), 3);
+    tell(&mut link, &up(&all[..=MAX_SOURCES]), 3);
+    assert_eq!(link.unreported(), 1);
+}
+
+#[test]
+fn unattributed_sources_beyond_the_bound_are_counted_until_others_make_room() {
+    let mut link = Link::new(probe(MatchedSourceLabels::IpPort));
+    let hidden = ports(MAX_SOURCES + 2);
+    let look = |unattributed: &[Connection]| {
+        let mut look = up(&[connection("10.0.0.8", 1)]);
+        look.reverse.unattributed = unattributed.to_vec();
+        look
+    };
+    // In reverse the source is the remote end: of all of these the same one.
+    let forward = |unattributed: &[Connection]| {
+        let mut look = look(&[]);
+        look.forward.unattributed = unattributed.to_vec();
+        look
+    };
+    tell(&mut link, &look(&hidden), 1);
+    assert_eq!((link.flagged.len(), link.unreported()), (1, 0));
+    let (points, _) = tell(&mut link, &forward(&hidden), 2);
+    assert_eq!(link.unreported(), 3, "the one in reverse was told not to be 0 before");
+    assert!(points.contains(&"unattributed{10.0.0.1,5432,reverse} 0".to_owned()));
+    let (points, _) = tell(&mut link, &forward(&hidden), 3);
+    assert_eq!((link.flagged.len(), link.unreported()), (MAX_SOURCES, 2));
+    assert!(!points.iter().any(|point| point.ends_with("reverse} 0")), "it made room");
+    let (points, _) = tell(&mut link, &forward(&hidden[2..]), 4);
+    assert_eq!(link.unreported(), 2);
+    assert!(points.contains(&"unattributed{10.0.0.9,1,forward} 0".to_owned()), "told before it goes");
+    let (points, _) = tell(&mut link, &forward(&hidden[2..]), 5);
+    assert_eq!((link.flagged.len(), link.unreported()), (MAX_SOURCES, 0));
+    assert!(points.contains(&"unattributed{10.0.0.9,1002,forward} 1".to_owned()));
 }
 
 #[test]

@@ -9,23 +9,11 @@ use crate::address::ServiceIp;
 use crate::connection::Cookie;
 use crate::probe::MatchedSourceLabels;
 use crate::process::ProcessPattern;
-use crate::test_host::{Access, Host, Running};
+use crate::test_host::{Access, Host, Running, with_manner};
 use crate::translation::Translation;
 
 fn manner<R>(every_holder: bool, look: impl FnOnce(&Manner<'_>) -> R) -> R {
-    look(&Manner {
-        wants_reason: &|_, _| true,
-        every_holder,
-        known: &HashMap::new(),
-        now: Duration::ZERO,
-        allowance: &Allowance::unlimited(),
-        begin_with: &|_| None,
-        translations: &Translations::default(),
-        untranslated: &|_| false,
-        attribution: AttributionMode::Strict,
-        in_use: None,
-        named: false,
-    })
+    with_manner(|manner| look(&Manner { every_holder, ..manner }))
 }
 
 fn probe(dest: &str, port: u16, source: &str, dest_process: &str) -> ConnectionProbe {
@@ -303,8 +291,8 @@ proptest! {
         let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
         let told = Translations::new(translations.clone());
         let mut processes = host.clone();
-        let look = manner(true, |manner| {
-            let manner = Manner { translations: &told, ..*manner };
+        let look = with_manner(|manner| {
+            let manner = Manner { every_holder: true, translations: &told, ..manner };
             plan.look(&mut host, &mut processes, &manner)
         });
         let look = look.unwrap().remove(0);

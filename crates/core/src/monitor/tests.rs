@@ -9,6 +9,7 @@ use super::*;
 use crate::address::Endpoint;
 use crate::connection::TcpState;
 use crate::health::Vitals;
+use crate::link::UNLIMITED_AFTER;
 use crate::look::{DownReason, MAX_CANDIDATES};
 use crate::metric::AttributeValue;
 use crate::probe::MatchedSourceLabels;
@@ -487,6 +488,48 @@ fn a_link_that_breaks_is_seen_in_the_next_cycle_however_many_connections_others_
     assert!(effort.untracked.by_agent > 0 && effort.tracked <= 16_384 + 18, "{effort:?}");
     monitor.connections.close(17 * 1_024);
     assert_eq!(values(&monitor.tell(&due), UP).iter().sum::<i64>(), 17, "all but the one");
+}
+
+#[test]
+fn that_a_probe_has_more_sources_than_series_is_counted_always_and_told_when_it_begins_and_when_it_is_over() {
+    let mut host = Host::default();
+    let mut probes: Vec<ConnectionProbe> = vec![];
+    for (service, clients) in [(5_001_u16, 1_003_u64), (5_002, 1_002), (5_003, 1_000)] {
+        let inodes: Vec<u64> = (0..clients).map(|client| u64::from(service) * 10_000 + client).collect();
+        for (inode, port) in inodes.iter().zip(10_000..) {
+            host.connect(("10.0.0.9", port), ("10.0.0.1", service), TcpState::Established, *inode);
+        }
+        host.run("app", Access::Open, &inodes);
+        let labels = MatchedSourceLabels::IpPort;
+        probes.push(ConnectionProbe {
+            matched_source_labels: labels,
+            ..probe(&format!("to-{service}"), service, 1)
+        });
+    }
+    let mut monitor = monitor(&host, probes.clone());
+    let limits = |cycle: &Told| -> Vec<(String, u64)> {
+        let told = cycle.limits.iter();
+        told.map(|change| (change.probe.name.to_string(), change.unreported)).collect()
+    };
+    let cycle = monitor.tell(&[0, 1, 2]);
+    assert_eq!(limits(&cycle), [("to-5001".into(), 3), ("to-5002".into(), 2)]);
+    assert_eq!(monitor.effort().unreported, 5);
+    assert_eq!(limits(&monitor.tell(&[0, 1, 2])), [], "not in each cycle");
+    monitor.replace_probes(probes.clone()).unwrap();
+    assert_eq!((limits(&monitor.tell(&[0, 1, 2])), monitor.effort().unreported), (vec![], 5));
+
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        (0..3).for_each(|_| host.close(0));
+    }
+    // Those that ended are told down, and make room.
+    assert!((0..2).all(|_| limits(&monitor.tell(&[0, 1, 2])).is_empty()));
+    assert_eq!(monitor.effort().unreported, 2);
+    monitor.clock.now.set(monitor.clock.now.get() + UNLIMITED_AFTER);
+    assert_eq!(limits(&monitor.tell(&[0, 1, 2])), [("to-5001".into(), 0)]);
+    assert_eq!(limits(&monitor.tell(&[0, 1, 2])), []);
+
+    monitor.replace_probes(probes.drain(2..)).unwrap();
+    assert_eq!(monitor.effort().unreported, 0, "what is no longer asked lacks nothing");
 }
 
 #[test]
@@ -1283,6 +1326,61 @@ fn what_never_matched_is_not_told_down_while_translations_fail_and_what_matched_
     }
     let cycle = monitor.tell(&[0, 1]);
     assert_eq!(values(&cycle, UP), [0], "and is told down at once");
+}
+
+/// Beside those who came by a translation, one came directly to the service's own address, as its host's own clients do
+/// where only what comes from outside is redirected.
+fn server_of_both() -> (Host, Nat) {
+    let (mut host, nat) = server();
+    host.connect(SERVICE, ("10.0.0.8", 40000), TcpState::Established, 9);
+    host.process_mut(0).inodes.push(9);
+    (host, nat)
+}
+
+#[test]
+fn a_link_that_has_only_been_seen_directly_since_the_start_is_not_told_down_while_translations_fail() {
+    let (host, nat) = server_of_both();
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1)]));
+    for untold in [Untold::Unavailable, Untold::Failed] {
+        nat.0.borrow_mut().untold = Some(untold);
+        let cycle = monitor.tell(&[0]);
+        assert_eq!(
+            (values(&cycle, UP), values(&cycle, CONNECTIONS)),
+            (vec![1], vec![1]),
+            "by the direct one"
+        );
+    }
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.connect(SERVICE, ("10.0.0.8", 40001), TcpState::Established, 10);
+        host.process_mut(0).inodes.push(10);
+    }
+    assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [2], "walks go on to tell of those");
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        (0..2).for_each(|_| host.close(2));
+    }
+    for _cycle in 0..3 {
+        let cycle = monitor.tell(&[0]);
+        assert_eq!((cycle.points.len(), cycle.changes.len()), (0, 0), "the other may be there unseen");
+        assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::Untranslated));
+    }
+    nat.0.borrow_mut().untold = None;
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![1], 0), "as it is");
+}
+
+#[test]
+fn a_link_that_no_translation_led_to_when_they_were_read_is_told_down_while_they_fail() {
+    let (host, nat) = server_of_both();
+    nat.0.borrow_mut().translations.clear();
+    let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1)]));
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    nat.0.borrow_mut().untold = Some(Untold::Failed);
+    assert_eq!(values(&monitor.tell(&[0]), UP), [1]);
+    for host in [&mut monitor.connections, &mut monitor.processes] {
+        host.close(2);
+    }
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![0], 1));
 }
 
 #[test]
