@@ -132,7 +132,7 @@ fn what_is_inferred_is_told_as_such_where_it_may_be() {
 fn the_container_and_the_pod_of_an_owner_stand_beside_its_number() {
     let mut look = up();
     let of = |id: Option<&str>, pod: Option<&str>| {
-        let container = Container { id: id.map(Arc::from), pod_uid: pod.map(Arc::from) };
+        let container = Container { id: id.map(Arc::from), pod_uid: pod.map(Arc::from), pod_name: None };
         Some(Arc::new(container))
     };
     let owners = &mut look.forward.matched[0].owners;

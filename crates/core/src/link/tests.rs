@@ -274,7 +274,11 @@ fn what_a_look_left_out_is_not_taken_for_gone_nor_for_new() {
 /// A connection that a process in that container holds, in that network namespace.
 fn contained(number: u64, container: Option<&str>, pod: Option<&str>) -> MatchedConnection {
     let text = |text: &str| Arc::from(text);
-    let container = container.map(|id| Container { id: Some(text(id)), pod_uid: pod.map(text) });
+    let container = container.map(|id| Container {
+        id: Some(text(id)),
+        pod_uid: pod.map(text),
+        pod_name: None,
+    });
     let owner = Process {
         pid: Pid(u32::try_from(number).unwrap()),
         name: "orders".into(),
