@@ -114,6 +114,10 @@ pub struct Row {
     pub container_id: Option<String>,
     /// The pod of that container.
     pub pod_uid: Option<String>,
+    /// What that pod is called.
+    pub pod_name: Option<String>,
+    /// Its Kubernetes namespace.
+    pub pod_namespace: Option<String>,
     /// To what the destination is translated.
     #[serde(default)]
     pub translated: Vec<Translated>,
@@ -145,6 +149,10 @@ pub struct Owner {
     pub container_id: Option<String>,
     /// The pod of that container.
     pub pod_uid: Option<String>,
+    /// What that pod is called.
+    pub pod_name: Option<String>,
+    /// Its Kubernetes namespace.
+    pub pod_namespace: Option<String>,
 }
 
 /// The log of an agent that nobody reads.

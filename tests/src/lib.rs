@@ -57,7 +57,7 @@ pub use metronome::Metronome;
 pub use namespace::{Namespace, SocketState};
 pub use otlp::{Number, Point, Points};
 pub use outage::{Inject, Outage, SpoolMode};
-pub use peer::{Peer, Program, Stream};
+pub use peer::{Listener, Peer, Program, Stream};
 pub use responder::{Answer, Responder};
 pub use rotel::Rotel;
 pub use scene::Scene;

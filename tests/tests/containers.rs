@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests fail by panicking")]
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use vms_agent_tests::deadline::unix_nanoseconds;
@@ -189,8 +191,8 @@ fn a_sidecar_of_another_user_says_what_it_may_not_see_and_sees_it_with_both_capa
     }
 }
 
-/// What the manifest of the node agent grants, as podman's options.
-fn granted() -> Vec<String> {
+/// What the manifest of the node agent grants, as podman's options; with that directory in place of the kubelet's.
+fn granted(pod_logs: &Path) -> Vec<String> {
     let path = environment::repository().join("deploy/kubernetes/node-agent/daemonset.yaml");
     let manifest = fs::read_to_string(path).unwrap();
     let line = |start: &str| {
@@ -206,7 +208,9 @@ fn granted() -> Vec<String> {
     let variable = manifest.split_once("name: VMS_NAMESPACES\n").unwrap().1;
     let value = variable.trim_start().strip_prefix("value: ").unwrap().lines().next().unwrap();
     let variable = format!("--env=VMS_NAMESPACES={value}");
-    added.chain([variable]).collect()
+    assert_eq!([line("path: "), line("readOnly: ")], ["/var/log/pods", "true"]);
+    let volume = format!("--volume={}:{}:ro", pod_logs.display(), line("mountPath: "));
+    added.chain([variable, volume]).collect()
 }
 
 #[test]
@@ -216,18 +220,23 @@ fn a_node_agent_sees_the_links_of_pods_from_both_ends() {
     let client = engine.play("client", &sidecar("client", &["call", "10.11.12.2:8443"], "10.11.12.2"));
     let server = engine.play("server", &sidecar("server", &["serve", "0.0.0.0:8443"], "10.11.12.2"));
     let received = Rotel::start(&scene, &node);
-    let (network, probes) = (
-        format!("--network=ns:/run/netns/{}", node.name()),
-        json!([{
+    let network = format!("--network=ns:/run/netns/{}", node.name());
+    let probe = |name: &str, ip: &str| {
+        json!({
             "type": "connection_mon",
-            "name": "orders-to-payments",
+            "name": name,
             "processName": "orders",
-            "destServiceIp": "10.11.12.2",
+            "destServiceIp": ip,
             "destServicePort": 8443,
-        }]),
-    );
+        })
+    };
+    let probes = json!([probe("orders-to-payments", "10.11.12.2"), probe("within-pod", "127.0.0.1")]);
     let probes = format!("--env=VMS_PROBES={probes}");
-    let granted = granted();
+    // One of a pod as the kubelet makes them: its directory first, and its cgroup.
+    let uid = "8c1b3f6e-7d52-4c1c-9f0e-3f2b7a9d5e10";
+    let pod_logs = scene.public_directory("pods");
+    fs::set_permissions(&pod_logs, Permissions::from_mode(0o750)).unwrap();
+    let granted = granted(&pod_logs);
     let mut options =
         vec![network.as_str(), &probes, "--env=VMS_INTERVAL=1s", "--env=VMS_EXPORT__BACKOFF__MAX=1s"];
     options.extend([
@@ -240,6 +249,20 @@ fn a_node_agent_sees_the_links_of_pods_from_both_ends() {
     options.extend(granted.iter().map(String::as_str));
     engine.start("node-agent", &options, "vms-agent:0.1.0", &["run"]);
     client.host("orders", 1).join(&server.host("orders", 2));
+    fs::create_dir(pod_logs.join(format!("shop_orders-0_{uid}"))).unwrap();
+    let parent = format!("--cgroup-parent=/kubepods/burstable/pod{uid}");
+    let program = ("example.com/orders:1.0", ["loop", "127.0.0.1:8443"]);
+    engine.start("of-a-pod", &[&parent, "--network=none"], program.0, &program.1);
+    let named = [
+        ("name", "within-pod"),
+        ("direction", "forward"),
+        ("k8s.pod.uid", uid),
+        ("k8s.pod.name", "orders-0"),
+        ("k8s.namespace.name", "shop"),
+    ];
+    let seen =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| received.wait_for_value(UP, &named, 1, 0)));
+    assert!(seen.is_ok(), "{}", engine.log("node-agent"));
     for (link, pod) in [(FORWARD, &client), (REVERSE, &server)] {
         let id = pod.container_id("orders");
         let of_pod = [link, &[("container.id", id.as_str())]].concat();

@@ -193,7 +193,8 @@ fn with_inference(mut config: serde_json::Value) -> serde_json::Value {
 #[track_caller]
 fn tell_of_a_container(scene: &Scene, host: &Namespace, responder: &Responder) {
     const ID: &str = "e72f453320124d18eb835d05a10d393b95dd584ed6d1bea161717a290a357aa6";
-    let group = ContainerGroup::new(&format!("pod8c1b3f6e-7d52-4c1c-9f0e-3f2b7a9d5e10/{ID}"));
+    const UID: &str = "8c1b3f6e-7d52-4c1c-9f0e-3f2b7a9d5e10";
+    let group = ContainerGroup::new(&format!("pod{UID}/{ID}"));
     let pod = host.pod();
     host.join(&pod);
     let service = SocketAddr::from(([10, 96, 0, 11], 80));
@@ -207,7 +208,10 @@ fn tell_of_a_container(scene: &Scene, host: &Namespace, responder: &Responder) {
     let probe = probe_with("pod", "nobody", service, &json!({"destProcessName": scene.name("pod")}));
     let mut config = config(&[probe]);
     let keys = config.as_object_mut().expect("keys and values");
-    keys.extend([("namespaces".to_owned(), json!("all")), ("conntrack".to_owned(), json!("auto"))]);
+    let logs = scene.public_directory("pods");
+    fs::create_dir(logs.join(format!("shop_orders-0_{UID}"))).expect("the directory is ours");
+    let settings = [("namespaces", json!("all")), ("conntrack", json!("auto")), ("podLogsRoot", json!(logs))];
+    keys.extend(settings.map(|(key, value)| (key.to_owned(), value)));
     let agent = AgentCommand::new(scene, host).config_text("all.json", &with_inference(config).to_string());
     let mut agent = agent.variable("OTEL_SERVICE_NAME", "of-all").start();
     let contained: &[_] = &[("name", "pod"), ("container.id", ID)];

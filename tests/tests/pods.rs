@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,8 +12,8 @@ use vms_agent_tests::agent::BOTH;
 use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
-    Agent, AgentCommand, Check, Collector, ContainerGroup, Link, Namespace, Peer, Points, Privileges,
-    Program, Protocol, Row, Scene, config, eventually, needs, probe, program,
+    Agent, AgentCommand, Check, Collector, ContainerGroup, Link, Listener, Namespace, Peer, Points,
+    Privileges, Program, Protocol, Row, Scene, config, eventually, needs, probe, program,
 };
 
 /// Whom the agent runs as, where it is not root.
@@ -39,6 +40,7 @@ struct Twin {
     client: Peer,
     server: Peer,
     ends: (vms_agent_tests::Stream, vms_agent_tests::Stream),
+    listener: Listener,
     pod: Option<Namespace>,
 }
 
@@ -53,11 +55,15 @@ impl Twin {
 
     #[track_caller]
     fn on((client, server): (&Program, &Program), place: &Namespace) -> Self {
-        let (mut client, mut server) = (client.start(place), server.start(place));
+        Self::between(client.start(place), server.start(place))
+    }
+
+    #[track_caller]
+    fn between(mut client: Peer, mut server: Peer) -> Self {
         let listener = server.listen(SocketAddr::from(SERVICE));
         let client_end = client.connect_from(listener.address, SocketAddr::from(SOURCE));
         let server_end = server.accept(listener);
-        Self { client, server, ends: (client_end, server_end), pod: None }
+        Self { client, server, ends: (client_end, server_end), listener, pod: None }
     }
 
     #[track_caller]
@@ -377,7 +383,7 @@ fn a_socket_that_was_taken_home_from_a_namespace_with_a_name_is_seen() {
     config["sandbox"] = json!("required");
     let check = AgentCommand::new(&scene, &host).config(&config).check();
     assert_eq!((check.code, check.row().down_reason()), (1, "process_absent"), "{check:#?}");
-    let Twin { client: mut porter, server: _server, ends, pod: _pod } = twin;
+    let Twin { client: mut porter, server: _server, ends, pod: _pod, .. } = twin;
     let mut svc = svc.start(&host);
     let check = AgentCommand::new(&scene, &host).config(&config).check();
     assert_eq!((check.code, check.row().down_reason()), (1, "no_connection"), "{check:#?}");
@@ -481,6 +487,114 @@ fn each_container_has_a_series_with_its_name_that_goes_on_at_0() {
         "what is not known is left out"
     );
     drop((alone, beside));
+}
+
+/// The kubelet's directory, in which nothing is yet.
+struct PodLogs(PathBuf);
+
+impl PodLogs {
+    fn new(scene: &Scene, config: &mut Value) -> Self {
+        let directory = scene.public_directory("pods");
+        config["podLogsRoot"] = json!(directory);
+        Self(directory)
+    }
+
+    /// What the kubelet makes before a pod starts.
+    fn make(&self, name: &str) {
+        let container = self.0.join(format!("shop_{name}_{POD}")).join("orders");
+        fs::create_dir_all(&container).expect("the directory is ours");
+        fs::write(container.join("0.log"), "what a pod says\n").expect("the directory is ours");
+    }
+}
+
+/// A twin whose client is in the container of a pod from its start.
+#[track_caller]
+fn in_container((svc, far): (&Program, &Program), host: &Namespace) -> (Twin, ContainerGroup) {
+    let group = ContainerGroup::new(&format!("kubepods/burstable/pod{POD}/{ID}"));
+    let pod = host.pod();
+    let client = svc.start(&pod);
+    group.admit(&client);
+    let twin = Twin::between(client, far.start(&pod));
+    (Twin { pod: Some(pod), ..twin }, group)
+}
+
+#[test]
+fn a_pod_is_named_as_the_kubelet_names_the_directory_of_its_logs() {
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let mut config = config_of(&scene);
+    let logs = PodLogs::new(&scene, &mut config);
+    config["sandbox"] = json!("required");
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let three = &["sys_ptrace", "dac_read_search", "sys_admin"];
+    let command = || {
+        let command = AgentCommand::new(&scene, &host).config(&config);
+        command.privileges(Privileges::User(AGENT, three))
+    };
+    let mut agent = command().start();
+    agent.wait_for_log(&["the sandbox is complete"]);
+    // The agent runs when the pod comes.
+    logs.make("orders-0");
+    let (mut twin, _group) = in_container((&scene.program("svc"), &scene.program("far")), &host);
+    let named: &[_] = &[
+        ("direction", "forward"),
+        ("container.id", ID),
+        ("k8s.pod.uid", POD),
+        ("k8s.pod.name", "orders-0"),
+        ("k8s.namespace.name", "shop"),
+    ];
+    collector.wait_for_value(UP, named, 1, 0);
+    agent.wait_for_log(&["link is up", POD, "orders-0", "shop"]);
+
+    let check = command().check();
+    let row = check.row();
+    let told = (row.pod_uid.as_deref(), row.pod_name.as_deref(), row.pod_namespace.as_deref());
+    assert_eq!(told, (Some(POD), Some("orders-0"), Some("shop")), "{check:#?}");
+    assert_eq!(row.owners[0].pod_name.as_deref(), Some("orders-0"), "{check:#?}");
+
+    let since = unix_nanoseconds();
+    twin.close();
+    collector.wait_for_value(UP, named, 0, since);
+    agent.stop();
+    assert_eq!(agent.log_with(&["pods are called"]), Vec::<String>::new());
+}
+
+#[test]
+fn a_pod_whose_name_becomes_known_later_keeps_its_series() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let mut config = config_of(&scene);
+    let logs = PodLogs::new(&scene, &mut config);
+    fs::remove_dir(&logs.0).expect("it is empty");
+    let svc = scene.program("svc");
+    let (mut twin, group) = in_container((&svc, &scene.program("far")), &host);
+    let collector = Collector::start(&host, Protocol::Grpc);
+    // Without a sandbox: it lets be listed what was there at the start.
+    config["sandbox"] = json!("off");
+    let mut agent = AgentCommand::new(&scene, &host).config(&config).start();
+    let pod: &[_] = &[("direction", "forward"), ("container.id", ID), ("k8s.pod.uid", POD)];
+    collector.wait_for_value(UP, pod, 1, 0);
+    agent.wait_for_log(&["what pods are called cannot be read", "podLogsRoot"]);
+    logs.make("orders-0");
+    let since = unix_nanoseconds();
+    twin.close();
+    collector.wait_for_value(UP, pod, 0, since);
+    // Another process of the same container is met under that name.
+    let mut another = svc.start(twin.pod.as_ref().expect("it has a pod"));
+    group.admit(&another);
+    let since = unix_nanoseconds();
+    let _ends = (another.connect(SocketAddr::from(SERVICE)), twin.server.accept(twin.listener));
+    collector.wait_for_value(UP, pod, 1, since);
+    let check = AgentCommand::new(&scene, &host).config(&config).check();
+    assert_eq!(check.row().pod_name.as_deref(), Some("orders-0"), "{check:#?}");
+    agent.stop();
+    let series: BTreeSet<Option<String>> = collector
+        .series(UP, &[("direction", "forward")])
+        .iter()
+        .map(|point| point.attribute("k8s.pod.name").map(str::to_owned))
+        .collect();
+    assert_eq!(series, [None].into(), "as it began");
+    assert_eq!(agent.log_with(&["what pods are called cannot be read"]).len(), 1, "said once");
 }
 
 /// Ended by its number when dropped.

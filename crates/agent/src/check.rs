@@ -46,10 +46,8 @@ pub(crate) struct Row {
     /// To what the destination is translated.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     translated: Vec<Translated>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    container_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pod_uid: Option<String>,
+    #[serde(flatten)]
+    place: Place,
     #[serde(skip)]
     advice: Option<String>,
 }
@@ -59,10 +57,46 @@ struct Owner {
     pid: u32,
     name: String,
     executable: Option<PathBuf>,
+    #[serde(flatten)]
+    place: Place,
+}
+
+/// Where on the host it is, as far as that is known.
+#[derive(Debug, Default, Serialize)]
+struct Place {
     #[serde(skip_serializing_if = "Option::is_none")]
     container_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pod_uid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_namespace: Option<String>,
+}
+
+impl Place {
+    fn of(container: Option<&Container>) -> Self {
+        let text = |value: Option<&Arc<str>>| value.map(ToString::to_string);
+        let pod = container.and_then(|container| container.pod_name.as_deref());
+        Self {
+            container_id: text(container.and_then(|container| container.id.as_ref())),
+            pod_uid: text(container.and_then(|container| container.pod_uid.as_ref())),
+            pod_name: text(pod.map(|pod| &pod.name)),
+            pod_namespace: text(pod.map(|pod| &pod.namespace)),
+        }
+    }
+
+    /// The container by the beginning of its id, and the pod by its name, or else by its uid.
+    fn describe(&self) -> Vec<String> {
+        let container = self.container_id.as_deref().map(|id| {
+            let id = id.split_at_checked(SHORT_ID).map_or(id, |(id, _)| id);
+            format!("container {id}")
+        });
+        let named = self.pod_namespace.as_deref().zip(self.pod_name.as_deref());
+        let named = named.map(|(namespace, name)| format!("pod {namespace}/{name}"));
+        let pod = named.or_else(|| self.pod_uid.as_deref().map(|uid| format!("pod {uid}")));
+        container.into_iter().chain(pod).collect()
+    }
 }
 
 /// How much of a container's id names it, as container engines show it.
@@ -70,26 +104,17 @@ const SHORT_ID: usize = 12;
 
 impl Owner {
     fn new(process: &Process) -> Self {
-        let of = |name: fn(&Container) -> Option<&Arc<str>>| {
-            process.container.as_deref().and_then(name).map(ToString::to_string)
-        };
         Self {
             pid: process.pid.0,
             name: process.name.clone(),
             executable: process.executable.clone(),
-            container_id: of(|container| container.id.as_ref()),
-            pod_uid: of(|container| container.pod_uid.as_ref()),
+            place: Place::of(process.container.as_deref()),
         }
     }
 
     /// `orders[813]`, and where it is.
     fn describe(&self) -> String {
-        let container = self.container_id.as_deref().map(|id| {
-            let id = id.split_at_checked(SHORT_ID).map_or(id, |(id, _)| id);
-            format!("container {id}")
-        });
-        let pod = self.pod_uid.as_deref().map(|uid| format!("pod {uid}"));
-        let place: Vec<String> = container.into_iter().chain(pod).collect();
+        let place = self.place.describe();
         let place = if place.is_empty() { String::new() } else { format!(" ({})", place.join(", ")) };
         format!("{}[{}]{place}", self.name, self.pid)
     }
@@ -163,8 +188,7 @@ impl Row {
             source_ip: configured_ip.or_else(|| source.ip.map(|ip| ip.to_string())),
             source_port: probe.source_port.or(source.port),
             translated: Translated::of(matched, look),
-            container_id: of_container(source, |container| container.id.as_ref()),
-            pod_uid: of_container(source, |container| container.pod_uid.as_ref()),
+            place: Place::of(source.container.as_deref()),
             ..Self::down(probe, None, unattributed)
         }
     }
@@ -187,15 +211,10 @@ impl Row {
             source_ip: probe.source_ip.as_ref().map(ToString::to_string),
             source_port: probe.source_port,
             translated: Vec::new(),
-            container_id: None,
-            pod_uid: None,
+            place: Place::default(),
             advice: reason.map(|reason| advice::for_down(probe, None, reason)),
         }
     }
-}
-
-fn of_container(source: &MatchedSource, name: impl Fn(&Container) -> Option<&Arc<str>>) -> Option<String> {
-    source.container.as_deref().and_then(name).map(ToString::to_string)
 }
 
 /// A name on the command line that no probe has.

@@ -71,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) self_telemetry: SelfTelemetry,
     /// Where the proc file system is mounted.
     pub(crate) proc_root: PathBuf,
+    /// Where the kubelet has the logs of pods.
+    pub(crate) pod_logs_root: PathBuf,
     /// Whether translated destinations are looked up.
     pub(crate) conntrack: ConntrackMode,
     /// What the running agent gives up.

@@ -17,6 +17,7 @@ use vms_sock_diag::{SockDiag, may_enter_namespaces};
 use crate::clock::SystemClock;
 use crate::config::{Config, ConntrackMode, Exporter};
 use crate::environment::Environment;
+use crate::pod_lister::PodLister;
 use crate::resource;
 
 /// The monitor over this host's kernel.
@@ -40,7 +41,7 @@ pub(crate) fn monitor(config: &Config, clock: SystemClock) -> anyhow::Result<Hos
     };
     let connections = connections.context("sockets cannot be read")?;
     let mut monitor =
-        Monitor::new(connections, processes(config)?, clock, config.probes.clone(), config.terms)?;
+        Monitor::new(connections, named_processes(config)?, clock, config.probes.clone(), config.terms)?;
     if config.conntrack == ConntrackMode::Auto {
         monitor.set_translations(Box::new(Conntrack::new(&config.proc_root)));
     }
@@ -60,6 +61,15 @@ pub(crate) fn processes(config: &Config) -> anyhow::Result<ProcReader> {
         Namespaces::All if may_enter_namespaces(&config.proc_root) => processes.in_all_namespaces(),
         Namespaces::All => processes.in_all_namespaces().without_entering(),
     })
+}
+
+/// The same, with what pods are called, for data and for people to read.
+///
+/// # Errors
+/// As [`processes`].
+pub(crate) fn named_processes(config: &Config) -> anyhow::Result<ProcReader> {
+    let mut pods = PodLister::new(&config.pod_logs_root);
+    Ok(processes(config)?.naming_pods(Box::new(move || pods.list())))
 }
 
 /// Before Linux 5.4 each network namespace counted its cookies for itself (`sock_gen_cookie`, `net/core/sock_diag.c`): two

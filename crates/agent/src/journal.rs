@@ -138,6 +138,9 @@ fn tell_change(change: &LinkChange) {
     let container = change.source.container.as_deref();
     let container_id = container.and_then(|container| container.id.as_deref());
     let pod_uid = container.and_then(|container| container.pod_uid.as_deref());
+    let pod = container.and_then(|container| container.pod_name.as_deref());
+    let pod_name = pod.map(|pod| &*pod.name);
+    let pod_namespace = pod.map(|pod| &*pod.namespace);
     let owner = owners(&change.owners);
     let owner = owner.as_deref();
     match change.reason {
@@ -152,6 +155,8 @@ fn tell_change(change: &LinkChange) {
                 source_port,
                 container_id,
                 pod_uid,
+                pod_name,
+                pod_namespace,
                 connections,
                 owner,
                 attribution,
@@ -168,6 +173,8 @@ fn tell_change(change: &LinkChange) {
                 source_port,
                 container_id,
                 pod_uid,
+                pod_name,
+                pod_namespace,
                 reason,
                 last_owner = owner,
                 "link is down: {advice}"

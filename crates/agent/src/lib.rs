@@ -20,6 +20,7 @@ mod journal;
 mod measuring;
 mod patience;
 mod pipeline;
+mod pod_lister;
 mod reload;
 mod resource;
 mod run;

@@ -304,10 +304,11 @@ impl Worker {
     fn apply(&mut self, mut new: Config, prepared: Option<Prepared>) -> anyhow::Result<()> {
         // The rights that it takes were given up, or kept, at the start.
         new.terms.namespaces = self.config.terms.namespaces;
+        new.pod_logs_root.clone_from(&self.config.pod_logs_root);
         if self.config.proc_root == new.proc_root {
             self.monitor.replace_probes(new.probes.clone())?;
         } else {
-            let processes = host::processes(&new)?;
+            let processes = host::named_processes(&new)?;
             self.monitor.replace_probes(new.probes.clone())?;
             self.monitor.replace_processes(processes);
         }

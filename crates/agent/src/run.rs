@@ -203,6 +203,11 @@ fn apply_log_level(telemetry: &Telemetry, old: &Config, new: &Config) {
     if old.terms.namespaces != new.terms.namespaces {
         warn!("namespaces takes effect at the next start: what is looked at stays the same until then");
     }
+    if old.pod_logs_root != new.pod_logs_root {
+        warn!(
+            "podLogsRoot takes effect at the next start: the running agent may list the former directory alone"
+        );
+    }
     if old.sandbox != new.sandbox {
         warn!("sandbox takes effect at the next start: what was given up does not come back");
     }

@@ -871,9 +871,15 @@ fn link_attributes(
     let source_port = probe.source_port.or(source.port);
     attributes.extend(source_port.map(|port| Attribute::new("source_port", port)));
     if let Some(container) = &source.container {
-        let told = [("container.id", &container.id), ("k8s.pod.uid", &container.pod_uid)];
-        let attribute = |(key, value): (_, &Option<Arc<str>>)| {
-            value.clone().map(|value| Attribute { key, value: AttributeValue::Str(value) })
+        let pod_name = container.pod_name.as_deref();
+        let told = [
+            ("container.id", container.id.as_ref()),
+            ("k8s.pod.uid", container.pod_uid.as_ref()),
+            ("k8s.pod.name", pod_name.map(|pod| &pod.name)),
+            ("k8s.namespace.name", pod_name.map(|pod| &pod.namespace)),
+        ];
+        let attribute = |(key, value): (_, Option<&Arc<str>>)| {
+            value.cloned().map(|value| Attribute { key, value: AttributeValue::Str(value) })
         };
         attributes.extend(told.into_iter().filter_map(attribute));
     }

@@ -191,6 +191,8 @@ pub const LINK_ATTRIBUTES: &[&str] = &[
     "source_port",
     "container.id",
     "k8s.pod.uid",
+    "k8s.pod.name",
+    "k8s.namespace.name",
     "direction",
 ];
 
@@ -209,12 +211,15 @@ macro_rules! metrics {
     };
     (@attributes [] LINK) => { LINK_ATTRIBUTES };
     (@attributes [$attribute:literal] LINK) => {
-        &["name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "container.id", "k8s.pod.uid", "direction", $attribute]
+        &[
+            "name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "container.id", "k8s.pod.uid",
+            "k8s.pod.name", "k8s.namespace.name", "direction", $attribute,
+        ]
     };
     (@attributes [$one:literal, $other:literal] LINK) => {
         &[
-            "name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "container.id", "k8s.pod.uid", "direction", $one,
-            $other,
+            "name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "container.id", "k8s.pod.uid",
+            "k8s.pod.name", "k8s.namespace.name", "direction", $one, $other,
         ]
     };
     (@attributes [$($attribute:literal),*]) => { &[$($attribute),*] };

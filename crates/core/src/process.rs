@@ -1,7 +1,9 @@
 //! Processes as probes see them: by which names they are known, and which configured patterns they fit.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -327,12 +329,58 @@ fn base_name(path: &[u8]) -> &[u8] {
 }
 
 /// The container of a process, as far as its cgroups tell.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// Which one it is its id and the uid of its pod tell. What the pod is called is no part of that: it may become known later,
+/// and of the same container the same series has to go on.
+#[derive(Debug, Clone)]
 pub struct Container {
     /// Its id.
     pub id: Option<Arc<str>>,
     /// The uid of its pod.
     pub pod_uid: Option<Arc<str>>,
+    /// What its pod is called, where that is known.
+    pub pod_name: Option<Arc<PodName>>,
+}
+
+/// What a pod is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodName {
+    /// The Kubernetes namespace in which it is.
+    pub namespace: Arc<str>,
+    /// Its name there.
+    pub name: Arc<str>,
+}
+
+impl Container {
+    fn identity(&self) -> (&Option<Arc<str>>, &Option<Arc<str>>) {
+        (&self.id, &self.pod_uid)
+    }
+}
+
+impl PartialEq for Container {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Container {}
+
+impl PartialOrd for Container {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Container {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.identity().cmp(&other.identity())
+    }
+}
+
+impl Hash for Container {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
 }
 
 /// A process that holds a wanted socket.

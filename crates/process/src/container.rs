@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use uuid::Uuid;
-use vms_core::process::Container;
+use vms_core::process::{Container, PodName};
 
 /// A mount, as in `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,24 @@ pub fn parse_container(cgroup: &str) -> Option<Container> {
     let cgroups = parse_cgroup_paths(cgroup);
     let id = match_container_id(&cgroups, &[], true).map(Arc::from);
     let pod_uid = match_pod(&cgroups, &[]).and_then(|pod| pod.uid).map(Arc::from);
-    (id.is_some() || pod_uid.is_some()).then_some(Container { id, pod_uid })
+    (id.is_some() || pod_uid.is_some()).then_some(Container { id, pod_uid, pod_name: None })
+}
+
+/// The uid of a pod, and what it is called, by the name of the directory of its logs: `NAMESPACE_NAME_UID`
+/// (`BuildPodLogsDirectory`, kubernetes `pkg/kubelet/kuberuntime/helpers.go`).
+///
+/// A namespace is a label of the DNS, and a name a series of such labels (RFC 1123): neither can have the `_` in it.
+#[must_use]
+pub fn parse_pod_directory(name: &[u8]) -> Option<(&str, PodName)> {
+    let mut parts = std::str::from_utf8(name).ok()?.split('_');
+    let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_pod = parts.next().is_none()
+        && namespace.len() <= 63
+        && is_dns_label(namespace)
+        && name.len() <= 253
+        && name.split('.').all(is_dns_label)
+        && is_pod_uid(uid);
+    is_pod.then(|| (uid, PodName { namespace: namespace.into(), name: name.into() }))
 }
 
 /// The id of the container.
@@ -109,6 +126,14 @@ fn match_pod_slice(component: &str) -> Option<String> {
 /// Docker, containerd, CRI-O and Podman all take 256 random bits.
 fn is_container_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether it is a label of the DNS, of whatever length: Kubernetes bounds that of whole names alone.
+fn is_dns_label(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && !text.is_empty()
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 /// A UUID; or, for a pod from a file on the node, the hash of that file.

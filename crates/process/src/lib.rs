@@ -4,9 +4,9 @@
 //! `ledger`; `verify` looks at known holders again. Three things are remembered from call to call: in `kept`, where
 //! sockets were found, with a handle of each holder; in `table`, what the names of all processes fitted; in
 //! `conclusions`, which sockets nobody who fits holds. `network` tells in which network namespace a process lives, `places` in
-//! which those live who fit, `named` which have names. Where holders are to be inferred, `outsiders` tells who may not be
-//! looked into, by `cgroup` and by user. `procfs` does the reading, and [`parse`] makes sense of what was read: it is
-//! pure, and public for `tests/fuzz`.
+//! which those live who fit, `named` which have names, `pods` what the pods are called in which holders run. Where holders are
+//! to be inferred, `outsiders` tells who may not be looked into, by `cgroup` and by user. `procfs` does the reading, and
+//! [`parse`] makes sense of what was read: it is pure, and public for `tests/fuzz`.
 //!
 //! Every process is looked at through one descriptor of its `/proc/PID`, which goes dead with the process: names
 //! and descriptors are always of one process, even when its number is given to another in mid-scan. A process
@@ -30,6 +30,7 @@ mod network;
 mod outsiders;
 pub mod parse;
 mod places;
+mod pods;
 mod privileges;
 mod procfs;
 mod reader;
@@ -42,5 +43,6 @@ mod verify;
 pub use effort::Effort;
 pub use error::ProcessError;
 pub use parse::{HiddenProcesses, HidePid};
+pub use pods::{ListPods, PodNames, read_pod_names};
 pub use privileges::Privileges;
 pub use reader::ProcReader;

@@ -205,7 +205,7 @@ impl Survey<'_> {
             (Whereabouts::Elsewhere, Some(inode)) if self.keep(inode, &dir)? => {
                 inhabited.entry(inode).or_default().extend(certain.iter().chain(possible).filter(asked));
                 self.residents.containers.remove(&pid);
-                if let Some(container) = dir.read_container() {
+                if let Some(container) = dir.read_container().map(Arc::new) {
                     scan.containers.insert(Arc::clone(&container));
                     self.residents.containers.insert(pid, container);
                 }

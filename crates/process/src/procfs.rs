@@ -7,7 +7,6 @@ use std::num::NonZeroU32;
 use std::ops::{ControlFlow, Range};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
@@ -394,10 +393,10 @@ impl ProcessDir {
     }
 
     /// The container of the process, by its cgroups; `None` where they name none, or are not shown.
-    pub(crate) fn read_container(&self) -> Option<Arc<Container>> {
+    pub(crate) fn read_container(&self) -> Option<Container> {
         // No such byte is in it: the whole file.
         let text = self.read_text(c"cgroup", CGROUP_BYTES, 0).ok()?;
-        parse_container(&String::from_utf8_lossy(&text)).map(Arc::new)
+        parse_container(&String::from_utf8_lossy(&text))
     }
 
     /// Whether that descriptor is that socket at this moment.

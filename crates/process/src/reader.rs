@@ -20,6 +20,7 @@ use crate::network::Surroundings;
 use crate::outsiders::{Search, Suspects};
 use crate::parse::HiddenProcesses;
 use crate::places::{Residents, Survey};
+use crate::pods::{ListPods, Pods};
 use crate::privileges::Privileges;
 use crate::procfs::{Procfs, scratch};
 use crate::scan::{Memory, Scan, Unfinished};
@@ -82,6 +83,7 @@ impl ProcReader {
                 table: NameTable::default(),
                 conclusions: Conclusions::default(),
                 unfinished: Unfinished::default(),
+                pods: Pods::default(),
             },
             selector: SelectorIdentity::default(),
             scratch: scratch(),
@@ -101,6 +103,14 @@ impl ProcReader {
     #[must_use]
     pub fn without_entering(mut self) -> Self {
         self.residents.are_read = true;
+        self
+    }
+
+    /// The same for one who wants to know what the pods of holders are called. It is asked for them when a holder is met in a
+    /// pod that is not known, eight times at once and once a second at most.
+    #[must_use]
+    pub fn naming_pods(mut self, list: ListPods) -> Self {
+        self.memory.pods = Pods::new(list);
         self
     }
 
@@ -187,7 +197,8 @@ impl ProcessAdapter for ProcReader {
         self.adopt(query.selector);
         self.with_descriptors_to_spare(query.now, |reader| {
             let Self { procfs, surroundings, memory, scratch, effort, .. } = reader;
-            Verification { query, procfs, surroundings, kept: &mut memory.kept, scratch, effort }.run()
+            let Memory { kept, pods, .. } = memory;
+            Verification { query, procfs, surroundings, kept, pods, scratch, effort }.run()
         })
     }
 

@@ -22,6 +22,7 @@ use crate::kept::Kept;
 use crate::ledger::{Holder, Ledger, Recorded};
 use crate::network::{NetworkNamespace, Surroundings, Whereabouts};
 use crate::parse::TaskKind;
+use crate::pods::Pods;
 use crate::privileges::{Privileges, Refusal};
 use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
 use crate::table::{NAMES_TABLE_BOUND, NameTable, Remembered};
@@ -42,6 +43,7 @@ pub(crate) struct Memory {
     pub(crate) table: NameTable,
     pub(crate) conclusions: Conclusions,
     pub(crate) unfinished: Unfinished,
+    pub(crate) pods: Pods,
 }
 
 /// Where searches were cut short: the next goes on there.
@@ -427,9 +429,10 @@ impl<'a> Scan<'a> {
     }
 
     /// The container of a process, where it matters: to tell series apart, or to a person who asks.
-    fn container_in(&self, dir: &ProcessDir) -> Option<Arc<Container>> {
-        let matters = self.surroundings.is_surveyed || self.ledger.query().every_holder;
-        matters.then(|| dir.read_container()).flatten()
+    fn container_in(&mut self, dir: &ProcessDir) -> Option<Arc<Container>> {
+        let query = self.ledger.query();
+        let matters = self.surroundings.is_surveyed || query.every_holder;
+        matters.then(|| self.memory.pods.read_container(dir, query.now)).flatten()
     }
 
     /// Reads the descriptors of a process that fits, or might.

@@ -13,6 +13,7 @@ use crate::error::ProcessError;
 use crate::kept::Kept;
 use crate::ledger::Holder;
 use crate::network::Surroundings;
+use crate::pods::Pods;
 use crate::procfs::{Obstacle, Procfs};
 
 /// How many descriptors one call reads to find sockets that are not where they were. Who moves his sockets from one
@@ -25,6 +26,7 @@ pub(crate) struct Verification<'a> {
     pub(crate) procfs: &'a Procfs,
     pub(crate) surroundings: &'a Surroundings,
     pub(crate) kept: &'a mut Kept,
+    pub(crate) pods: &'a mut Pods,
     pub(crate) scratch: &'a mut Vec<u8>,
     pub(crate) effort: &'a mut Effort,
 }
@@ -98,7 +100,8 @@ impl Verification<'_> {
         if held.is_empty() {
             return Ok(());
         }
-        let container = self.surroundings.is_surveyed.then(|| dir.read_container()).flatten();
+        let is_surveyed = self.surroundings.is_surveyed;
+        let container = is_surveyed.then(|| self.pods.read_container(&dir, now)).flatten();
         let mut holder = Holder::new(pid, names, self.query.selector).in_container(container);
         for (index, inode) in pairs {
             if held.contains(inode)

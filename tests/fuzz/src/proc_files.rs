@@ -1,4 +1,4 @@
-//! Files below /proc and /etc, beside the crate `procfs` and plain restatements.
+//! Files below /proc and /etc, and names of the kubelet's directories, beside the crate `procfs` and plain restatements.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -12,6 +12,7 @@ use vms_core::address::Endpoint;
 use vms_core::connection::Inode;
 use vms_core::namespace::NamespaceId;
 use vms_process::HidePid;
+use vms_process::container;
 use vms_process::parse::{self, Device, TaskKind};
 use vms_sock_diag::codec::Family;
 use vms_sock_diag::host_size::parse_host_sockets;
@@ -26,6 +27,7 @@ pub fn proc_files(data: &[u8]) {
     let Some((kind, text)) = data.split_first() else { return };
     // Beside the others, whose places in the corpus stay what they are.
     match kind {
+        0xFD => pod_directory(text),
         0xFE => sockets(text, Family::Inet),
         0xFF => sockets(text, Family::Inet6),
         kind => FILES[usize::from(*kind) % FILES.len()](text),
@@ -359,6 +361,38 @@ fn surroundings(text: &[u8]) {
         let mounts = other.0.into_iter().map(|mount| (mount.root, mount.mount_point.display().to_string()));
         assert_eq!(found.mounts, mounts.collect::<Vec<_>>());
     }
+}
+
+/// A directory of the logs of a pod, beside what the kubelet would make of what it tells.
+fn pod_directory(name: &[u8]) {
+    // The uid is a part of the name, and the other parts are copied.
+    let told = bounded(name, 2, 64, || container::parse_pod_directory(name));
+    let is_label = |label: &str| {
+        let plain = label.chars().all(|it| it.is_ascii_digit() || it.is_ascii_lowercase() || it == '-');
+        plain && !label.trim_matches('-').is_empty() && label.trim_matches('-') == label
+    };
+    let Some((uid, pod)) = told else {
+        // It is none for a reason.
+        if let Ok(text) = std::str::from_utf8(name)
+            && let [namespace, pod, uid] = text.split('_').collect::<Vec<_>>()[..]
+        {
+            let is_uid = match uid.len() {
+                32 => uid.bytes().all(|byte| byte.is_ascii_hexdigit()),
+                36 => uid.bytes().enumerate().all(|(place, byte)| match place {
+                    8 | 13 | 18 | 23 => byte == b'-',
+                    _ => byte.is_ascii_hexdigit(),
+                }),
+                _ => false,
+            };
+            let is_name = (1..=253).contains(&pod.len()) && pod.split('.').all(is_label);
+            assert!(!(is_uid && is_name && namespace.len() <= 63 && is_label(namespace)), "{text}");
+        }
+        return;
+    };
+    assert_eq!(format!("{}_{}_{uid}", pod.namespace, pod.name).as_bytes(), name);
+    assert!(name.len() <= 63 + 1 + 253 + 1 + 36);
+    assert!(is_label(&pod.namespace) && pod.name.split('.').all(is_label));
+    assert!(matches!(uid.len(), 32 | 36), "{uid}");
 }
 
 /// `os-release` and `machine-id`.

@@ -5,7 +5,7 @@ use vms_core::connection::{Cookie, Inode, TcpState};
 use vms_core::look::{DirectionLook, Presence};
 use vms_core::namespace::NamespaceId;
 use vms_core::probe::MatchedSourceLabels;
-use vms_core::process::{Pid, Process, ProcessPattern};
+use vms_core::process::{Pid, PodName, Process, ProcessPattern};
 
 use super::*;
 
@@ -131,15 +131,22 @@ fn what_is_inferred_is_told_as_such_where_it_may_be() {
 #[test]
 fn the_container_and_the_pod_of_an_owner_stand_beside_its_number() {
     let mut look = up();
-    let of = |id: Option<&str>, pod: Option<&str>| {
-        let container = Container { id: id.map(Arc::from), pod_uid: pod.map(Arc::from) };
+    let of = |id: Option<&str>, pod: Option<&str>, name: Option<&str>| {
+        let pod_name = name.map(|name| Arc::new(PodName { namespace: "shop".into(), name: name.into() }));
+        let container = Container { id: id.map(Arc::from), pod_uid: pod.map(Arc::from), pod_name };
         Some(Arc::new(container))
     };
     let owners = &mut look.forward.matched[0].owners;
     let id = "e72f453320124d18eb835d05a10d393b95dd584ed6d1bea161717a290a357aa6";
-    *owners = [of(Some(id), Some("8c1b")), of(Some("short"), None), None]
+    let places = [
+        of(Some(id), Some("8c1b"), None),
+        of(Some("short"), None, None),
+        None,
+        of(Some(id), Some("8c1b"), Some("orders-0")),
+    ];
+    *owners = places
         .into_iter()
-        .zip(&*owners.iter().cycle().take(3).cloned().collect::<Vec<_>>())
+        .zip(&*owners.iter().cycle().take(4).cloned().collect::<Vec<_>>())
         .zip(811..)
         .map(|((container, owner), pid)| {
             Arc::new(Process { pid: Pid(pid), container, ..owner.as_ref().clone() })
@@ -149,11 +156,19 @@ fn the_container_and_the_pod_of_an_owner_stand_beside_its_number() {
     let mut out = Vec::new();
     write_table(&rows, &mut out).unwrap();
     let table = String::from_utf8(out).unwrap();
-    let told = "orders[811] (container e72f45332012, pod 8c1b) orders[812] (container short) orders[813]";
+    let told = "orders[811] (container e72f45332012, pod 8c1b) orders[812] (container short) orders[813] \
+                orders[814] (container e72f45332012, pod shop/orders-0)";
     assert!(table.contains(told), "{table}");
     let mut out = Vec::new();
     write_json(&rows, &mut out).unwrap();
     let told: Vec<serde_json::Value> = serde_json::from_slice(&out).unwrap();
     assert_eq!(told[0]["owners"][0]["container_id"], id);
     assert_eq!(told[0]["owners"][2].get("container_id"), None);
+    let pod =
+        |owner: usize| ["pod_uid", "pod_name", "pod_namespace"].map(|key| told[0]["owners"][owner].get(key));
+    assert_eq!(pod(0).map(|value| value.and_then(serde_json::Value::as_str)), [Some("8c1b"), None, None]);
+    assert_eq!(
+        pod(3).map(|value| value.and_then(serde_json::Value::as_str)),
+        [Some("8c1b"), Some("orders-0"), Some("shop")]
+    );
 }

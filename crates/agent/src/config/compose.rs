@@ -43,6 +43,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         log,
         self_telemetry,
         proc_root,
+        pod_logs_root,
         conntrack,
         namespaces,
         sandbox,
@@ -77,6 +78,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
             export: own,
         },
         proc_root: proc_root.0.0,
+        pod_logs_root: pod_logs_root.0.0,
         conntrack,
         sandbox,
     })

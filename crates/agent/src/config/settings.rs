@@ -103,6 +103,12 @@ pub(super) struct Settings {
     #[serde(default = "default_proc_root")]
     pub(super) proc_root: Text<ExactPath>,
 
+    /// The kubelet's directory of the logs of pods: the names of the directories in it tell what pods are called. It is
+    /// looked at with `namespaces: all`, and by `vms-agent check`, when somebody lives in a pod. Those change it whose kubelet
+    /// has another (`podLogsDir`), or whose container has it elsewhere. Takes effect at the start.
+    #[serde(default = "default_pod_logs_root")]
+    pub(super) pod_logs_root: Text<ExactPath>,
+
     /// Whether translated destinations (NAT) are looked up in the kernel's connection tracking: then a link to an address
     /// that is translated on this host, such as the cluster IP of a Kubernetes service, is seen at its server's end as
     /// well. Costs the capability `CAP_NET_ADMIN`, by which the agent could change this host's network. Takes effect at the
@@ -135,6 +141,10 @@ fn default_link_health() -> bool {
 
 fn default_proc_root() -> Text<ExactPath> {
     Text(ExactPath(PathBuf::from("/proc")))
+}
+
+fn default_pod_logs_root() -> Text<ExactPath> {
+    Text(ExactPath(PathBuf::from("/var/log/pods")))
 }
 
 /// What becomes of a connection whose holder may not be read.

@@ -494,6 +494,7 @@ fn a_container_runs_with_variables_alone() {
         ("VMS_EXPORT__QUEUE_BYTES", "1048576"),
         ("VMS_RESOURCE__ATTRIBUTES", "{deployment.environment.name: production}"),
         ("VMS_PROC_ROOT", "/host/proc"),
+        ("VMS_POD_LOGS_ROOT", "/host/pods"),
         ("VMS_CONFIG", ""),
     ])
     .unwrap()
@@ -508,6 +509,7 @@ fn a_container_runs_with_variables_alone() {
     assert_eq!(config.self_telemetry.export.queue_bytes, 1 << 20);
     assert_eq!(config.resource.attributes["deployment.environment.name"], "production");
     assert_eq!(config.proc_root, Path::new("/host/proc"));
+    assert_eq!(config.pod_logs_root, Path::new("/host/pods"));
 }
 
 #[test]

@@ -56,6 +56,10 @@ fn try_restrict(places: &Places) -> Result<RulesetStatus, RulesetError> {
     for place in &places.read {
         rules = add(rules, place, read)?;
     }
+    // A rule for a file could not be made of it.
+    for place in places.list.iter().filter(|place| place.is_dir()) {
+        rules = add(rules, place, AccessFs::ReadDir.into())?;
+    }
     for place in &places.write {
         rules = add(rules, place, write)?;
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use vms_core::namespace::Namespaces;
+
 use crate::config::{Config, Exporter};
 use crate::environment::Environment;
 
@@ -10,6 +12,8 @@ use crate::environment::Environment;
 pub(crate) struct Places {
     /// Files, and directories with all below.
     pub(super) read: Vec<PathBuf>,
+    /// Directories of which the names of what is in them may be read, and no file.
+    pub(super) list: Vec<PathBuf>,
     /// Directories in which files may be made, changed and removed; those have to exist.
     pub(super) write: Vec<PathBuf>,
     /// The configured files that are read again while the agent runs.
@@ -101,7 +105,10 @@ impl Places {
         read.extend(to_read_again.iter().flat_map(|file| around(file)));
         read.sort();
         read.dedup();
-        Self { read, write: spool.into_iter().collect(), to_read_again }
+        // There are logs of pods in it, and only what pods are called is wanted.
+        let names_pods = config.terms.namespaces == Namespaces::All;
+        let list = names_pods.then(|| config.pod_logs_root.clone()).into_iter().collect();
+        Self { read, list, write: spool.into_iter().collect(), to_read_again }
     }
 }
 

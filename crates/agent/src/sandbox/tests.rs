@@ -95,14 +95,15 @@ fn the_measuring_thread_reads_and_neither_writes_nor_connects_nor_starts_program
 #[test]
 fn the_runtime_writes_in_its_directories_alone_and_reads_what_it_was_given() {
     let directory = tempfile::tempdir().unwrap();
-    let [own, spool, others] = ["own", "spool", "others"].map(|name| directory.path().join(name));
-    for place in [&own, &spool, &others] {
+    let [own, spool, others, listed] =
+        ["own", "spool", "others", "listed"].map(|name| directory.path().join(name));
+    for place in [&own, &spool, &others, &listed] {
         fs::create_dir(place).unwrap();
         fs::write(place.join("file"), "text").unwrap();
     }
     let (short, short_path) = with_a_short_path();
     let write = vec![spool.clone(), short.path().to_owned()];
-    let places = Places { read: vec![own.clone()], write, ..Places::default() };
+    let places = Places { read: vec![own.clone()], list: vec![listed.clone()], write, ..Places::default() };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let service = listener.local_addr().unwrap();
     on_a_thread(|| {
@@ -111,6 +112,9 @@ fn the_runtime_writes_in_its_directories_alone_and_reads_what_it_was_given() {
         assert_eq!(fs::read_to_string(own.join("file")).unwrap(), "text");
         assert_eq!(kind(fs::write(own.join("file"), "other")), DENIED);
         assert_eq!(kind(fs::read(others.join("file"))), DENIED);
+        assert_eq!(kind(fs::read_dir(&others)), DENIED);
+        assert_eq!(fs::read_dir(&listed).unwrap().count(), 1);
+        assert_eq!(kind(fs::read(listed.join("file"))), DENIED, "the names alone");
         assert_eq!(kind(fs::write(others.join("new"), "other")), DENIED);
         assert_eq!(kind(fs::rename(spool.join("file"), others.join("file"))), DENIED);
 

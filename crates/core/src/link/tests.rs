@@ -5,7 +5,7 @@ use crate::address::Endpoint;
 use crate::connection::{Cookie, Inode, TcpState};
 use crate::infer::Attribution;
 use crate::namespace::NamespaceId;
-use crate::process::{Pid, ProcessPattern};
+use crate::process::{Pid, PodName, ProcessPattern};
 
 fn probe(labels: MatchedSourceLabels) -> Arc<ConnectionProbe> {
     let pattern = |name: &str| ProcessPattern { name: name.parse().unwrap(), executable: None };
@@ -76,8 +76,8 @@ fn tell(link: &mut Link, look: &ProbeLook, seconds: u64) -> (Vec<String>, Vec<Li
         assert_eq!(point.time, at(seconds));
         let attributes = point.attributes.iter().cloned().chain(point.extra.map(Attribute::from));
         let shown = attributes.filter(|attribute| {
-            ["direction", "source_ip", "source_port", "container.id", "k8s.pod.uid", "state", "reason"]
-                .contains(&attribute.key)
+            let told = ["direction", "source_ip", "source_port", "container.id", "state", "reason"];
+            told.contains(&attribute.key) || attribute.key.starts_with("k8s.")
         });
         let shown: Vec<String> = shown
             .map(|attribute| match &attribute.value {
@@ -367,7 +367,8 @@ fn what_a_look_left_out_is_not_taken_for_gone_nor_for_new() {
 /// A connection that a process in that container holds, in that network namespace.
 fn contained(number: u64, container: Option<&str>, pod: Option<&str>) -> MatchedConnection {
     let text = |text: &str| Arc::from(text);
-    let container = container.map(|id| Container { id: Some(text(id)), pod_uid: pod.map(text) });
+    let container =
+        container.map(|id| Container { id: Some(text(id)), pod_uid: pod.map(text), pod_name: None });
     let owner = Process {
         pid: Pid(u32::try_from(number).unwrap()),
         name: "orders".into(),
@@ -423,6 +424,45 @@ fn each_container_with_a_network_of_its_own_has_a_series() {
     let down = "{c1,p1,forward} 0";
     assert!(ups(&points).contains(&down), "{points:#?}");
     assert_eq!((changes.len(), changes[0].reason), (1, Some(DownReason::NoConnection)));
+}
+
+/// The same in a pod that is called so.
+fn called(matched: &MatchedConnection, name: &str) -> MatchedConnection {
+    let owner = matched.owners[0].as_ref().clone();
+    let pod_name = PodName { namespace: "shop".into(), name: name.into() };
+    let container =
+        owner.container.as_deref().map(|one| Container { pod_name: Some(Arc::new(pod_name)), ..one.clone() });
+    let owner = Process { container: container.map(Arc::new), ..owner };
+    MatchedConnection { owners: vec![Arc::new(owner)], ..matched.clone() }
+}
+
+#[test]
+fn the_name_of_a_pod_is_told_where_it_is_known_when_the_series_begins() {
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let unnamed = contained(1, Some("c1"), Some("p1"));
+    let named = called(&contained(2, Some("c2"), Some("p2")), "orders-0");
+    let (points, _) = tell(&mut link, &look_everywhere(&[unnamed.clone(), named.clone()], &[]), 1);
+    assert_eq!(ups(&points), ["{c1,p1,forward} 1", "{c2,p2,orders-0,shop,forward} 1"]);
+}
+
+#[test]
+fn a_name_that_becomes_known_or_unknown_later_splits_no_series_and_keeps_none_from_ending() {
+    let mut link = Link::new(probe(MatchedSourceLabels::None));
+    let (first, second) = (contained(1, Some("c1"), Some("p1")), contained(2, Some("c2"), Some("p2")));
+    let (first_named, second_named) = (called(&first, "orders-0"), called(&second, "orders-1"));
+    let (earlier, later) = ([first.clone(), second_named.clone()], [first_named.clone(), second.clone()]);
+    for (seconds, now) in (1..).zip([&earlier, &later, &earlier, &later]) {
+        let (points, changes) = tell(&mut link, &look_everywhere(now, &[&now[0], &now[1]]), seconds);
+        assert_eq!(ups(&points), ["{c1,p1,forward} 1", "{c2,p2,orders-1,shop,forward} 1"]);
+        assert_eq!(changes.len(), if seconds == 1 { 2 } else { 0 });
+    }
+    // Under whichever name it is seen: a container that is there keeps its series, and one that is gone ends it.
+    let gone = GONE_SERIES.as_secs();
+    for (turn, there, left) in [(1, &first, 2), (2, &first_named, 1), (3, &first, 1)] {
+        let (points, _) = tell(&mut link, &look_everywhere(&[], &[there]), turn * gone);
+        assert_eq!(ups(&points).len(), left, "{points:#?}");
+        assert!(ups(&points).contains(&"{c1,p1,forward} 0"), "{points:#?}");
+    }
 }
 
 #[test]

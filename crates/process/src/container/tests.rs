@@ -134,3 +134,46 @@ fn lines_that_are_no_mounts_are_passed_over() {
     let text = "\n1 2 3\n77 50 0:40 /a\\040b /c rw - ext4 /dev/vda rw\n77 50 0:40 /";
     assert_eq!(parse_mounts(text), [Mount { root: "/a\\040b", point: "/c" }]);
 }
+
+#[test]
+fn a_directory_of_logs_tells_whose_they_are() {
+    let told = |directory: &str| {
+        let (uid, pod) = parse_pod_directory(directory.as_bytes())?;
+        Some((pod.namespace.to_string(), pod.name.to_string(), uid.to_owned()))
+    };
+    let pod = |namespace: &str, name: &str, uid: &str| Some((namespace.into(), name.into(), uid.into()));
+    let longest = format!("{}.{}", "n".repeat(200), "m".repeat(52));
+    let namespace = "s".repeat(63);
+    // As the kubelet makes them, the second for a pod from a file on the node.
+    let hash = "33d556edd3ae8ef21980288cef77ae8b";
+    assert_eq!(told(&format!("shop_orders-0_{UID}")), pod("shop", "orders-0", UID));
+    assert_eq!(
+        told(&format!("kube-system_etcd-node-1.example.com_{hash}")),
+        pod("kube-system", "etcd-node-1.example.com", hash)
+    );
+    assert_eq!(told(&format!("{namespace}_{longest}_{UID}")), pod(&namespace, &longest, UID));
+    for other in [
+        String::new(),
+        "__".to_owned(),
+        format!("shop_{UID}"),
+        format!("shop_orders_0_{UID}"),
+        format!("shop_orders_{UID}_"),
+        format!("_orders_{UID}"),
+        format!("shop__{UID}"),
+        format!("shop_orders_{}", &UID[1..]),
+        format!("shop_orders_{{{UID}}}"),
+        format!("Shop_orders_{UID}"),
+        format!("shop.eu_orders_{UID}"),
+        format!("shop_-orders_{UID}"),
+        format!("shop_orders-_{UID}"),
+        format!("shop_orders..0_{UID}"),
+        format!("shop_orders/0_{UID}"),
+        format!("shop_orders\n_{UID}"),
+        format!("shop_ordérs_{UID}"),
+        format!("s{namespace}_orders_{UID}"),
+        format!("shop_n{longest}_{UID}"),
+    ] {
+        assert_eq!(told(&other), None, "{other}");
+    }
+    assert_eq!(parse_pod_directory(&[b"shop_orders\xff_", UID.as_bytes()].concat()), None);
+}
