@@ -1,7 +1,7 @@
 //! Data points as Prometheus scrapes them: `OpenMetrics` 1.0, and the Prometheus text format 0.0.4.
 //!
-//! Names follow the OpenTelemetry specification, "Prometheus and OpenMetrics Compatibility", section "OTLP Metric points to
-//! Prometheus". Samples carry no time: Prometheus would not mark a series as stale that had one and is no longer there
+//! Names follow the OpenTelemetry specification, "Prometheus and `OpenMetrics` Compatibility", section "OTLP Metric
+//! points to Prometheus". Samples carry no time: Prometheus would not mark a series as stale that had one and is no longer there
 //! (`track_timestamps_staleness`), and go on showing it for five minutes.
 //!
 //! There is one instrumentation scope, and `target_info` has its version: samples have no `otel_scope_*` labels.
