@@ -36,6 +36,7 @@ pub mod program;
 pub mod responder;
 pub mod rotel;
 pub mod scene;
+pub mod scrape;
 mod served;
 pub mod skip;
 pub mod spool;

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use rustix::process::Signal;
 use serde_json::json;
 use vms_agent_tests::deadline::{eventually, now, unix_nanoseconds};
+use vms_agent_tests::scrape::{self, Scrape};
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::watched::{FORWARD, UP, assert_no_gap, times};
 use vms_agent_tests::{
@@ -52,6 +53,36 @@ impl Drop for Frozen {
         // An agent that is gone needs no thawing.
         ptrace::detach(self.0, None).ok();
     }
+}
+
+#[test]
+fn what_was_measured_is_not_scraped_for_long_after_measuring_stops_and_its_age_goes_on() {
+    needs!(Need::Agent);
+    let watched = Watched::new();
+    let mut config = config(&[watched.probe("link")]);
+    config["prometheus"] = json!({ "listen": scrape::ENDPOINT });
+    let mut agent = watched.command().config(&config).variable("OTEL_METRICS_EXPORTER", "none").start();
+    let up = |scrape: &Scrape| scrape.value("vms_connection_mon_up_ratio", FORWARD);
+    let age = |scrape: &Scrape| scrape.value("vms_agent_scrape_data_age_seconds", &[("statistic", "min")]);
+    let scrape = || Scrape::of(&watched.host, "");
+    agent.wait_for_log(&["metrics can be scraped"]);
+    eventually("the link as up", || (up(&scrape()) == Some(1.0)).then_some(()));
+    let frozen = Frozen::measuring_thread(&agent);
+    let last = eventually("nothing that was measured", || {
+        let scrape = scrape();
+        let mut names = scrape.samples().into_keys().map(|(name, _)| name);
+        let others = ["target_info", "vms_agent_scrape_data_age_seconds"];
+        names.all(|name| others.contains(&name.as_str())).then_some(scrape)
+    });
+    // An interval of 200 ms, and ten seconds.
+    let stopped = age(&last).unwrap();
+    assert!((10.0..15.0).contains(&stopped), "{stopped}");
+    drop(frozen);
+    eventually("the link as up again", || {
+        let scrape = scrape();
+        (up(&scrape) == Some(1.0) && age(&scrape).unwrap() < 1.0).then_some(())
+    });
+    agent.stop();
 }
 
 #[test]
@@ -254,11 +285,14 @@ fn what_a_large_configuration_took_is_given_back_with_it() {
     swap(&mount, "1", &[("config.json", &document(1))]);
     let mut agent = AgentCommand::new(&scene, &host).config_file(mount.join("config.json")).start();
     agent.wait_for_log(&["started"]);
+    // What a first reload takes for good is not the large configuration's.
+    swap(&mount, "2", &[("config.json", &document(2))]);
+    agent.wait_for_log(&["configuration reloaded", "\"probes\":2,"]);
     let before = agent.usage().own_kib;
-    swap(&mount, "2", &[("config.json", &document(MANY))]);
+    swap(&mount, "3", &[("config.json", &document(MANY))]);
     agent.wait_for_log(&["configuration reloaded", &format!("\"probes\":{MANY}")]);
     let with_many = agent.usage().own_kib;
-    swap(&mount, "3", &[("config.json", &document(1))]);
+    swap(&mount, "4", &[("config.json", &document(1))]);
     agent.wait_for_log(&["configuration reloaded", "\"probes\":1,"]);
     assert!(with_many > before + 2048, "{with_many} KiB with many probes, {before} KiB with one");
     eventually("the memory to be given back", || (agent.usage().own_kib < before + 1024).then_some(()));

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use vms_agent_tests::agent::BOTH;
 use vms_agent_tests::deadline::unix_nanoseconds;
+use vms_agent_tests::scrape::{ENDPOINT, Scrape};
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::tls::{Certificates, Gate};
 use vms_agent_tests::watched::{self, FORWARD, UP};
@@ -185,6 +186,7 @@ fn no_call_of_a_whole_life_is_refused() {
     let write = |export: Value, more: Value| {
         let mut config = watched.config();
         config["export"] = export;
+        config["prometheus"] = json!({ "listen": ENDPOINT });
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let _path = watched.scene.write("config.json", &config.to_string());
     };
@@ -199,6 +201,7 @@ fn no_call_of_a_whole_life_is_refused() {
     // What waits from an outage is kept, sent and removed, over a reload.
     let mut agent = command.start();
     agent.wait_for_log(&["link is up"]);
+    assert!(Scrape::of(&watched.host, "").head.starts_with("HTTP/1.1 200"));
     eventually("records of the outage", || is_spooled().then_some(()));
     reloads(&agent, 1);
     let resumed = unix_nanoseconds();
@@ -242,6 +245,7 @@ fn no_call_of_a_whole_life_is_refused() {
         "rename",
         "unlink",
         "vms-spool-open",
+        "accept4(",
     ] {
         assert!(trace.contains(call), "the trace tells of {call}");
     }

@@ -28,6 +28,7 @@ mod vms;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,8 @@ pub(crate) struct Config {
     pub(crate) terms: Terms,
     /// What becomes of the measurements.
     pub(crate) exporter: Exporter,
+    /// Where they can be scraped beside that.
+    pub(crate) prometheus: Option<SocketAddr>,
     /// What the data says about its origin.
     pub(crate) resource: ResourceConfig,
     /// What the agent logs.

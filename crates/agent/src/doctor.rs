@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use self::facts::{CollectorProblem, Facts, Refusal};
 use crate::config::{Config, ConntrackMode, Exporter};
 use crate::environment::Environment;
 use crate::host;
+use crate::prometheus::Listener;
 use crate::terminal::{Format, escape};
 
 mod conntrack;
@@ -34,6 +35,7 @@ mod inference;
 mod links;
 pub(crate) mod read;
 mod restraint;
+mod scrapes;
 
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -154,7 +156,11 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         collector,
     );
     let conntrack = (config.conntrack == ConntrackMode::Auto).then(|| try_conntrack(&config.proc_root));
-    fixes::evaluate(&Facts { conntrack, ..facts })
+    // A running agent listens there itself.
+    let is_free = facts.agents.is_empty();
+    let scrapes =
+        config.prometheus.map(|address| (address, if is_free { try_listening(address) } else { Ok(()) }));
+    fixes::evaluate(&Facts { conntrack, scrapes, ..facts })
 }
 
 /// Prints what was found.
@@ -187,6 +193,11 @@ fn try_sockets(proc_root: &Path) -> Result<(), Refusal> {
 fn try_conntrack(proc_root: &Path) -> Result<(), Refusal> {
     let service = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 1);
     Conntrack::new(proc_root).read(&[service]).map(drop).map_err(|error| Refusal::new(&error))
+}
+
+/// Whether the agent could listen there.
+fn try_listening(address: SocketAddr) -> Result<(), String> {
+    Listener::bind(address).map(drop).map_err(|error| error.root_cause().to_string())
 }
 
 /// What stands in the way of telling who is left to hold a socket: asks for a cgroup and a user that nobody has.

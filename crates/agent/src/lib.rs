@@ -21,6 +21,7 @@ mod measuring;
 mod patience;
 mod pipeline;
 mod pod_lister;
+mod prometheus;
 mod reload;
 mod resource;
 mod run;
@@ -96,10 +97,16 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
     // What the configuration looks like printed is not kept: of thousands of probes it takes megabytes.
     let Loaded { config, file, secret_files, warnings, .. } = loaded;
     let clock = SystemClock::start();
-    // What is opened once for good comes before the sandbox, so that no rule is needed for it.
+    // What is opened once for good comes before the sandbox, so that no rule is needed for it. What may keep the agent from
+    // starting is first: another agent may run here.
+    let listener = config.prometheus.map(prometheus::Listener::bind).transpose()?;
     let heartbeat = Heartbeat::begin(&heartbeat::places(environment));
     let spool = spool_directory(&config);
-    let extras = Extras { conntrack: config.conntrack, namespaces: config.terms.namespaces };
+    let extras = Extras {
+        conntrack: config.conntrack,
+        namespaces: config.terms.namespaces,
+        listener: listener.as_ref().map(prometheus::Listener::descriptor),
+    };
     let sandbox = Sandbox::new(config.sandbox, extras);
     let mut lacks = sandbox.enter_process();
     let (thread, measuring_lacks) = Reserved::start(sandbox)?;
@@ -122,7 +129,8 @@ fn run(global: &GlobalArgs, environment: &Environment) -> anyhow::Result<u8> {
             move || load(&global, &environment)
         };
         let load = Arc::new(load);
-        let setup = run::Setup { config, watch, resource, load, environment, clock, heartbeat, thread };
+        let setup =
+            run::Setup { config, watch, resource, load, environment, clock, heartbeat, thread, listener };
         let ended = run::run(setup, &telemetry).await;
         telemetry.shutdown(run::STOP_TELEMETRY).await;
         ended.map(|()| 0)

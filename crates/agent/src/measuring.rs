@@ -199,13 +199,14 @@ impl Worker {
     /// When the kernel has no `sock_diag`, or the configured /proc cannot be read.
     pub(crate) fn new(
         config: Config,
-        pipeline: Pipeline,
+        mut pipeline: Pipeline,
         resource: &[(String, String)],
         clock: SystemClock,
         heartbeat: Option<Heartbeat>,
         manager: ServiceManager,
     ) -> anyhow::Result<Self> {
         let phase = host::phase(resource);
+        pipeline.set_probes(&config.probes, config.interval);
         Ok(Self {
             monitor: host::monitor(&config, clock)?,
             schedule: Schedule::new(clock.monotonic(), phase, intervals(&config)),
@@ -270,15 +271,14 @@ impl Worker {
         let span = info_span!("vms.cycle", probes = probes.len(), late = due.late, skipped = due.skipped);
         let _entered = span.entered();
         let mut points = Vec::new();
-        self.pipeline.begin_cycle();
+        self.pipeline.begin_cycle(&probes, self.clock.monotonic());
         if !probes.is_empty() {
             let pipeline = &mut self.pipeline;
             let cycle = self.monitor.measure(&probes, &mut |point| {
                 points.push(point);
                 // Handed over piece by piece, so that thousands of links never are in memory as points all at once.
                 if points.len() == POINTS_AT_ONCE {
-                    pipeline.send(&points);
-                    points.clear();
+                    pipeline.send(&mut points);
                 }
             });
             self.journal.tell(&cycle);
@@ -297,7 +297,8 @@ impl Worker {
                 usage,
             ));
         }
-        self.pipeline.send(&points);
+        self.pipeline.send(&mut points);
+        self.pipeline.end_cycle();
     }
 
     /// Puts a new configuration in force. What fails leaves the old one whole.
@@ -319,6 +320,7 @@ impl Worker {
                 pipeline
             })?;
         }
+        self.pipeline.set_probes(&new.probes, new.interval);
         self.monitor.set_terms(new.terms);
         self.schedule = self.schedule.remade(self.clock.monotonic(), self.phase, intervals(&new));
         self.config = new;

@@ -1,4 +1,4 @@
-//! Where data points go: to a collector, to the terminal, or nowhere.
+//! Where data points go: to a collector, to the terminal, or nowhere; and beside that to where they can be scraped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,13 +7,16 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 use vms_core::metric::DataPoint;
+use vms_core::probe::ConnectionProbe;
 use vms_export::config::Protocol;
 use vms_export::exporter::Prepared as PreparedConfig;
+use vms_export::exposition::Target;
 use vms_export::{Encoder, Exporter as OtlpExporter, ExporterHandle, Resource, Stats};
 
 use crate::clock::SystemClock;
 use crate::config::{Config, Exporter};
 use crate::console::Console;
+use crate::prometheus::{Recorder, Shared};
 use crate::self_metrics::ExportCounts;
 
 /// The configured way out.
@@ -24,6 +27,8 @@ pub(crate) struct Pipeline {
     exporter: Option<ExporterHandle>,
     /// As the OpenTelemetry conventions name it for `otel.component.type`.
     component: &'static str,
+    /// For scrapes; absent where nobody can scrape.
+    recorder: Option<Recorder>,
 }
 
 /// Another way out, which was found to work.
@@ -32,6 +37,7 @@ pub(crate) struct Prepared {
     output: Output,
     exporter: Option<PreparedExporter>,
     component: Option<&'static str>,
+    target: Target,
 }
 
 #[derive(Debug)]
@@ -53,7 +59,8 @@ enum Output {
 }
 
 impl Pipeline {
-    /// Starts what the configuration says. Has to be called within the runtime.
+    /// Starts what the configuration says, and records what scrapes are to find, if there are any. Has to be called within
+    /// the runtime.
     ///
     /// # Errors
     /// When the exporter cannot work, whatever the network does: a certificate that cannot be read, say.
@@ -61,9 +68,10 @@ impl Pipeline {
         config: &Config,
         resource: Vec<(String, String)>,
         clock: SystemClock,
+        scraped: Option<Shared>,
     ) -> anyhow::Result<Self> {
         let prepared = Self::prepare(None, config, resource, clock)?;
-        let mut pipeline = Self::default();
+        let mut pipeline = Self { recorder: scraped.map(Recorder::new), ..Self::default() };
         pipeline.replace_with(prepared);
         Ok(pipeline)
     }
@@ -79,6 +87,7 @@ impl Pipeline {
         resource: Vec<(String, String)>,
         clock: SystemClock,
     ) -> anyhow::Result<Prepared> {
+        let target = Target::new(resource.iter().cloned());
         let mut exporter = None;
         let mut component = None;
         let output = match &config.exporter {
@@ -99,7 +108,7 @@ impl Pipeline {
             }
             Exporter::None => Output::Discard,
         };
-        Ok(Prepared { output, exporter, component })
+        Ok(Prepared { output, exporter, component, target })
     }
 
     /// Goes on with what was made ready. Has to be called on a thread of the runtime, as [`Self::prepare`].
@@ -116,17 +125,31 @@ impl Pipeline {
             (Some(PreparedExporter::Present(_)) | None, _) => {}
         }
         self.component = prepared.component.unwrap_or(self.component);
-    }
-
-    /// Begins a cycle, whose points are kept at the cost of those of earlier ones.
-    pub(crate) fn begin_cycle(&mut self) {
-        if let Some(exporter) = &self.exporter {
-            exporter.begin_cycle();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.set_target(prepared.target);
         }
     }
 
-    /// Hands points over. Never waits for a collector.
-    pub(crate) fn send(&mut self, points: &[DataPoint]) {
+    /// Of which probes points come from now on, and how often the agent tells of itself.
+    pub(crate) fn set_probes(&mut self, probes: &[Arc<ConnectionProbe>], interval: Duration) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.set_probes(probes, interval);
+        }
+    }
+
+    /// Begins a cycle, whose points are kept at the cost of those of earlier ones. `due` are the places of the probes whose
+    /// points it has, in rising order.
+    pub(crate) fn begin_cycle(&mut self, due: &[usize], now: Duration) {
+        if let Some(exporter) = &self.exporter {
+            exporter.begin_cycle();
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.begin_cycle(due, now);
+        }
+    }
+
+    /// Hands points over, and leaves none in the list. Never waits for a collector.
+    pub(crate) fn send(&mut self, points: &mut Vec<DataPoint>) {
         match &mut self.output {
             Output::Otlp(encoder) => {
                 if let Some(exporter) = &self.exporter {
@@ -142,6 +165,17 @@ impl Pipeline {
                 Err(_) => {}
             },
             Output::Discard => {}
+        }
+        match &mut self.recorder {
+            Some(recorder) => recorder.take(points),
+            None => points.clear(),
+        }
+    }
+
+    /// Ends a cycle: all of its points were handed over.
+    pub(crate) fn end_cycle(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end_cycle();
         }
     }
 

@@ -19,6 +19,7 @@ use crate::environment::Environment;
 use crate::heartbeat::Heartbeat;
 use crate::measuring::{Reserved, Worker};
 use crate::pipeline::{self, Pipeline};
+use crate::prometheus::{self, Listener};
 use crate::reload::{InForce, Load, Reloaded, Reloader, Reloading};
 use crate::sandbox;
 use crate::service_manager::ServiceManager;
@@ -60,6 +61,8 @@ pub(crate) struct Setup {
     pub(crate) heartbeat: io::Result<Heartbeat>,
     /// The thread that is to measure.
     pub(crate) thread: Reserved,
+    /// Where metrics can be scraped.
+    pub(crate) listener: Option<Listener>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -67,7 +70,7 @@ pub(crate) struct Setup {
 /// # Errors
 /// When the agent cannot start: the message says what is missing.
 pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<()> {
-    let Setup { mut config, watch, resource, load, environment, clock, heartbeat, thread } = setup;
+    let Setup { mut config, watch, resource, load, environment, clock, heartbeat, thread, listener } = setup;
     // Made once: a signal that arrives between two futures made anew would be lost.
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
@@ -77,7 +80,8 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
     let mut give_back = tokio::time::interval(GIVE_BACK);
     give_back.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
-    let pipeline = Pipeline::start(&config, resource.clone(), clock)?;
+    let scraped = listener.map(|listener| prometheus::start(listener, clock));
+    let pipeline = Pipeline::start(&config, resource.clone(), clock, scraped)?;
     // Beside the worker, so that what waits is delivered even if a cycle does not end.
     let mut in_force = InForce::new(&config, resource.clone(), pipeline.exporter());
     let heartbeat = tell_heartbeat(heartbeat);
@@ -215,6 +219,9 @@ fn apply_log_level(telemetry: &Telemetry, old: &Config, new: &Config) {
         warn!(
             "conntrack takes effect at the next start: the right to read it is kept from then on, or given up"
         );
+    }
+    if old.prometheus != new.prometheus {
+        warn!("prometheus.listen takes effect at the next start: the running agent may listen nowhere else");
     }
     if old.log.format != new.log.format || old.self_telemetry != new.self_telemetry {
         warn!("log.format and selfTelemetry take effect at the next start");

@@ -7,7 +7,8 @@
 //!   translations. It keeps the capabilities, and can open no file for writing and no connection to anywhere.
 //!   With `namespaces: all` it keeps `CAP_SYS_ADMIN` as well, to enter network namespaces, and no others.
 //! - The runtime's threads send, resolve names, and read the configuration again. They cannot look into processes, and
-//!   see only the files that this takes.
+//!   see only the files that this takes. No socket can be made to listen; from one that does already, for scrapes,
+//!   connections are accepted.
 //!
 //! Landlock is for the latter alone: a thread that it restricts may not look into any process outside, so that on the
 //! measuring thread every link would be unattributed.
@@ -16,6 +17,7 @@
 //! confused paths, and the cheap next steps after a break-in.
 
 use std::fmt;
+use std::os::fd::RawFd;
 
 use anyhow::bail;
 use tracing::{info, warn};
@@ -107,13 +109,15 @@ impl Lack {
     }
 }
 
-/// What is configured to be measured that takes more rights than the rest.
+/// What is configured that takes more rights than the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extras {
     /// Whether translations are read.
     pub(crate) conntrack: ConntrackMode,
     /// Whose connections are looked at.
     pub(crate) namespaces: Namespaces,
+    /// The socket at which the agent listens already, where it does.
+    pub(crate) listener: Option<RawFd>,
 }
 
 /// The way into the sandbox, one step for each kind of thread.
@@ -145,7 +149,7 @@ impl Sandbox {
                 privileges::restrict_runtime(&places.to_read_again),
                 files::restrict(places),
                 // Last: it refuses what the others are made with.
-                syscalls::restrict_runtime(),
+                syscalls::restrict_runtime(self.extras),
             ];
             lacks.into_iter().flatten().collect()
         })

@@ -345,6 +345,9 @@ metrics! {
     /// Points that came from the disk.
     SPOOL_REPLAYED = "vms.agent.spool.replayed", "{data_point}", Kind::Counter, ["run"],
         "Data points that the collector took from the spool, by the run of the agent that wrote them: present or earlier. Of the earlier ones the collector may have had a few before, if that run was killed.";
+    /// How old is what a scrape tells.
+    SCRAPE_DATA_AGE = "vms.agent.scrape.data.age", "s", Kind::Gauge, ["statistic"],
+        "Time since what a scrape tells of was measured: the newest of it (min) and the oldest (max). Only at the Prometheus endpoint, whose samples have no times of their own.";
     /// CPU time of the agent.
     PROCESS_CPU_TIME = "process.cpu.time", "s", Kind::Counter, ["cpu.mode"],
         "CPU time of the agent itself, by mode: user or system.";

@@ -3,12 +3,14 @@
 //! The way of a measurement: [`mapping`] turns data points into encoded requests, which are compressed and go
 //! into a queue; it holds them within a bound, the [`sender`](mod@exporter) takes them out one at a time, and a transport
 //! ([`grpc`] or [`http`](mod@http)) brings each to the collector and reads the answer, whose meaning is an [`answer::Outcome`].
+//! Beside it, [`exposition`] writes data points as Prometheus scrapes them.
 
 pub mod answer;
 pub mod client;
 pub mod config;
 pub mod error;
 pub mod exporter;
+pub mod exposition;
 pub mod failure;
 pub mod grpc;
 pub mod http;

@@ -39,6 +39,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         link_health,
         attribution,
         export,
+        prometheus,
         resource,
         log,
         self_telemetry,
@@ -70,6 +71,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
             ExporterKind::Console => Exporter::Console,
             ExporterKind::None => Exporter::None,
         },
+        prometheus: prometheus.listen.map(|address| address.0.0),
         resource: resource_config(resource),
         log: LogConfig { level: log.level.0.0, format: log.format },
         self_telemetry: SelfTelemetry {

@@ -18,7 +18,7 @@ use vms_core::process::NameGlob;
 
 use super::duration::DurationText;
 use super::percent::PercentText;
-use super::text::{ExactPath, HeaderName, HeaderValue, LogFilter, Text, TextFormat};
+use super::text::{ExactPath, HeaderName, HeaderValue, ListenAddress, LogFilter, Text, TextFormat};
 
 /// The JSON Schema (draft 7, which editors know best) of a configuration file.
 pub(super) fn schema() -> Map<String, Json> {
@@ -85,6 +85,10 @@ pub(super) struct Settings {
     /// Where the measurements go.
     #[serde(default)]
     pub(super) export: Export,
+
+    /// Where Prometheus can scrape the measurements, beside their being sent.
+    #[serde(default)]
+    pub(super) prometheus: Prometheus,
 
     /// What the data says about its origin.
     #[serde(default)]
@@ -483,6 +487,16 @@ impl Default for Backoff {
         let vms_export::config::Backoff { initial, max } = vms_export::config::Backoff::default();
         Self { initial: Text(DurationText(initial)), max: Text(DurationText(max)) }
     }
+}
+
+/// Where Prometheus can scrape the measurements.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Prometheus {
+    /// The address and port at which the agent listens, such as 127.0.0.1:9293; metrics are at /metrics there. Nobody is asked
+    /// who he is: with another address than one of loopback, whoever reaches it can read them. Default: it does not listen.
+    /// Takes effect at the start.
+    pub(super) listen: Option<Text<ListenAddress>>,
 }
 
 /// What the data says about its origin. Host, operating system and container are found out by the agent.

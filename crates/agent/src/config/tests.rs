@@ -1074,3 +1074,23 @@ fn the_spool_is_where_systemd_gives_a_directory_unless_configured() {
         assert_eq!(export.spool.unwrap().directory, Path::new(expected));
     }
 }
+
+#[test]
+fn metrics_are_scraped_only_where_an_address_and_port_are_given() {
+    let listen = |value: &str| load_with_probe([("VMS_PROMETHEUS__LISTEN", value)]);
+    assert_eq!(load_with_probe([("X", "")]).unwrap().config.prometheus, None);
+    for address in ["127.0.0.1:9293", "[::1]:9293", "0.0.0.0:1"] {
+        let config = listen(address).unwrap().config;
+        assert_eq!(config.prometheus, Some(address.parse().unwrap()), "{address}");
+    }
+    for (value, problem) in [
+        ("localhost:9293", "not an IP address with a port"),
+        ("9293", "not an IP address with a port"),
+        ("127.0.0.1", "not an IP address with a port"),
+        ("127.0.0.1:0", "port 0 would be another one at each start"),
+    ] {
+        let report = errors_of([("VMS_PROMETHEUS__LISTEN", value)]);
+        assert!(report.contains("prometheus.listen") && report.contains(problem), "{report}");
+        assert!(report.contains("such as 127.0.0.1:9293"), "{report}");
+    }
+}

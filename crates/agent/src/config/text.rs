@@ -1,6 +1,7 @@
 //! Kinds of text that a setting may hold: how each is parsed, and what people are told is allowed.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
@@ -81,6 +82,7 @@ pub(super) fn check(format: &str, text: &str) -> Result<(), String> {
         LogFilter::NAME => parse::<LogFilter>(text),
         HeaderName::NAME => parse::<HeaderName>(text),
         HeaderValue::NAME => parse::<HeaderValue>(text),
+        ListenAddress::NAME => parse::<ListenAddress>(text),
         _ => Ok(()),
     }
 }
@@ -96,6 +98,7 @@ pub(super) fn allowed(format: &str) -> Option<&'static str> {
         LogFilter::NAME => LogFilter::ALLOWED,
         HeaderName::NAME => HeaderName::ALLOWED,
         HeaderValue::NAME => HeaderValue::ALLOWED,
+        ListenAddress::NAME => ListenAddress::ALLOWED,
         _ => return None,
     })
 }
@@ -265,5 +268,39 @@ impl FromStr for HeaderValue {
 impl fmt::Display for HeaderValue {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
+    }
+}
+
+/// An address and port of this host to listen at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ListenAddress(pub(super) SocketAddr);
+
+/// Why nobody can listen at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ListenAddressError {
+    #[error("not an IP address with a port")]
+    Malformed,
+    #[error("port 0 would be another one at each start")]
+    AnyPort,
+}
+
+impl TextFormat for ListenAddress {
+    const NAME: &'static str = "vms-listen-address";
+    const ALLOWED: &'static str = "an IP address and a port, such as 127.0.0.1:9293 or [::1]:9293";
+}
+
+impl FromStr for ListenAddress {
+    type Err = ListenAddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let address: SocketAddr =
+            text.parse().map_err(|_unspecific: std::net::AddrParseError| ListenAddressError::Malformed)?;
+        if address.port() == 0 { Err(ListenAddressError::AnyPort) } else { Ok(Self(address)) }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
     }
 }

@@ -12,7 +12,7 @@ use vms_process::{HiddenProcesses, HidePid};
 use super::facts::{
     Credentials, Facts, ForeignLook, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, Setting,
 };
-use super::{Area, Finding, Level, conntrack, inference, links, restraint};
+use super::{Area, Finding, Level, conntrack, inference, links, restraint, scrapes};
 use crate::host::kernel_version;
 
 /// The inode number of the first network namespace, fixed since Linux 6.18 (`include/uapi/linux/nsfs.h`).
@@ -35,6 +35,7 @@ pub(crate) fn evaluate(facts: &Facts) -> Vec<Finding> {
     findings.extend(conntrack::evaluate(facts));
     findings.extend(evaluate_collector(facts));
     findings.extend(evaluate_spool(facts));
+    findings.extend(scrapes::evaluate(facts));
     findings.extend(restraint::evaluate(facts));
     for probe in &facts.probes {
         findings.extend(evaluate_probe(probe));

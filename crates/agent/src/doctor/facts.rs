@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use vms_core::infer::{AttributionMode, InferenceLack};
@@ -40,6 +40,8 @@ pub(crate) struct Facts {
     pub(crate) conntrack: Option<Result<(), Refusal>>,
     /// Whether the collector took an empty request; its address. `None` when nothing is exported.
     pub(crate) collector: Option<Result<String, CollectorProblem>>,
+    /// Where metrics can be scraped, and why the agent could not listen there; `None` where it is not to.
+    pub(crate) scrapes: Option<(SocketAddr, Result<(), String>)>,
     /// The spool's directory, and whether it can be used; `None` where none is configured.
     pub(crate) spool: Option<(PathBuf, SpoolCondition)>,
     /// What is configured.

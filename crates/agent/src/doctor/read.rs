@@ -87,6 +87,8 @@ pub(crate) fn read_facts(
         // That takes a right which not everybody wants to give: it is tried by the caller's means.
         conntrack: None,
         collector,
+        // As are translations.
+        scrapes: None,
         spool: sources.spool.map(|directory| (directory.to_owned(), examine_spool(directory))),
         links: links(),
         probes: sources.probes.iter().map(|probe| read_probe(sources, &setting, probe)).collect(),

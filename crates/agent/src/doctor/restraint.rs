@@ -30,7 +30,7 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
         ));
     }
     let conntrack = if facts.conntrack.is_some() { ConntrackMode::Auto } else { ConntrackMode::Off };
-    let kept = kept(Extras { conntrack, namespaces: facts.namespaces });
+    let kept = kept(Extras { conntrack, namespaces: facts.namespaces, listener: None });
     for agent in &facts.agents {
         let who = format!("the running agent (PID {})", agent.pid);
         let open = left_open(agent, kept);

@@ -58,6 +58,7 @@ fn sound() -> Facts {
         sockets: Ok(()),
         conntrack: None,
         collector: Some(Ok("http://localhost:4317".to_owned())),
+        scrapes: None,
         spool: Some(("/var/lib/vms-agent".into(), SpoolCondition::InUse("812".to_owned()))),
         probes: vec![ProbeFacts {
             name: "orders-db".to_owned(),
@@ -748,4 +749,24 @@ fn all_namespaces_take_a_third_capability_and_make_no_difference_of_the_agents_o
     assert!(fix.contains("systemctl edit links") && fix.contains("RestrictNamespaces=net"), "{fix}");
     let (area, ..) = lack(|facts| facts.agents = vec![restrained(BOTH | SYS_ADMIN)]);
     assert_eq!(area, Area::Sandbox, "more than it needs with `namespaces: own`");
+}
+
+#[test]
+fn where_metrics_can_be_scraped_is_told_with_who_can_and_what_keeps_it_from_being() {
+    let found = |address: &str, listened: Result<(), &str>| {
+        let listened = listened.map_err(str::to_owned);
+        found(|facts| facts.scrapes = Some((address.parse().unwrap(), listened.clone())))
+    };
+    let local = found("127.0.0.1:9293", Ok(()));
+    let told = local.iter().find(|finding| finding.what.contains("http://127.0.0.1:9293/metrics")).unwrap();
+    assert_eq!((told.area, told.level), (Area::Collector, Level::Ok));
+    for address in ["0.0.0.0:9293", "[::]:9293", "192.0.2.7:9293"] {
+        let open = found(address, Ok(()));
+        let told = open.iter().find(|finding| finding.what.contains("nobody is asked who he is")).unwrap();
+        assert_eq!(told.level, Level::Warn, "{address}");
+        assert!(told.fix.as_ref().unwrap().contains("127.0.0.1:9293"), "{told:?}");
+    }
+    let taken = found("127.0.0.1:9293", Err("Address already in use (os error 98)"));
+    let told = taken.iter().find(|finding| finding.level == Level::Fail).unwrap();
+    assert!(told.what.contains("the agent does not start") && told.what.contains("in use"), "{told:?}");
 }

@@ -40,7 +40,7 @@ pub(crate) fn supports_landlock() -> bool {
 fn try_restrict(places: &Places) -> Result<RulesetStatus, RulesetError> {
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?
-        // Nothing listens. Connecting is free: a reload may name another port, and a rule cannot be widened.
+        // What listens was bound before. Connecting is free: a reload may name another port, and a rule cannot be widened.
         .handle_access(AccessNet::BindTcp)?
         .scope(Scope::Signal)?
         .create()?;

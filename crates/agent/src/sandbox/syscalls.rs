@@ -4,7 +4,8 @@
 //! makes, and could do without, into an outage of the measurement; an EPERM shows in the log of whoever made the call.
 //!
 //! No list holds `execve`, `ptrace`, `process_vm_readv`, `mount`, `bpf`, `io_uring_setup`, `perf_event_open`, `keyctl`,
-//! `userfaultfd`, `listen` or `accept`; and `clone` only as far as it makes threads.
+//! `userfaultfd` or `listen`; `accept4` only that of the runtime's threads, for the socket at which the agent listens where that
+//! is configured; and `clone` only as far as it makes threads.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +31,8 @@ pub(super) fn restrict_measuring(extras: Extras) -> Option<Lack> {
 }
 
 /// Restricts the calling thread, and those that it starts, to what sending, reloading and storing take.
-pub(super) fn restrict_runtime() -> Option<Lack> {
-    restrict(list::runtime)
+pub(super) fn restrict_runtime(extras: Extras) -> Option<Lack> {
+    restrict(|process| list::runtime(process, extras))
 }
 
 fn restrict(rules: impl FnOnce(Process) -> Result<Rules, BackendError>) -> Option<Lack> {

@@ -27,7 +27,7 @@ const DENIED: Option<ErrorKind> = Some(ErrorKind::PermissionDenied);
 
 const AUTO: Sandbox = Sandbox {
     mode: SandboxMode::Auto,
-    extras: Extras { conntrack: ConntrackMode::Off, namespaces: Namespaces::Own },
+    extras: Extras { conntrack: ConntrackMode::Off, namespaces: Namespaces::Own, listener: None },
 };
 
 #[expect(
@@ -219,4 +219,27 @@ fn only_where_it_is_configured_the_measuring_thread_can_ask_for_translations() {
     let read = read(ConntrackMode::Auto);
     let asked = matches!(read, Ok(_) | Err(Error::PermissionMissing { operation: Operation::Request, .. }));
     assert!(asked, "{read:?}");
+}
+
+#[test]
+fn the_runtime_accepts_at_the_socket_that_was_there_before_and_at_no_other() {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let accept = |extras| {
+        let clients = listeners.each_ref().map(|listener| {
+            // What was not accepted waits for whoever is asked next.
+            TcpStream::connect(listener.local_addr().unwrap()).unwrap()
+        });
+        let accepted = on_a_thread(|| {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            assert_eq!(Sandbox::new(AUTO.mode, extras).enter_runtime(&Places::default()), []);
+            assert_eq!(kind(TcpListener::bind("127.0.0.1:0")), DENIED);
+            assert_eq!(kind(TcpSocket::new_v4().unwrap().listen(1)), DENIED);
+            listeners.each_ref().map(|listener| kind(listener.accept()))
+        });
+        drop(clients);
+        accepted
+    };
+    assert_eq!(accept(AUTO.extras), [DENIED, DENIED]);
+    let first = Some(std::os::fd::AsRawFd::as_raw_fd(&listeners[0]));
+    assert_eq!(accept(Extras { listener: first, ..AUTO.extras }), [None, DENIED]);
 }

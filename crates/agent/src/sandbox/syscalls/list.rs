@@ -166,7 +166,7 @@ pub(super) fn measuring(process: Process, extras: Extras) -> Result<Rules, Backe
 }
 
 /// The runtime's.
-pub(super) fn runtime(process: Process) -> Result<Rules, BackendError> {
+pub(super) fn runtime(process: Process, extras: Extras) -> Result<Rules, BackendError> {
     let mut rules = shared(process)?;
     for call in RUNTIME.iter().chain(legacy::RUNTIME) {
         rules.insert(*call, Vec::new());
@@ -183,6 +183,9 @@ pub(super) fn runtime(process: Process) -> Result<Rules, BackendError> {
     // The C library binds the latter. An address of that length binds no socket of IPv4 or IPv6, to no port, but a local one
     // to a name of nine or ten bytes: Landlock lets no socket be made in any directory.
     rules.insert(libc::SYS_bind, vec![all([is(2, NETLINK_ADDRESS_BYTES)])?]);
+    if let Some(descriptor) = extras.listener.and_then(|descriptor| u64::try_from(descriptor).ok()) {
+        rules.insert(libc::SYS_accept4, vec![all([is(0, descriptor)])?]);
+    }
     rules.insert(libc::SYS_socketpair, vec![all([is(0, UNIX)])?]);
     // Modules of the name service are loaded; nothing is ever made executable that can be written.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {

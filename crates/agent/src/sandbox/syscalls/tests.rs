@@ -3,13 +3,13 @@ use vms_core::namespace::Namespaces;
 use super::*;
 use crate::config::ConntrackMode;
 
-const PLAIN: Extras = Extras { conntrack: ConntrackMode::Off, namespaces: Namespaces::Own };
+const PLAIN: Extras = Extras { conntrack: ConntrackMode::Off, namespaces: Namespaces::Own, listener: None };
 
 fn all_lists(process: Process) -> [Rules; 4] {
     let measuring = |extras| list::measuring(process, extras).unwrap();
     let conntrack = Extras { conntrack: ConntrackMode::Auto, ..PLAIN };
     let namespaces = Extras { namespaces: Namespaces::All, ..PLAIN };
-    [measuring(PLAIN), measuring(conntrack), measuring(namespaces), list::runtime(process).unwrap()]
+    [measuring(PLAIN), measuring(conntrack), measuring(namespaces), list::runtime(process, PLAIN).unwrap()]
 }
 
 #[test]
@@ -82,4 +82,17 @@ fn only_the_thread_that_measures_in_all_network_namespaces_may_enter_one() {
     let rules = all.remove(&libc::SYS_setns).unwrap();
     assert_eq!(rules.len(), 1, "and no namespace of another kind");
     assert_eq!(all, own);
+}
+
+#[test]
+fn only_an_agent_that_listens_accepts_and_at_that_one_socket() {
+    let process = Process { pid: 812 };
+    let listens = Extras { listener: Some(7), ..PLAIN };
+    let without = list::runtime(process, PLAIN).unwrap();
+    let mut with = list::runtime(process, listens).unwrap();
+    let rules = with.remove(&libc::SYS_accept4).unwrap();
+    assert_eq!(rules, one_of(0, &[7]).unwrap());
+    assert_eq!(with, without, "and nothing else is added");
+    let measuring = list::measuring(process, listens).unwrap();
+    assert_eq!(measuring, list::measuring(process, PLAIN).unwrap());
 }

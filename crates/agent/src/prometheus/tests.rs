@@ -1,0 +1,214 @@
+//! Over real connections: what hyper makes of them is part of what is promised.
+
+use std::collections::BTreeMap;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use vms_core::metric::{self, Attribute, AttributeSet, DataPoint, Value};
+use vms_export::exposition::Target;
+
+use super::*;
+
+/// A running endpoint, with one point of the agent's own.
+struct Endpoint {
+    address: SocketAddr,
+    recorder: Recorder,
+}
+
+fn reloads(outcome: &str, count: i64) -> DataPoint {
+    DataPoint {
+        metric: &metric::CONFIG_RELOADS,
+        attributes: Arc::new(AttributeSet::new([Attribute::new("outcome", outcome)])),
+        extra: None,
+        time: std::time::SystemTime::UNIX_EPOCH,
+        start: None,
+        value: Value::Int(count),
+    }
+}
+
+/// An answer, taken apart.
+#[derive(Debug)]
+struct Answer {
+    status: String,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Endpoint {
+    fn start() -> Self {
+        let clock = SystemClock::start();
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.0.local_addr().unwrap();
+        let mut recorder = Recorder::new(start(listener, clock));
+        recorder.set_target(Target::new([("service.name".to_owned(), "vms-agent".to_owned())]));
+        recorder.set_probes(&[], Duration::from_secs(15));
+        let mut endpoint = Self { address, recorder };
+        endpoint.tell(vec![reloads("applied", 1)], clock.monotonic());
+        endpoint
+    }
+
+    fn tell(&mut self, mut points: Vec<DataPoint>, now: Duration) {
+        self.recorder.begin_cycle(&[], now);
+        self.recorder.take(&mut points);
+        self.recorder.end_cycle();
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn ask(&self, request: &str) -> Answer {
+        let mut stream = self.connect().await;
+        // It may be refused before it is whole.
+        drop(stream.write_all(request.as_bytes()).await);
+        let mut answer = Vec::new();
+        timeout(2 * WHOLE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let (status, headers) = head.split_once("\r\n").unwrap();
+        let header = |line: &str| {
+            let (name, value) = line.split_once(": ").unwrap();
+            (name.to_ascii_lowercase(), value.to_owned())
+        };
+        Answer {
+            status: status.split(' ').nth(1).unwrap().to_owned(),
+            headers: headers.split("\r\n").map(header).collect(),
+            body: body.to_owned(),
+        }
+    }
+
+    async fn get(&self, path: &str, headers: &str) -> Answer {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: here\r\n{headers}\r\n")).await
+    }
+}
+
+#[tokio::test]
+async fn a_scrape_is_answered_in_the_format_that_it_asks_for() {
+    let endpoint = Endpoint::start();
+    let text = endpoint.get("/metrics", "").await;
+    assert_eq!((text.status.as_str(), &*text.headers["connection"]), ("200", "close"));
+    assert_eq!(text.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(text.headers["content-length"], text.body.len().to_string());
+    for line in [
+        "target_info{service_name=\"vms-agent\"} 1",
+        "# TYPE vms_agent_config_reloads_total counter",
+        "vms_agent_config_reloads_total{outcome=\"applied\"} 1",
+        "# TYPE vms_agent_scrape_data_age_seconds gauge",
+    ] {
+        assert!(text.body.lines().any(|told| told == line), "{line}: {}", text.body);
+    }
+    assert!(!text.body.contains("# EOF"), "{}", text.body);
+
+    let open = endpoint.get("/metrics?x", "accept: application/openmetrics-text;version=1.0.0\r\n").await;
+    assert_eq!(open.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(open.body.contains("# TYPE vms_agent_config_reloads counter\n"), "{}", open.body);
+    assert!(open.body.ends_with("\n# EOF\n"), "{}", open.body);
+    assert_eq!(open.body.matches("# EOF").count(), 1);
+}
+
+#[tokio::test]
+async fn a_scrape_finds_what_the_last_cycle_told() {
+    let mut endpoint = Endpoint::start();
+    for count in [2, 3] {
+        endpoint.tell(vec![reloads("applied", count)], Duration::ZERO);
+        let answer = endpoint.get("/metrics", "").await;
+        let sample = format!("vms_agent_config_reloads_total{{outcome=\"applied\"}} {count}\n");
+        assert!(answer.body.contains(&sample), "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn nothing_but_reading_two_paths_is_answered() {
+    let endpoint = Endpoint::start();
+    let root = endpoint.get("/", "").await;
+    assert_eq!((root.status.as_str(), root.body.lines().count()), ("200", 1));
+    for path in ["/metrics", "/"] {
+        let whole = endpoint.get(path, "").await;
+        let head = endpoint.ask(&format!("HEAD {path} HTTP/1.1\r\nhost: here\r\n\r\n")).await;
+        assert_eq!((head.status.as_str(), head.body.as_str()), ("200", ""), "{path}");
+        assert_eq!(head.headers["content-type"], whole.headers["content-type"]);
+        for method in ["POST", "PUT", "DELETE", "OPTIONS", "ANY"] {
+            let refused = endpoint.ask(&format!("{method} {path} HTTP/1.1\r\nhost: here\r\n\r\n")).await;
+            assert_eq!((refused.status.as_str(), &*refused.headers["allow"]), ("405", "GET, HEAD"));
+        }
+    }
+    for path in ["/metrics/", "/metric", "/..", "//metrics"] {
+        assert_eq!(endpoint.get(path, "").await.status, "404", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused_and_one_of_usual_size_is_not() {
+    let endpoint = Endpoint::start();
+    let of = |bytes: usize| format!("x-large: {}\r\n", "x".repeat(bytes));
+    assert_eq!(endpoint.get("/metrics", &of(8 << 10)).await.status, "200");
+    assert_eq!(endpoint.get("/metrics", &of(HEAD_BYTES)).await.status, "431");
+    assert_eq!(endpoint.get("/metrics", &"x-one: of many\r\n".repeat(HEAD_LINES)).await.status, "431");
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_not_enough_keeps_nobody_out() {
+    let endpoint = Endpoint::start();
+    let began = Instant::now();
+    let mut silent = Vec::new();
+    for number in 0..CONNECTIONS + 8 {
+        let mut stream = endpoint.connect().await;
+        if number % 2 == 0 {
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: ").await.unwrap();
+        }
+        silent.push(stream);
+    }
+    assert_eq!(endpoint.get("/metrics", "").await.status, "200");
+    assert!(began.elapsed() < 3 * HEAD, "{:?}", began.elapsed());
+    // And each of them was let go of.
+    for mut stream in silent {
+        let ended = timeout(3 * HEAD, stream.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "the connection is closed");
+    }
+}
+
+#[tokio::test]
+async fn who_sends_a_byte_at_a_time_has_no_longer_than_any_other() {
+    let endpoint = Endpoint::start();
+    let mut stream = endpoint.connect().await;
+    let began = Instant::now();
+    let drip = async {
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n").await?;
+        loop {
+            stream.write_all(b"x: y\r\n").await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let refused: io::Result<()> = timeout(WHOLE, drip).await.unwrap();
+    assert!(refused.is_err() && began.elapsed() < 2 * HEAD, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn who_does_not_read_what_he_asked_for_is_let_go_of() {
+    /// More than any socket holds.
+    const BYTES: usize = 32 << 20;
+    let mut endpoint = Endpoint::start();
+    let outcome = "x".repeat(1 << 10);
+    endpoint.tell(vec![reloads(&outcome, 1); BYTES >> 10], Duration::ZERO);
+    let mut stream = endpoint.connect().await;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: here\r\n\r\n").await.unwrap();
+    stream.readable().await.unwrap();
+    tokio::time::sleep(WHOLE).await;
+    let mut answer = Vec::new();
+    drop(timeout(HEAD, stream.read_to_end(&mut answer)).await.unwrap());
+    assert!((1..BYTES).contains(&answer.len()), "{} bytes", answer.len());
+    assert!(endpoint.get("/metrics", "").await.body.len() > BYTES, "and who reads has it all");
+}
+
+#[test]
+fn an_address_that_is_in_use_is_told_with_what_to_do() {
+    let first = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = first.0.local_addr().unwrap();
+    let error = format!("{:#}", Listener::bind(address).unwrap_err());
+    for told in [&address.to_string(), "prometheus.listen", "stop what listens there", "in use"] {
+        assert!(error.contains(told), "{error}");
+    }
+    let error = format!("{:#}", Listener::bind(([203, 0, 113, 1], 9293).into()).unwrap_err());
+    assert!(error.contains("choose an address of this host"), "{error}");
+}
