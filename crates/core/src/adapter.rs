@@ -12,6 +12,7 @@ use crate::health::Sighting;
 use crate::infer::{OutsiderQuery, OutsiderScan, SuspectQuery};
 use crate::namespace::{Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{HolderQuery, HolderScan, Process, VerifyQuery};
+use crate::socket::{SocketFilter, SocketSurvey};
 use crate::translation::Translation;
 
 /// A source of connections.
@@ -42,7 +43,15 @@ pub trait ConnAdapter {
     /// When the kernel refused, broke off, or answered nonsense: then nothing is known, not even what had arrived.
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Self::Error>;
 
-    /// The same of a network namespace that is attended to.
+    /// Every socket of the agent's network namespace that the filter asks for, and no other.
+    ///
+    /// The cost is that of the tables in which such sockets can be: listening sockets have one of their own.
+    ///
+    /// # Errors
+    /// As [`ConnAdapter::dump`].
+    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey, Self::Error>;
+
+    /// The same as [`ConnAdapter::dump`] of a network namespace that is attended to.
     ///
     /// # Errors
     /// As [`ConnAdapter::dump`].

@@ -64,7 +64,7 @@ pub enum TcpState {
     Closing,
     /// A request socket of a listener, before it is a connection.
     NewSynReceived,
-    /// Bound, and never connected (since Linux 6.5).
+    /// Bound, and never connected (since Linux 6.8).
     BoundInactive,
 }
 
@@ -106,6 +106,45 @@ impl TcpState {
         }
     }
 
+    /// The name that RFC 9293 (section 3.3.2) has for the state, and where it has none, the kernel.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Established => "ESTABLISHED",
+            Self::SynSent => "SYN-SENT",
+            Self::SynReceived => "SYN-RECEIVED",
+            Self::FinWait1 => "FIN-WAIT-1",
+            Self::FinWait2 => "FIN-WAIT-2",
+            Self::TimeWait => "TIME-WAIT",
+            Self::Close => "CLOSED",
+            Self::CloseWait => "CLOSE-WAIT",
+            Self::LastAck => "LAST-ACK",
+            Self::Listen => "LISTEN",
+            Self::Closing => "CLOSING",
+            Self::NewSynReceived => "NEW-SYN-RECV",
+            Self::BoundInactive => "BOUND-INACTIVE",
+        }
+    }
+
+    /// The state with that name, in the spelling of RFC 9293, of `ss` or of the kernel, in upper or lower case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let name = name.to_ascii_uppercase().replace('_', "-");
+        let also = |state: Self| match state {
+            Self::Established => "ESTAB",
+            Self::SynReceived => "SYN-RECV",
+            Self::FinWait1 => "FIN-WAIT1",
+            Self::FinWait2 => "FIN-WAIT2",
+            Self::Close => "CLOSE",
+            Self::Listen => "LISTENING",
+            Self::NewSynReceived => "NEW-SYN-RECEIVED",
+            other => other.as_str(),
+        };
+        // Of UDP, what `ss` calls so has no peer.
+        let name = if name == "UNCONN" || name == "UNCONNECTED" { "CLOSED" } else { name.as_str() };
+        Self::ALL.into_iter().find(|state| name == state.as_str() || name == also(*state))
+    }
+
     /// The state with that number, or `None` for a number that this version does not know.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
@@ -128,6 +167,24 @@ impl TcpStates {
             rest = others;
         }
         Self(bits)
+    }
+
+    /// The states that are in either.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The states that are in both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
     /// Whether the state is in the set.

@@ -11,6 +11,7 @@ pub mod address;
 pub mod allowance;
 pub mod budget;
 pub mod connection;
+pub mod discovery;
 pub mod health;
 pub mod infer;
 pub mod link;
@@ -18,12 +19,16 @@ pub mod look;
 pub mod metric;
 pub mod monitor;
 pub mod namespace;
+pub mod observer;
+pub mod presence;
 pub mod probe;
 pub mod process;
 pub mod schedule;
+pub mod socket;
 #[cfg(test)]
 mod test_host;
 mod track;
 pub mod translation;
+pub mod watch;
 
 pub use adapter::{Clock, ConnAdapter, ProcessAdapter, TranslationAdapter};

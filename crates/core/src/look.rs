@@ -17,10 +17,12 @@ use crate::allowance::Allowance;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
 use crate::infer::{self, Attribution, AttributionMode, InferenceLack};
 use crate::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery};
+use crate::observer::{Observer, Question, Seen};
 use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, Container, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
 };
+use crate::socket::{Socket, SocketClause, SocketClauses, SocketFilter, SocketSurvey};
 use crate::translation::Translations;
 
 /// Connections that fit by address of which one look finds out who holds them, for all probes together: what is worked out
@@ -270,17 +272,16 @@ pub enum Unread {
     Failed(Arc<str>),
 }
 
-impl Unread {
-    fn failed(error: &dyn Error) -> Self {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        Self::Failed(text.into())
+/// An error and its causes.
+fn text_of(error: &dyn Error) -> Arc<str> {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
     }
+    text.into()
 }
 
 /// A look that failed: nothing is known, and nothing may be reported.
@@ -301,6 +302,21 @@ pub enum LookError {
          has so many connections, processes or open files"
     )]
     CutShort,
+    /// The sockets could not be told for which probes ask that count.
+    #[error("sockets could not be counted: {0}")]
+    Unsurveyed(Arc<str>),
+    /// More sockets fit than it can be found out of who holds them.
+    #[error(
+        "more than {MAX_CANDIDATES} sockets fit whose holders would have to be found; give the probe ports or addresses, or \
+         leave out `processName`"
+    )]
+    Crowded,
+    /// Whoever fits lives where the agent sees no sockets.
+    #[error(
+        "processes that fit live in another network namespace than the agent, and whether they are of its host cannot be \
+         told; give the agent the host's network, or run it beside them"
+    )]
+    OutOfSight,
     /// The connections of a network namespace in which processes live that fit could not be told; the link may be up there.
     #[error("connections of another network namespace could not be read: {0}")]
     Unread(Arc<str>),
@@ -344,6 +360,48 @@ pub struct Manner<'a> {
     pub in_use: Option<&'a BTreeSet<NamespaceId>>,
     /// Then to look at those as well that have a name, whoever lives there.
     pub named: bool,
+    /// Who is to be shown what he asks for beside the links, in the order in which that was planned.
+    pub observers: &'a [&'a dyn Observer],
+}
+
+/// What one look found.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Of each link, in the order in which they were planned.
+    pub links: Vec<ProbeLook>,
+    /// What is to be shown to observers.
+    pub sight: Sight,
+}
+
+/// What is to be shown to observers.
+#[derive(Debug, Default)]
+pub struct Sight {
+    sockets: Vec<Socket>,
+    /// Places of the sockets that each wants; `None` where they are too many to find out who holds them.
+    wanted: Vec<Option<Vec<usize>>>,
+    scan: HolderScan,
+    /// Why no socket was told.
+    unsurveyed: Option<Arc<str>>,
+}
+
+impl Sight {
+    /// Shows to an observer, given by its place, what it asked for.
+    ///
+    /// # Errors
+    /// When there was too much of it.
+    pub fn show<T>(
+        &self,
+        place: usize,
+        is_second: bool,
+        observer: impl FnOnce(&Seen<'_>) -> Result<T, LookError>,
+    ) -> Result<T, LookError> {
+        if let Some(cause) = &self.unsurveyed {
+            return Err(LookError::Unsurveyed(Arc::clone(cause)));
+        }
+        let wanted = self.wanted.get(place).and_then(Option::as_deref).ok_or(LookError::Crowded)?;
+        let sockets: Vec<&Socket> = wanted.iter().filter_map(|socket| self.sockets.get(*socket)).collect();
+        observer(&Seen { sockets: &sockets, scan: &self.scan, is_second })
+    }
 }
 
 impl fmt::Debug for Manner<'_> {
@@ -367,6 +425,9 @@ pub struct LookPlan {
     selector: Arc<ProcessSelector>,
     /// All patterns of these probes.
     patterns: BTreeSet<PatternId>,
+    /// The sockets that observers want, and the place of the observer that has each clause.
+    clauses: SocketClauses,
+    observer_of: Vec<usize>,
 }
 
 /// A probe, and the ids of its process patterns.
@@ -509,9 +570,20 @@ fn share(wants: &[usize], total: usize) -> usize {
 }
 
 impl LookPlan {
-    /// Plans looks for these probes. The selector is the one that came of the patterns they were added to.
+    /// Plans looks for these probes, and for observers with these clauses. The selector is the one that came of the patterns all
+    /// of them were added to.
     #[must_use]
-    pub fn new(probes: Vec<PlannedProbe>, selector: Arc<ProcessSelector>) -> Self {
+    pub fn new(
+        probes: Vec<PlannedProbe>,
+        observers: impl IntoIterator<Item = Vec<SocketClause>>,
+        selector: Arc<ProcessSelector>,
+    ) -> Self {
+        let (mut clauses, mut observer_of) = (Vec::new(), Vec::new());
+        for (place, mut own) in observers.into_iter().enumerate() {
+            observer_of.extend(own.iter().map(|_| place));
+            clauses.append(&mut own);
+        }
+        let clauses = SocketClauses::new(clauses);
         let mut by_service: HashMap<Endpoint, Vec<usize>> = HashMap::new();
         for (index, planned) in probes.iter().enumerate() {
             by_service.entry(planned.probe.service()).or_default().push(index);
@@ -519,7 +591,7 @@ impl LookPlan {
         let filter = ConnectionFilter::new(STATES, by_service.keys().copied());
         let patterns =
             probes.iter().flat_map(|planned| Direction::ALL.map(|way| planned.pattern(way))).collect();
-        Self { probes, by_service, filter, selector, patterns }
+        Self { probes, by_service, filter, selector, patterns, clauses, observer_of }
     }
 
     /// The services that the probes ask for, sorted, each once.
@@ -528,7 +600,7 @@ impl LookPlan {
         self.filter.endpoints()
     }
 
-    /// Looks once, and tells what was found of each probe, in the order in which they were planned.
+    /// Looks once.
     ///
     /// # Errors
     /// When the connections or the processes could not be read.
@@ -537,7 +609,7 @@ impl LookPlan {
         connections: &mut C,
         processes: &mut P,
         manner: &Manner<'_>,
-    ) -> Result<Vec<ProbeLook>, LookError> {
+    ) -> Result<Look, LookError> {
         let translations = manner.translations;
         let wider = (!translations.backends().is_empty()).then(|| {
             let endpoints = self.services().iter().chain(translations.backends());
@@ -545,10 +617,13 @@ impl LookPlan {
         });
         let filter = wider.as_ref().unwrap_or(&self.filter);
         let mut attended = match manner.in_use {
-            Some(in_use) => Some(self.attend(connections, processes, manner, in_use)?),
-            None => None,
+            Some(in_use) if !self.probes.is_empty() => {
+                Some(self.attend(connections, processes, manner, in_use)?)
+            }
+            _ => None,
         };
-        let dumped = dump(connections, filter, &mut attended, manner)?;
+        let (SocketSurvey { connections: dumped, sockets }, unsurveyed) =
+            self.dump(connections, filter, &mut attended, manner)?;
         let nameless = BTreeSet::new();
         let named = attended.as_ref().map_or(&nameless, |attended| &attended.named);
         let is_whole = attended.as_ref().is_none_or(|attended| attended.unread.is_empty());
@@ -570,7 +645,15 @@ impl LookPlan {
         let candidates = fitting.taken;
         let Inquiry { wanted, census, known, has_backlog } =
             self.inquire(&dumped, &candidates, named, manner);
-        let nowhere = BTreeSet::new();
+        let shown = self.sort_sockets(&sockets, manner.observers.len());
+        let (shown, Question { wanted: asked, counted }) = question(manner.observers, &sockets, shown);
+        let mut wanted = wanted;
+        let mut located = if manner.in_use.is_none() { self.patterns.clone() } else { BTreeSet::new() };
+        for (inode, patterns) in asked {
+            located.extend(&patterns);
+            wanted.entry(inode).or_default().extend(patterns);
+        }
+        let census: BTreeSet<PatternId> = census.union(&counted).copied().collect();
         let mut scan = if wanted.is_empty() && census.is_empty() && !has_backlog {
             HolderScan::default()
         } else {
@@ -578,7 +661,8 @@ impl LookPlan {
                 selector: &self.selector,
                 wanted: &wanted,
                 census: &census,
-                located: if manner.in_use.is_none() { &self.patterns } else { &nowhere },
+                counted: &counted,
+                located: &located,
                 every_holder: manner.every_holder,
                 now: manner.now,
                 allowance: &manner.allowance.for_search(),
@@ -613,7 +697,73 @@ impl LookPlan {
             look.forward.undecided += part.left_out.of(Direction::Forward);
             look.reverse.undecided += part.left_out.of(Direction::Reverse);
         }
-        Ok(looks)
+        Ok(Look { links: looks, sight: Sight { sockets, wanted: shown, scan, unsurveyed } })
+    }
+
+    /// The places of the sockets that each of so many observers wants.
+    fn sort_sockets(&self, sockets: &[Socket], observers: usize) -> Vec<Vec<usize>> {
+        let mut wanted = vec![Vec::new(); observers];
+        for (place, socket) in sockets.iter().enumerate() {
+            for observer in self.clauses.wanting(socket).filter_map(|clause| self.observer_of.get(clause)) {
+                if let Some(wanted) = wanted.get_mut(*observer)
+                    // One that two of its clauses want is one all the same.
+                    && wanted.last() != Some(&place)
+                {
+                    wanted.push(place);
+                }
+            }
+        }
+        wanted
+    }
+
+    /// What is wanted of the agent's own network namespace: connections that the filter lets through, and what observers ask for,
+    /// or why that could not be told.
+    /// Of the namespaces that are attended to the connections alone; it is noted which could not be read.
+    fn dump<C: ConnAdapter>(
+        &self,
+        connections: &mut C,
+        filter: &ConnectionFilter,
+        attended: &mut Option<Attended>,
+        manner: &Manner<'_>,
+    ) -> Result<(SocketSurvey, Option<Arc<str>>), LookError> {
+        let mut unsurveyed = None;
+        let survey = if self.clauses.all().is_empty() {
+            connections.dump(filter).map(|connections| SocketSurvey { connections, sockets: Vec::new() })
+        } else {
+            let wanted = Some(filter).filter(|_| !self.probes.is_empty());
+            match connections.survey(&SocketFilter { connections: wanted, clauses: &self.clauses }) {
+                // What counts may ask for what this kernel does not tell, such as UDP. Links do not.
+                Err(error) if wanted.is_some() => {
+                    unsurveyed = Some(text_of(&error));
+                    connections
+                        .dump(filter)
+                        .map(|connections| SocketSurvey { connections, sockets: Vec::new() })
+                }
+                survey => survey,
+            }
+        };
+        let SocketSurvey { connections: mut dumped, sockets } =
+            survey.map_err(|error| LookError::Connections(Box::new(error)))?;
+        let own = dumped.len();
+        if let Some(Attended { namespaces, unread, .. }) = attended {
+            for (namespace, patterns) in namespaces {
+                // Each takes what all sockets of the host take, and users may make as many as they like.
+                let found = if manner.allowance.is_spent() {
+                    Err(Unread::CutShort)
+                } else {
+                    connections.dump_in(*namespace, filter).map_err(|error| Unread::Failed(text_of(&error)))
+                };
+                match found {
+                    Ok(found) if dumped.len() + found.len() <= MAX_DUMPED => dumped.extend(found),
+                    Ok(_) => note_unread(unread, patterns, &Unread::CutShort),
+                    Err(cause) => note_unread(unread, patterns, &cause),
+                }
+            }
+        }
+        if dumped.len() > own {
+            dumped.sort_unstable_by_key(|connection| (connection.cookie, connection.namespace));
+        }
+        Ok((SocketSurvey { connections: dumped, sockets }, unsurveyed))
     }
 
     /// What has to be asked about who holds what fits by address, and about whom else.
@@ -909,35 +1059,27 @@ impl LookPlan {
     }
 }
 
-/// The connections that the filter lets through, of the agent's own network namespace and those that are attended to. Of
-/// these it is noted which could not be read.
-fn dump<C: ConnAdapter>(
-    connections: &mut C,
-    filter: &ConnectionFilter,
-    attended: &mut Option<Attended>,
-    manner: &Manner<'_>,
-) -> Result<Vec<Connection>, LookError> {
-    let mut dumped = connections.dump(filter).map_err(|error| LookError::Connections(Box::new(error)))?;
-    let own = dumped.len();
-    if let Some(Attended { namespaces, unread, .. }) = attended {
-        for (namespace, patterns) in namespaces {
-            // Each takes what all sockets of the host take, and users may make as many as they like.
-            let found = if manner.allowance.is_spent() {
-                Err(Unread::CutShort)
-            } else {
-                connections.dump_in(*namespace, filter).map_err(|error| Unread::failed(&error))
-            };
-            match found {
-                Ok(found) if dumped.len() + found.len() <= MAX_DUMPED => dumped.extend(found),
-                Ok(_) => note_unread(unread, patterns, &Unread::CutShort),
-                Err(cause) => note_unread(unread, patterns, &cause),
-            }
+/// What observers ask, each about what it is shown; of those for whom that is too much, nothing.
+fn question(
+    observers: &[&dyn Observer],
+    sockets: &[Socket],
+    shown: Vec<Vec<usize>>,
+) -> (Vec<Option<Vec<usize>>>, Question) {
+    let mut all = Question::default();
+    let is_shown = observers.iter().zip(shown).map(|(observer, shown)| {
+        let own: Vec<&Socket> = shown.iter().filter_map(|place| sockets.get(*place)).collect();
+        let mut question = Question::default();
+        observer.ask(&own, &mut question);
+        if all.wanted.len() + question.wanted.len() > MAX_CANDIDATES {
+            return None;
         }
-    }
-    if dumped.len() > own {
-        dumped.sort_unstable_by_key(|connection| (connection.cookie, connection.namespace));
-    }
-    Ok(dumped)
+        for (inode, patterns) in question.wanted {
+            all.wanted.entry(inode).or_default().extend(patterns);
+        }
+        all.counted.extend(question.counted);
+        Some(shown)
+    });
+    (is_shown.collect(), all)
 }
 
 /// Brings another to the front at another time.
@@ -995,7 +1137,7 @@ fn find_twins(dumped: &[Connection], named: &BTreeSet<NamespaceId>) -> HashSet<(
 }
 
 /// Who holds an ESTABLISHED connection, as far as a pattern is concerned.
-enum Holding {
+pub(crate) enum Holding {
     /// Processes that fit.
     Fits(Vec<Arc<Process>>),
     /// Nobody who fits, for certain.
@@ -1006,7 +1148,7 @@ enum Holding {
     Unknown(BTreeSet<Capability>),
 }
 
-fn match_holders(connection: &Connection, pattern: PatternId, scan: &HolderScan) -> Holding {
+pub(crate) fn match_holders(connection: &Connection, pattern: PatternId, scan: &HolderScan) -> Holding {
     // A socket for which no file stands is in a listener's backlog: nobody holds it yet.
     let Some(inode) = connection.inode else { return Holding::Other };
     let holders = scan.holders.get(&inode).map(Vec::as_slice).unwrap_or_default();

@@ -196,6 +196,18 @@ pub const LINK_ATTRIBUTES: &[&str] = &[
     "direction",
 ];
 
+/// The attributes that tell watches apart: `name` and `proto` always, the others as configured.
+pub const WATCH_ATTRIBUTES: &[&str] = &[
+    "name",
+    "proto",
+    "process_name",
+    "local_address",
+    "local_port",
+    "remote_address",
+    "remote_port",
+    "states",
+];
+
 macro_rules! metrics {
     ($($(#[$doc:meta])* $constant:ident = $name:literal, $unit:literal, $kind:expr, [$($attribute:literal),*] $(+ $shared:ident)?, $description:literal;)*) => {
         $($(#[$doc])* pub static $constant: Metric = Metric {
@@ -210,6 +222,10 @@ macro_rules! metrics {
         pub static ALL: &[&Metric] = &[$(&$constant),*];
     };
     (@attributes [] LINK) => { LINK_ATTRIBUTES };
+    (@attributes [] WATCH) => { WATCH_ATTRIBUTES };
+    (@attributes [$attribute:literal] WATCH) => {
+        &["name", "proto", "process_name", "local_address", "local_port", "remote_address", "remote_port", "states", $attribute]
+    };
     (@attributes [$attribute:literal] LINK) => {
         &[
             "name", "dest_ip", "dest_port", "proto", "process_name", "source_ip", "source_port", "container.id", "k8s.pod.uid",
@@ -284,6 +300,50 @@ metrics! {
     /// What waits in the kernel.
     QUEUED = "vms.connection_mon.queued", "By", Kind::Gauge, ["network.io.direction"] + LINK,
         "Bytes of the link that wait in the kernel: to be sent (transmit), or to be read by the process (receive).";
+    /// Whether there are enough sockets.
+    WATCH_UP = "vms.connection.up", "1", Kind::Gauge, [] + WATCH,
+        "1 when there are at least as many sockets as the watch expects, 0 when there are fewer.";
+    /// How a watch stands.
+    WATCH_STATUS = "vms.connection.status", "1", Kind::Gauge, ["state"] + WATCH,
+        "1 for the state that the watch is in, and 0 for the others: down below minCount, warning above maxCount, else up.";
+    /// How many sockets there are.
+    WATCH_COUNT = "vms.connection.count", "{socket}", Kind::Gauge, ["network.type"] + WATCH,
+        "Sockets that the watch is for. With `perFamily: true` by version of IP (ipv4 and ipv6); a socket that serves both is in both.";
+    /// How many more there may be.
+    WATCH_UNATTRIBUTED = "vms.connection.unattributed", "{socket}", Kind::Gauge, [] + WATCH,
+        "Sockets that the watch would be for, whose holder the agent was not permitted to learn. Sent with `processName` or `processPath`.";
+    /// How processes stand.
+    PROCESS_RUNNING = "vms.process_mon.running", "1", Kind::Gauge, ["name", "process_name", "state"],
+        "1 for the state that the processes are in, and 0 for the others: down below minCount, warning above maxCount, else up.";
+    /// How many processes there are.
+    PROCESS_COUNT = "vms.process_mon.count", "{process}", Kind::Gauge, ["name", "process_name"],
+        "Processes that fit.";
+    /// How many more there may be.
+    PROCESS_POSSIBLE = "vms.process_mon.possible", "{process}", Kind::Gauge, ["name", "process_name"],
+        "Processes that might fit, of which the agent was not permitted to read all names.";
+    /// Where processes listen.
+    DISCOVERY_LISTENING = "vms.discovery.listening", "{socket}", Kind::Gauge,
+        ["name", "process_name", "local_address", "local_port"],
+        "Sockets with which a process listens there.";
+    /// Whom processes are connected with.
+    DISCOVERY_CONNECTIONS = "vms.discovery.connections", "{connection}", Kind::Gauge,
+        ["name", "process_name", "dest_ip", "dest_port", "direction"],
+        "ESTABLISHED connections of a process of this host with a service: forward to one elsewhere, reverse to one that the process is.";
+    /// How many places there are where processes listen.
+    DISCOVERY_ENDPOINTS = "vms.discovery.endpoints", "{endpoint}", Kind::Gauge, ["name"],
+        "Endpoints at which processes listen, also those without a series.";
+    /// How many edges there are.
+    DISCOVERY_EDGES = "vms.discovery.edges", "{edge}", Kind::Gauge, ["name"],
+        "Pairs of a process and a service that are connected, also those without a series.";
+    /// What has no series.
+    DISCOVERY_OMITTED = "vms.discovery.omitted", "{series}", Kind::Gauge, ["name"],
+        "Endpoints and edges that have no series because there are more than maxSeries.";
+    /// How many connections there are.
+    DISCOVERY_ESTABLISHED = "vms.discovery.established", "{connection}", Kind::Gauge, ["name"],
+        "ESTABLISHED connections of processes that fit, also of edges without a series.";
+    /// What may not be known.
+    DISCOVERY_UNATTRIBUTED = "vms.discovery.unattributed", "{socket}", Kind::Gauge, ["name"],
+        "Sockets of which the agent was not permitted to learn who holds them: there may be more edges.";
     /// Which capability the agent lacks.
     PERMISSION_MISSING = "vms.agent.permission_missing", "1", Kind::Gauge, ["capability"],
         "1 while the absence of this capability keeps sockets from being attributed, 0 once it no longer does.";
@@ -301,7 +361,7 @@ metrics! {
         "Cycles that fell due while an earlier one was still under way, and were left out.";
     /// Walks over all sockets.
     WALKS = "vms.agent.walks", "{walk}", Kind::Counter, ["reason"],
-        "Walks over all sockets of the host, by what caused them: a probe that is new, a link that broke (broken), one not walked for long (bound), CPU time to spare (budget), or connections that could not be looked up (unverified).";
+        "Walks over all sockets of the host, by what caused them: a probe that is new, a link that broke (broken), one not walked for long (bound), CPU time to spare (budget), connections that could not be looked up (unverified), or a probe that counts (count).";
     /// What walks cost.
     WALK_CPU_TIME = "vms.agent.walk.cpu.time", "s", Kind::Counter, [],
         "CPU time that walks have taken, with the search for the holders of what they found.";

@@ -11,10 +11,11 @@ use crate::connection::{Connection, Cookie, Direction, Inode};
 use crate::health::Sighting;
 use crate::infer::{Attribution, AttributionMode, InferenceLack, Suspects};
 use crate::link::{Link, LinkChange, Moment, Untracked};
-use crate::look::{LookError, LookPlan, Manner, PlannedProbe, ProbeLook};
+use crate::look::{Look, LookError, LookPlan, Manner, PlannedProbe, ProbeLook, Sight};
 use crate::metric::{self, Attribute, AttributeSet, DataPoint, Value};
 use crate::namespace::{NamespaceId, Namespaces};
-use crate::probe::ConnectionProbe;
+use crate::observer::{Finding, Observer, StatusChange, Taken};
+use crate::probe::{ConnectionProbe, Probe};
 use crate::process::{
     Capability, Pid, Process, ProcessSelector, SelectorBuilder, SelectorError, VerifyQuery,
 };
@@ -66,11 +67,14 @@ pub enum WalkReason {
     Bound,
     /// There was CPU time to spare.
     Budget,
+    /// Sockets or processes are counted: that takes a look each time.
+    Count,
 }
 
 impl WalkReason {
     /// All of them, in the order in which one goes before another.
-    pub const ALL: [Self; 5] = [Self::Unverified, Self::Broken, Self::New, Self::Bound, Self::Budget];
+    pub const ALL: [Self; 6] =
+        [Self::Unverified, Self::Broken, Self::New, Self::Bound, Self::Budget, Self::Count];
 
     /// The value of the `reason` attribute.
     #[must_use]
@@ -81,6 +85,7 @@ impl WalkReason {
             Self::New => "new",
             Self::Bound => "bound",
             Self::Budget => "budget",
+            Self::Count => "count",
         }
     }
 }
@@ -129,6 +134,8 @@ impl Default for Terms {
 pub struct Cycle {
     /// The links whose status changed.
     pub changes: Vec<LinkChange>,
+    /// The other probes whose status changed.
+    pub standings: Vec<StatusChange>,
     /// Why probes were not measured, and which.
     pub failure: Option<Failure>,
     /// Why what was known could not be verified: all was looked for anew.
@@ -219,6 +226,53 @@ enum Verdict {
     Doubt,
 }
 
+/// What one look at every probe found.
+#[derive(Debug)]
+pub struct Checked {
+    /// The links.
+    pub links: Vec<(Arc<ConnectionProbe>, ProbeLook)>,
+    /// All other probes: what each found, or why that cannot be told.
+    pub others: Vec<(Probe, Result<Finding, LookError>)>,
+}
+
+/// What answers a probe, by its place among those of its kind.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Link(usize),
+    Observer(usize),
+}
+
+/// Probes that are looked for together, by their places.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+struct Set {
+    links: Vec<usize>,
+    observers: Vec<usize>,
+}
+
+impl Set {
+    fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.observers.is_empty()
+    }
+
+    fn link(index: usize) -> Self {
+        Self { links: vec![index], observers: Vec::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.links.len() + self.observers.len()
+    }
+}
+
+/// What a look is taken into.
+struct Taking<'a> {
+    allowance: &'a Allowance<'a>,
+    cycle: &'a mut Cycle,
+    /// Links of which something can be told, and as of when.
+    reported: &'a mut Vec<(usize, SystemTime)>,
+    /// The same of observers.
+    observed: &'a mut Vec<(usize, SystemTime)>,
+}
+
 /// The tracked connections as they are now, and for those that are still there their owners, each in order.
 type Verified = (Vec<Option<Sighting>>, Vec<Option<Arc<Process>>>);
 
@@ -235,12 +289,15 @@ pub struct Monitor<C, P, K> {
     untold_until: Duration,
     /// Shared with the allowance of the cycle under way.
     clock: Arc<K>,
+    /// What answers each probe, in the order in which they are configured.
+    places: Vec<Place>,
     planned: Vec<PlannedProbe>,
     links: Vec<Link>,
+    observers: Vec<(Probe, Box<dyn Observer>)>,
     missing: Vec<BTreeSet<Capability>>,
     permissions: BTreeMap<Capability, bool>,
     selector: Arc<ProcessSelector>,
-    plans: HashMap<Vec<usize>, Arc<LookPlan>>,
+    plans: HashMap<Set, Arc<LookPlan>>,
     outcomes: Outcomes,
     budget: Budget,
     terms: Terms,
@@ -251,6 +308,8 @@ pub struct Monitor<C, P, K> {
     /// Links that seemed down in a cycle without time for a second look, and the connections that nobody held: the next
     /// look at them is the second.
     doubts: HashMap<usize, BTreeSet<Cookie>>,
+    /// The same of observers.
+    observer_doubts: BTreeSet<usize>,
     /// With which connection the next look at a link begins that had too many for one.
     next: HashMap<usize, Cookie>,
     /// When links were last looked at in vain that are known all the same.
@@ -276,7 +335,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         connections: C,
         processes: P,
         clock: K,
-        probes: impl IntoIterator<Item = impl Into<Arc<ConnectionProbe>>>,
+        probes: impl IntoIterator<Item = impl Into<Probe>>,
         terms: Terms,
     ) -> Result<Self, SelectorError> {
         let budget = Budget::new(terms.cpu_budget, clock.monotonic());
@@ -287,8 +346,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             told: None,
             untold_until: Duration::ZERO,
             clock: Arc::new(clock),
+            places: Vec::new(),
             planned: Vec::new(),
             links: Vec::new(),
+            observers: Vec::new(),
             missing: Vec::new(),
             permissions: BTreeMap::new(),
             selector: Arc::default(),
@@ -300,6 +361,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             walk_cpu: Duration::ZERO,
             tracked: 0,
             doubts: HashMap::new(),
+            observer_doubts: BTreeSet::new(),
             next: HashMap::new(),
             tried: HashMap::new(),
             out_of_sight: BTreeSet::new(),
@@ -318,14 +380,32 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     /// As [`Monitor::new`]; then the old probes stay in force.
     pub fn replace_probes(
         &mut self,
-        probes: impl IntoIterator<Item = impl Into<Arc<ConnectionProbe>>>,
+        probes: impl IntoIterator<Item = impl Into<Probe>>,
     ) -> Result<(), SelectorError> {
         let mut patterns = SelectorBuilder::default();
-        let planned: Vec<PlannedProbe> =
-            probes.into_iter().map(|probe| PlannedProbe::new(probe.into(), &mut patterns)).collect();
+        let (mut places, mut planned, mut observers) = (Vec::new(), Vec::new(), Vec::new());
+        for probe in probes.into_iter().map(Into::into) {
+            match (&probe, probe.observer()) {
+                (Probe::Link(probe), _) => {
+                    places.push(Place::Link(planned.len()));
+                    planned.push(PlannedProbe::new(Arc::clone(probe), &mut patterns));
+                }
+                (_, Some(observer)) => {
+                    places.push(Place::Observer(observers.len()));
+                    for pattern in probe.patterns() {
+                        patterns.add(pattern);
+                    }
+                    observers.push((probe, observer));
+                }
+                (_, None) => {}
+            }
+        }
         self.selector = Arc::new(patterns.build()?);
+        self.places = places;
+        self.replace_observers(observers);
         self.plans.clear();
         self.doubts.clear();
+        self.observer_doubts.clear();
         self.next.clear();
         self.tried.clear();
         self.out_of_sight.clear();
@@ -346,6 +426,18 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         }
         self.planned = planned;
         Ok(())
+    }
+
+    /// Puts these observers in force. One whose probe is the same goes on with what it knows.
+    fn replace_observers(&mut self, new: Vec<(Probe, Box<dyn Observer>)>) {
+        let mut known: HashMap<Arc<str>, (Probe, Box<dyn Observer>)> =
+            self.observers.drain(..).map(|known| (Arc::clone(known.0.name()), known)).collect();
+        for (probe, observer) in new {
+            let kept = known.remove(probe.name()).filter(|(before, _)| *before == probe);
+            let mut observer = kept.map_or(observer, |(_, kept)| kept);
+            observer.adopt(&self.selector);
+            self.observers.push((probe, observer));
+        }
     }
 
     /// Puts another source of processes in force.
@@ -407,8 +499,17 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     pub fn measure(&mut self, due: &[usize], emit: &mut dyn FnMut(DataPoint)) -> Cycle {
         let began = self.clock.monotonic();
         let wall = self.clock.wall();
+        let Set { links: due, observers } = self.sort(due);
+        let due = due.as_slice();
         let mut cycle = Cycle { unverified: self.verify(due, began).err(), ..Cycle::default() };
         let planned = self.plan_walk(due, began, cycle.unverified.is_none());
+        // What counts needs a look each time. Links come along where they need one as well.
+        let planned = match planned {
+            Some((reason, links)) => Some((reason, Set { links, observers })),
+            None if observers.is_empty() => None,
+            None => Some((WalkReason::Count, Set { links: Vec::new(), observers })),
+        };
+        let mut observed: Vec<(usize, SystemTime)> = Vec::new();
         let mut reported: Vec<(usize, SystemTime)> = Vec::with_capacity(due.len());
         let mut walked: HashSet<usize> = HashSet::new();
         if let Some((reason, probes)) = planned {
@@ -422,26 +523,36 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 if pauses { Err(LookError::CutShort) } else { self.look(&probes, false, &held, &allowance) };
             let looked = outcome.is_ok();
             match outcome {
-                Ok(looks) => self.take_in(&probes, looks, wall, &allowance, &mut cycle, &mut reported),
+                Ok(look) => {
+                    let mut taking = Taking {
+                        allowance: &allowance,
+                        cycle: &mut cycle,
+                        reported: &mut reported,
+                        observed: &mut observed,
+                    };
+                    self.take_in(&probes, look, wall, &mut taking);
+                }
                 Err(error) => {
                     // What is verified stands, whatever became of the walk.
                     let is_settled = |index: &usize| self.links.get(*index).is_some_and(Link::is_settled);
                     let (settled, failed): (Vec<usize>, Vec<usize>) =
-                        probes.iter().copied().partition(is_settled);
+                        probes.links.iter().copied().partition(is_settled);
                     if !pauses {
                         self.tried.extend(settled.iter().map(|index| (*index, began)));
                     }
                     reported.extend(settled.into_iter().map(|index| (index, wall)));
+                    let failed = Set { links: failed, observers: probes.observers.clone() };
                     self.fail(&failed, error, &mut cycle);
                 }
             }
-            walked.extend(probes);
+            walked.extend(probes.links);
             if looked {
                 self.examine_new(&reported, began);
             }
             let cost = self.clock.cpu().saturating_sub(cpu);
-            // The first look at a probe has to be, and on a host that is new it costs more than any after it.
-            if reason != WalkReason::New {
+            // The first look at a probe has to be, and on a host that is new it costs more than any after it. What counts has to be
+            // looked for each time.
+            if !matches!(reason, WalkReason::New | WalkReason::Count) {
                 self.budget.pay(cost);
             }
             self.walk_cpu += cost;
@@ -456,8 +567,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         reported.extend(known.into_iter().map(|index| (index, wall)));
         reported.sort_unstable_by_key(|(index, _)| *index);
         self.report(&reported, began, emit);
+        self.report_observed(&observed, emit);
         // Where nothing was measured, nothing is known of permissions either.
-        if !reported.is_empty() {
+        if !reported.is_empty() || !observed.is_empty() {
             self.tell_permissions(wall, &mut cycle, emit);
         }
         cycle.translations = self.told.take();
@@ -469,31 +581,76 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         cycle
     }
 
-    /// Looks once at every probe and finds all owners, for a person who asks. Nothing is remembered.
+    /// Looks once at every probe and finds all owners, for a person who asks. Nothing is remembered of links.
     ///
     /// # Errors
     /// When the connections or the processes could not be read.
-    pub fn check(&mut self) -> Result<Vec<(Arc<ConnectionProbe>, ProbeLook)>, LookError> {
-        let all: Vec<usize> = (0..self.links.len()).collect();
+    pub fn check(&mut self) -> Result<Checked, LookError> {
+        let all =
+            Set { links: (0..self.links.len()).collect(), observers: (0..self.observers.len()).collect() };
         let allowance = Allowance::unlimited();
-        let mut looks = self.look(&all, true, &HashMap::new(), &allowance)?;
+        let Look { links: mut looks, sight } = self.look(&all, true, &HashMap::new(), &allowance)?;
         // As before a "down" is reported: a connection that is replaced meanwhile can be missed by one walk.
         let is_down = |look: &ProbeLook| !Direction::ALL.iter().any(|way| look.direction(*way).is_up());
-        let doubted: Vec<usize> =
-            all.into_iter().zip(&looks).filter(|(_, look)| is_down(look)).map(|(index, _)| index).collect();
-        if !doubted.is_empty() {
-            for (index, again) in
-                doubted.iter().zip(self.look(&doubted, true, &HashMap::new(), &allowance)?)
-            {
+        let doubted = all.links.iter().copied().zip(&looks).filter(|(_, look)| is_down(look));
+        let mut findings: Vec<Option<Result<Finding, LookError>>> = Vec::new();
+        let mut again = Set { links: doubted.map(|(index, _)| index).collect(), observers: Vec::new() };
+        for index in all.observers {
+            let finding = self.show_once(index, index, &sight, false);
+            if finding.is_none() {
+                again.observers.push(index);
+            }
+            findings.push(finding);
+        }
+        if !again.is_empty() {
+            let look = self.look(&again, true, &HashMap::new(), &allowance)?;
+            for (index, again) in again.links.iter().zip(look.links) {
                 if let Some(look) = looks.get_mut(*index) {
                     *look = again;
+                }
+            }
+            for (place, index) in again.observers.iter().enumerate() {
+                let finding = self.show_once(*index, place, &look.sight, true);
+                if let Some(slot) = findings.get_mut(*index) {
+                    *slot = finding;
                 }
             }
         }
         if looks.iter().any(|look| look.untranslated && is_down(look)) {
             return Err(LookError::Untranslated);
         }
-        Ok(self.links.iter().map(|link| Arc::clone(link.probe())).zip(looks).collect())
+        let links = self.links.iter().map(|link| Arc::clone(link.probe())).zip(looks).collect();
+        let probes = self.observers.iter().map(|(probe, _)| probe.clone());
+        let others = probes.zip(findings.into_iter().flatten()).collect();
+        Ok(Checked { links, others })
+    }
+
+    /// What an observer makes of what it is shown; `None` when it has to be shown it again.
+    fn show_once(
+        &mut self,
+        index: usize,
+        place: usize,
+        sight: &Sight,
+        is_second: bool,
+    ) -> Option<Result<Finding, LookError>> {
+        let (_, observer) = self.observers.get_mut(index)?;
+        match sight.show(place, is_second, |seen| observer.take_in(seen)) {
+            Ok(Taken::Doubt) => None,
+            Ok(Taken::Answer(_)) => observer.finding().map(Ok),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// What answers these probes, given by their places among all.
+    fn sort(&self, probes: &[usize]) -> Set {
+        let mut sorted = Set::default();
+        for place in probes.iter().filter_map(|probe| self.places.get(*probe)) {
+            match *place {
+                Place::Link(link) => sorted.links.push(link),
+                Place::Observer(observer) => sorted.observers.push(observer),
+            }
+        }
+        sorted
     }
 
     /// Looks up every tracked connection of these probes, and asks its holders.
@@ -611,69 +768,103 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         })
     }
 
-    fn take_in(
-        &mut self,
-        due: &[usize],
-        looks: Vec<ProbeLook>,
-        wall: SystemTime,
-        allowance: &Allowance<'_>,
-        cycle: &mut Cycle,
-        reported: &mut Vec<(usize, SystemTime)>,
-    ) {
+    fn take_in(&mut self, probes: &Set, look: Look, wall: SystemTime, taking: &mut Taking<'_>) {
         let (mut doubted, mut undecided) = (Vec::new(), Vec::new());
-        for (index, look) in due.iter().copied().zip(looks) {
+        for (index, look) in probes.links.iter().copied().zip(look.links) {
             match self.judge(index, &look) {
-                Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
+                Verdict::Believe => self.absorb(index, &look, wall, taking),
                 Verdict::Known => {
                     self.doubts.remove(&index);
                     self.out_of_sight.remove(&index);
                     self.tried.insert(index, self.clock.monotonic());
-                    reported.push((index, wall));
+                    taking.reported.push((index, wall));
                 }
                 Verdict::Undecided if look.is_cut_short() => undecided.push(index),
-                Verdict::Undecided => self.fail(&[index], look.shortcoming(), cycle),
-                Verdict::OutOfSight => self.lose_sight_of(index, cycle),
+                Verdict::Undecided => self.fail(&Set::link(index), look.shortcoming(), taking.cycle),
+                Verdict::OutOfSight => self.lose_sight_of(index, taking.cycle),
                 Verdict::Doubt => doubted.push((index, unheld(&look))),
             }
         }
         if !undecided.is_empty() {
-            self.fail(&undecided, LookError::CutShort, cycle);
+            let undecided = Set { links: undecided, observers: Vec::new() };
+            self.fail(&undecided, LookError::CutShort, taking.cycle);
         }
+        let mut unsure = self.show(&probes.observers, &look.sight, wall, taking);
         for _again in 0..SECOND_LOOKS {
-            if doubted.is_empty() {
+            let again =
+                Set { links: doubted.iter().map(|(index, _)| *index).collect(), observers: unsure.clone() };
+            if again.is_empty() {
                 return;
             }
-            if allowance.is_spent() {
-                let indices: Vec<usize> = doubted.iter().map(|(index, _)| *index).collect();
+            if taking.allowance.is_spent() {
                 self.doubts.extend(doubted);
-                return self.fail(&indices, LookError::CutShort, cycle);
+                self.observer_doubts.extend(unsure);
+                return self.fail(&again, LookError::CutShort, taking.cycle);
             }
             let wall = self.clock.wall();
-            let indices: Vec<usize> = doubted.iter().map(|(index, _)| *index).collect();
-            let is_broken =
-                |index: &usize| self.links.get(*index).is_some_and(|link| link.walked_at().is_some());
-            let reason = if indices.iter().any(is_broken) { WalkReason::Broken } else { WalkReason::New };
-            *self.walks.entry(reason).or_default() += 1;
-            let looks = match self.look(&indices, false, &HashMap::new(), allowance) {
-                Ok(looks) => looks,
-                Err(error) => return self.fail(&indices, error, cycle),
+            *self.walks.entry(self.reason_of_second(&again)).or_default() += 1;
+            let look = match self.look(&again, false, &HashMap::new(), taking.allowance) {
+                Ok(look) => look,
+                Err(error) => return self.fail(&again, error, taking.cycle),
             };
             let before = std::mem::take(&mut doubted);
-            for ((index, unheld_before), look) in before.into_iter().zip(looks) {
+            for ((index, unheld_before), look) in before.into_iter().zip(look.links) {
                 self.doubts.insert(index, unheld_before);
                 match self.judge(index, &look) {
-                    Verdict::Believe => self.absorb(index, &look, wall, cycle, reported),
-                    Verdict::Known => reported.push((index, wall)),
-                    Verdict::Undecided => self.fail(&[index], look.shortcoming(), cycle),
-                    Verdict::OutOfSight => self.lose_sight_of(index, cycle),
+                    Verdict::Believe => self.absorb(index, &look, wall, taking),
+                    Verdict::Known => taking.reported.push((index, wall)),
+                    Verdict::Undecided => self.fail(&Set::link(index), look.shortcoming(), taking.cycle),
+                    Verdict::OutOfSight => self.lose_sight_of(index, taking.cycle),
                     Verdict::Doubt => doubted.push((index, unheld(&look))),
                 }
             }
+            self.observer_doubts.extend(&unsure);
+            unsure = self.show(&again.observers, &look.sight, wall, taking);
         }
         if !doubted.is_empty() {
-            let indices: Vec<usize> = doubted.into_iter().map(|(index, _)| index).collect();
-            self.fail(&indices, LookError::Unsettled, cycle);
+            let links = doubted.into_iter().map(|(index, _)| index).collect();
+            self.fail(&Set { links, observers: Vec::new() }, LookError::Unsettled, taking.cycle);
         }
+    }
+
+    /// Why a second look is made.
+    fn reason_of_second(&self, again: &Set) -> WalkReason {
+        let is_broken = |index: &usize| self.links.get(*index).is_some_and(|link| link.walked_at().is_some());
+        if again.links.is_empty() {
+            WalkReason::Count
+        } else if again.links.iter().any(is_broken) {
+            WalkReason::Broken
+        } else {
+            WalkReason::New
+        }
+    }
+
+    /// Shows observers what they asked for, and returns those that have to be shown it again.
+    fn show(
+        &mut self,
+        observers: &[usize],
+        sight: &Sight,
+        wall: SystemTime,
+        taking: &mut Taking<'_>,
+    ) -> Vec<usize> {
+        let mut unsure = Vec::new();
+        for (place, index) in observers.iter().copied().enumerate() {
+            let is_second = self.observer_doubts.contains(&index);
+            let Some((_, observer)) = self.observers.get_mut(index) else { continue };
+            match sight.show(place, is_second, |seen| observer.take_in(seen)) {
+                Ok(Taken::Doubt) => unsure.push(index),
+                Ok(Taken::Answer(change)) => {
+                    self.observer_doubts.remove(&index);
+                    taking.cycle.standings.extend(change);
+                    taking.observed.push((index, wall));
+                }
+                Err(error) => {
+                    let failed = Set { links: Vec::new(), observers: vec![index] };
+                    self.fail(&failed, error, taking.cycle);
+                }
+            }
+        }
+        unsure
     }
 
     /// What to make of a look at that link.
@@ -726,34 +917,27 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.links.iter().map(|link| link.probe().interval).min().unwrap_or_default()
     }
 
-    fn absorb(
-        &mut self,
-        index: usize,
-        look: &ProbeLook,
-        wall: SystemTime,
-        cycle: &mut Cycle,
-        reported: &mut Vec<(usize, SystemTime)>,
-    ) {
+    fn absorb(&mut self, index: usize, look: &ProbeLook, wall: SystemTime, taking: &mut Taking<'_>) {
         self.doubts.remove(&index);
         self.tried.remove(&index);
         if self.out_of_sight.remove(&index) {
-            self.tell_sight(index, true, cycle);
+            self.tell_sight(index, true, taking.cycle);
         }
         let room = MAX_TRACKED.saturating_sub(self.tracked);
         let at = Moment { wall, monotonic: self.clock.monotonic() };
         let Some(link) = self.links.get_mut(index) else { return };
         let (before, was_limited) = (link.tracked().count(), link.is_limited());
-        link.absorb(look, at, room, &mut cycle.changes);
+        link.absorb(look, at, room, &mut taking.cycle.changes);
         if link.is_limited() != was_limited {
             let (probe, unreported) = (Arc::clone(link.probe()), link.unreported());
-            cycle.limits.push(LimitChange { probe, unreported });
+            taking.cycle.limits.push(LimitChange { probe, unreported });
         }
         self.tracked = self.tracked.saturating_sub(before) + link.tracked().count();
         if let Some(slot) = self.missing.get_mut(index) {
             *slot =
                 Direction::ALL.iter().flat_map(|way| look.direction(*way).missing.iter().copied()).collect();
         }
-        reported.push((index, wall));
+        taking.reported.push((index, wall));
     }
 
     /// Asks the kernel how the connections fare that a walk has just found.
@@ -799,12 +983,25 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         }
     }
 
-    fn fail(&mut self, probes: &[usize], error: LookError, cycle: &mut Cycle) {
+    fn report_observed(&mut self, shown: &[(usize, SystemTime)], emit: &mut dyn FnMut(DataPoint)) {
+        for (index, wall) in shown {
+            let Some((_, observer)) = self.observers.get_mut(*index) else { continue };
+            observer.report(*wall, emit);
+            if observer.unattributed() > 0 {
+                self.outcomes.permission_missing += 1;
+            } else {
+                self.outcomes.ok += 1;
+            }
+        }
+    }
+
+    fn fail(&mut self, probes: &Set, error: LookError, cycle: &mut Cycle) {
         self.outcomes.failed += u64::try_from(probes.len()).unwrap_or(u64::MAX);
-        let probes: Vec<Arc<str>> = probes
-            .iter()
-            .filter_map(|index| self.links.get(*index))
+        let links = probes.links.iter().filter_map(|index| self.links.get(*index));
+        let observers = probes.observers.iter().filter_map(|index| self.observers.get(*index));
+        let probes: Vec<Arc<str>> = links
             .map(|link| Arc::clone(&link.probe().name))
+            .chain(observers.map(|(probe, _)| Arc::clone(probe.name())))
             .collect();
         match &mut cycle.failure {
             Some(failure) => failure.probes.extend(probes),
@@ -814,7 +1011,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
 
     fn tell_permissions(&mut self, time: SystemTime, cycle: &mut Cycle, emit: &mut dyn FnMut(DataPoint)) {
         for capability in Capability::ALL {
-            let missing = self.missing.iter().any(|missing| missing.contains(&capability));
+            let missing = self.missing.iter().any(|missing| missing.contains(&capability))
+                || self.observers.iter().any(|(_, observer)| observer.missing().contains(&capability));
             let before = self.permissions.get(&capability).copied();
             if missing || before.is_some() {
                 self.permissions.insert(capability, missing);
@@ -838,13 +1036,16 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
 
     fn look(
         &mut self,
-        indices: &[usize],
+        probes: &Set,
         every_holder: bool,
         known: &HashMap<Inode, Vec<Arc<Process>>>,
         allowance: &Allowance<'_>,
-    ) -> Result<Vec<ProbeLook>, LookError> {
-        let plan = self.plan(indices);
+    ) -> Result<Look, LookError> {
+        let plan = self.plan(probes);
         let (translations, telling) = self.translate(&plan);
+        let indices = probes.links.as_slice();
+        let observers = probes.observers.iter().filter_map(|index| self.observers.get(*index));
+        let observers: Vec<&dyn Observer> = observers.map(|(_, observer)| observer.as_ref()).collect();
         let now = self.clock.monotonic();
         let links = &self.links;
         let untranslated = |place: usize| {
@@ -881,21 +1082,23 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             attribution: self.terms.attribution,
             in_use: in_use.as_ref(),
             named,
+            observers: &observers,
         };
-        let looks = plan.look(&mut self.connections, &mut self.processes, &manner)?;
-        for (index, look) in indices.iter().zip(&looks) {
+        let look = plan.look(&mut self.connections, &mut self.processes, &manner)?;
+        for (index, look) in indices.iter().zip(&look.links) {
             self.lacks.extend(&look.lacks);
             match look.next {
                 Some(next) => self.next.insert(*index, next),
                 None => self.next.remove(index),
             };
         }
-        Ok(looks)
+        Ok(look)
     }
 
     /// Asks for the translations of the services of that plan. Where they are not told, there are none to look by.
     fn translate(&mut self, plan: &LookPlan) -> (Translations, Telling) {
-        let Some(source) = &mut self.translations else { return (Translations::default(), Telling::Unasked) };
+        let source = self.translations.as_mut().filter(|_| !plan.services().is_empty());
+        let Some(source) = source else { return (Translations::default(), Telling::Unasked) };
         let (now, cpu) = (self.clock.monotonic(), self.clock.cpu());
         if now < self.untold_until {
             return (Translations::default(), Telling::Failed);
@@ -921,17 +1124,19 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         }
     }
 
-    fn plan(&mut self, indices: &[usize]) -> Arc<LookPlan> {
-        if let Some(plan) = self.plans.get(indices) {
+    fn plan(&mut self, set: &Set) -> Arc<LookPlan> {
+        if let Some(plan) = self.plans.get(set) {
             return Arc::clone(plan);
         }
-        let probes = indices.iter().filter_map(|index| self.planned.get(*index)).cloned().collect();
-        let plan = Arc::new(LookPlan::new(probes, Arc::clone(&self.selector)));
-        let kept: usize = self.plans.keys().map(Vec::len).sum();
-        if kept + indices.len() > PLANNED_TIMES * self.planned.len() {
+        let probes = set.links.iter().filter_map(|index| self.planned.get(*index)).cloned().collect();
+        let observers = set.observers.iter().filter_map(|index| self.observers.get(*index));
+        let clauses = observers.map(|(_, observer)| observer.clauses());
+        let plan = Arc::new(LookPlan::new(probes, clauses, Arc::clone(&self.selector)));
+        let kept: usize = self.plans.keys().map(Set::len).sum();
+        if kept + set.len() > PLANNED_TIMES * self.places.len() {
             self.plans.clear();
         }
-        self.plans.insert(indices.to_vec(), Arc::clone(&plan));
+        self.plans.insert(set.clone(), Arc::clone(&plan));
         plan
     }
 }

@@ -5,7 +5,91 @@ use std::time::Duration;
 
 use crate::address::{Endpoint, ServiceIp, Zone};
 use crate::connection::{Connection, Direction};
+use crate::discovery::{Discovery, DiscoveryProbe};
+use crate::observer::Observer;
+use crate::presence::{Presence, PresenceProbe};
 use crate::process::ProcessPattern;
+use crate::watch::{Watch, WatchProbe};
+
+/// A configured measurement, of whatever kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// `connection_mon`: does a process hold a connection to a service?
+    Link(Arc<ConnectionProbe>),
+    /// `connection`: how many sockets are there of a kind?
+    Watch(Arc<WatchProbe>),
+    /// `process_mon`: how many processes run under a name?
+    Presence(Arc<PresenceProbe>),
+    /// `discovery`: where do processes listen, and whom are they connected with?
+    Discovery(Arc<DiscoveryProbe>),
+}
+
+impl Probe {
+    /// What identifies it; unique among probes.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Link(probe) => &probe.name,
+            Self::Watch(probe) => &probe.name,
+            Self::Presence(probe) => &probe.name,
+            Self::Discovery(probe) => &probe.name,
+        }
+    }
+
+    /// How often to look.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        match self {
+            Self::Link(probe) => probe.interval,
+            Self::Watch(probe) => probe.interval,
+            Self::Presence(probe) => probe.interval,
+            Self::Discovery(probe) => probe.interval,
+        }
+    }
+
+    /// What processes have to fit that matter for it.
+    #[must_use]
+    pub fn patterns(&self) -> Vec<&ProcessPattern> {
+        match self {
+            Self::Link(probe) => Direction::ALL.map(|direction| probe.process(direction)).into(),
+            Self::Watch(probe) => probe.process.iter().collect(),
+            Self::Presence(probe) => vec![&probe.process],
+            Self::Discovery(probe) => probe.processes.iter().collect(),
+        }
+    }
+
+    /// The link that it asks about, where it is of that kind.
+    #[must_use]
+    pub fn link(&self) -> Option<&Arc<ConnectionProbe>> {
+        match self {
+            Self::Link(probe) => Some(probe),
+            Self::Watch(_) | Self::Presence(_) | Self::Discovery(_) => None,
+        }
+    }
+
+    /// Who answers it, where one look does: nothing is known to it yet.
+    #[must_use]
+    pub fn observer(&self) -> Option<Box<dyn Observer>> {
+        match self {
+            Self::Link(_) => None,
+            Self::Watch(probe) => Some(Box::new(Watch::new(Arc::clone(probe)))),
+            Self::Presence(probe) => Some(Box::new(Presence::new(Arc::clone(probe)))),
+            Self::Discovery(probe) => Some(Box::new(Discovery::new(Arc::clone(probe)))),
+        }
+    }
+}
+
+impl From<ConnectionProbe> for Probe {
+    fn from(probe: ConnectionProbe) -> Self {
+        Self::Link(Arc::new(probe))
+    }
+}
+
+impl From<Arc<ConnectionProbe>> for Probe {
+    fn from(probe: Arc<ConnectionProbe>) -> Self {
+        Self::Link(probe)
+    }
+}
 
 /// Whether series are told apart by the source that matched, where none is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -69,10 +69,29 @@ pub enum NameGlobError {
 }
 
 impl NameGlob {
+    /// The pattern that every name fits.
+    #[must_use]
+    pub fn any() -> Self {
+        Self("*".into())
+    }
+
     /// The pattern as configured.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl NameGlob {
+    /// The text of a glob that matches this name alone, also as a part of alternatives.
+    #[must_use]
+    pub fn literal(name: &str) -> String {
+        let is_special =
+            |character: char| matches!(character, '?' | '*' | '[' | ']' | '{' | '}' | ',' | '\\');
+        let escaped = name
+            .chars()
+            .flat_map(|character| is_special(character).then_some('\\').into_iter().chain([character]));
+        escaped.collect()
     }
 }
 
@@ -410,6 +429,9 @@ pub struct HolderQuery<'a> {
     /// Patterns of which it matters where whoever fits them lives, should the agent turn out not to share the network
     /// namespace of the host whose processes it sees ([`HolderScan::is_displaced`]).
     pub located: &'a BTreeSet<PatternId>,
+    /// Patterns of which it matters how many processes fit them. Part of the census, but for where they live and for parts of the
+    /// kernel, which are not counted.
+    pub counted: &'a BTreeSet<PatternId>,
     /// Find every holder, instead of stopping when each wanted socket has one that fits each of its patterns.
     pub every_holder: bool,
     /// The moment of asking, on a clock that never goes backwards: what is remembered of names has an age.
@@ -438,6 +460,17 @@ pub struct Obscured {
     pub missing: BTreeSet<Capability>,
 }
 
+/// The processes that fit a pattern. Kernel threads are none, nor is what has exited and was not waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Headcount {
+    /// How many fit for certain.
+    pub fitting: u64,
+    /// How many more might, were all their names known. Where there can be processes of which not even the number is shown
+    /// (`hidepid`), nobody knows how many these are, and all of them are one more here: what fits is as many at least, and
+    /// never told as if it were all.
+    pub possible: u64,
+}
+
 /// What was found out about the holders of sockets.
 #[derive(Debug, Clone, Default)]
 pub struct HolderScan {
@@ -447,6 +480,9 @@ pub struct HolderScan {
     pub present: BTreeSet<PatternId>,
     /// Patterns that some process might fit whose names could not all be read. Complete for the census.
     pub uncertain: BTreeSet<PatternId>,
+    /// Of the patterns that are counted, how many processes fit them. One that is missing was not counted to the end, because
+    /// the allowance was spent: there are no counts of a part.
+    pub headcounts: BTreeMap<PatternId, Headcount>,
     /// Patterns for which some process that fits, or might, could not be looked into.
     ///
     /// For these, wanted sockets without a fitting holder were looked for in every process that can be read, so

@@ -19,9 +19,10 @@ use crate::infer::{
 use crate::look::Manner;
 use crate::namespace::{Approach, Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{
-    Capability, Container, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames,
+    Capability, Container, Headcount, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames,
     ProcessSelector, VerifyQuery,
 };
+use crate::socket::{Socket, SocketFilter, SocketSurvey};
 use crate::translation::{Translation, Translations};
 
 /// What the agent may learn of a process.
@@ -79,6 +80,10 @@ pub(crate) struct Host {
     connections: Vec<Connection>,
     processes: Vec<Running>,
     broken_dumps: usize,
+    /// A kernel that does not tell what watches are for.
+    pub(crate) tells_no_sockets: bool,
+    /// Sockets that watches are for.
+    pub(crate) sockets: Vec<Socket>,
     /// Connections that only a second dump finds.
     pub(crate) late: Vec<Connection>,
     pub(crate) dumps: usize,
@@ -135,6 +140,7 @@ pub(crate) fn with_manner<R>(look: impl FnOnce(Manner<'_>) -> R) -> R {
         attribution: AttributionMode::Strict,
         in_use: None,
         named: false,
+        observers: &[],
     })
 }
 
@@ -269,6 +275,22 @@ impl ConnAdapter for Host {
         let found = seen.filter(|connection| filter.matches(connection)).collect();
         self.connections.append(&mut self.late);
         Ok(found)
+    }
+
+    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey, Refused> {
+        if self.tells_no_sockets {
+            return Err(Refused);
+        }
+        let connections = match filter.connections {
+            Some(connections) => self.dump(connections)?,
+            None if self.broken_dumps > 0 => {
+                self.broken_dumps -= 1;
+                return Err(Refused);
+            }
+            None => Vec::new(),
+        };
+        let wanted = self.sockets.iter().filter(|socket| filter.clauses.want(socket));
+        Ok(SocketSurvey { connections, sockets: wanted.copied().collect() })
     }
 
     fn dump_in(
@@ -408,6 +430,13 @@ impl ProcessAdapter for Host {
                     scan.holders.entry(inode).or_default().push(Arc::clone(&process));
                 }
             }
+        }
+        for pattern in query.counted {
+            let names =
+                |running: &Running| running.describe_outsider(Pid(0), query.selector).fits.contains(pattern);
+            let fitting = self.processes.iter().filter(|running| names(running)).count();
+            let headcount = Headcount { fitting: u64::try_from(fitting).unwrap(), possible: 0 };
+            scan.headcounts.insert(*pattern, headcount);
         }
         let here = &scan.here;
         scan.elsewhere.retain(|id| query.census.contains(id) || !here.contains(id));

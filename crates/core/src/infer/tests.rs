@@ -13,6 +13,7 @@ use crate::monitor::{Monitor, Terms};
 use crate::namespace::{Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::probe::{ConnectionProbe, MatchedSourceLabels};
 use crate::process::{Capability, ProcessPattern, SelectorBuilder};
+use crate::socket::{SocketFilter, SocketSurvey};
 use crate::test_host::{Access, Host, with_manner};
 
 const SERVICE: (&str, u16) = ("10.0.0.1", 5432);
@@ -35,9 +36,12 @@ fn probe(name: &str) -> ConnectionProbe {
 fn look_in(attribution: AttributionMode, host: &Host, name: &str) -> ProbeLook {
     let mut patterns = SelectorBuilder::default();
     let planned = vec![PlannedProbe::new(Arc::new(probe(name)), &mut patterns)];
-    let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
+    let plan = LookPlan::new(planned, [], Arc::new(patterns.build().unwrap()));
     with_manner(|manner| {
-        plan.look(&mut host.clone(), &mut host.clone(), &Manner { attribution, ..manner }).unwrap().remove(0)
+        plan.look(&mut host.clone(), &mut host.clone(), &Manner { attribution, ..manner })
+            .unwrap()
+            .links
+            .remove(0)
     })
 }
 
@@ -222,6 +226,12 @@ impl ConnAdapter for Shown {
         in_use: &BTreeSet<NamespaceId>,
     ) -> Result<BTreeSet<NamespaceId>, Self::Error> {
         self.0.borrow_mut().attend(namespaces, in_use)
+    }
+
+    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey, Self::Error> {
+        let connections =
+            filter.connections.map_or_else(|| Ok(Vec::new()), |connections| self.dump(connections))?;
+        Ok(SocketSurvey { connections, sockets: Vec::new() })
     }
 
     fn dump_in(

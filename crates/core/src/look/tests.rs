@@ -35,9 +35,9 @@ fn look_at(host: &mut Host, probes: &[ConnectionProbe]) -> Vec<ProbeLook> {
     let mut patterns = SelectorBuilder::default();
     let planned =
         probes.iter().map(|probe| PlannedProbe::new(Arc::new(probe.clone()), &mut patterns)).collect();
-    let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
+    let plan = LookPlan::new(planned, [], Arc::new(patterns.build().unwrap()));
     let (mut connections, mut processes) = (host.clone(), host.clone());
-    manner(true, |manner| plan.look(&mut connections, &mut processes, manner)).unwrap()
+    manner(true, |manner| plan.look(&mut connections, &mut processes, manner)).unwrap().links
 }
 
 fn look_one(host: &mut Host, probe: &ConnectionProbe) -> ProbeLook {
@@ -130,7 +130,7 @@ fn a_refused_dump_is_an_error_and_not_a_down() {
     host.break_dumps(1);
     let mut patterns = SelectorBuilder::default();
     let planned = vec![PlannedProbe::new(Arc::new(probe("10.0.0.1", 5432, "app", "app")), &mut patterns)];
-    let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
+    let plan = LookPlan::new(planned, [], Arc::new(patterns.build().unwrap()));
     let (mut connections, mut processes) = (host.clone(), host.clone());
     let refused = manner(false, |manner| plan.look(&mut connections, &mut processes, manner));
     assert!(matches!(refused, Err(LookError::Connections(_))));
@@ -238,10 +238,10 @@ proptest! {
         let probe = probe("10.0.0.1", 1, "a", "b");
         let mut patterns = SelectorBuilder::default();
         let planned = vec![PlannedProbe::new(Arc::new(probe), &mut patterns)];
-        let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
+        let plan = LookPlan::new(planned, [], Arc::new(patterns.build().unwrap()));
         let mut looks = [true, false].into_iter().map(|every_holder| {
             let (mut connections, mut processes) = (host.clone(), host.clone());
-            manner(every_holder, |manner| plan.look(&mut connections, &mut processes, manner)).unwrap().remove(0)
+            manner(every_holder, |manner| plan.look(&mut connections, &mut processes, manner)).unwrap().links.remove(0)
         });
         let (thorough, quick) = (looks.next().unwrap(), looks.next().unwrap());
         for direction in Direction::ALL {
@@ -288,14 +288,14 @@ proptest! {
 
         let mut patterns = SelectorBuilder::default();
         let planned = vec![PlannedProbe::new(Arc::new(probe("10.9.9.9", 80, "a", "a")), &mut patterns)];
-        let plan = LookPlan::new(planned, Arc::new(patterns.build().unwrap()));
+        let plan = LookPlan::new(planned, [], Arc::new(patterns.build().unwrap()));
         let told = Translations::new(translations.clone());
         let mut processes = host.clone();
         let look = with_manner(|manner| {
             let manner = Manner { every_holder: true, translations: &told, ..manner };
             plan.look(&mut host, &mut processes, &manner)
         });
-        let look = look.unwrap().remove(0);
+        let look = look.unwrap().links.remove(0);
         let vouched = |connection: &&Connection| {
             connection.state == TcpState::Established
                 && connection.inode.is_some()

@@ -17,6 +17,8 @@ use crate::process::ProcessPattern;
 use crate::test_host::{Access, Host, Nat, Running};
 use crate::translation::Translation;
 
+mod observers;
+
 /// Time that passes when the test says so; walks take none of it, unless it says so.
 #[derive(Debug, Default)]
 struct Manual {
@@ -170,17 +172,14 @@ fn a_second_look_that_fails_leaves_no_point() {
     monitor.connections.disconnect_all();
     monitor.processes.disconnect_all();
     monitor.verify(&[0, 1], Duration::from_secs(2)).unwrap();
-    let look = monitor.look(&[0, 1], false, &HashMap::new(), &Allowance::unlimited()).unwrap();
+    let both = Set { links: vec![0, 1], observers: Vec::new() };
+    let allowance = Allowance::unlimited();
+    let look = monitor.look(&both, false, &HashMap::new(), &allowance).unwrap();
     monitor.connections.break_dumps(1);
-    let (mut cycle, mut reported) = (Cycle::default(), Vec::new());
-    monitor.take_in(
-        &[0, 1],
-        look,
-        SystemTime::UNIX_EPOCH,
-        &Allowance::unlimited(),
-        &mut cycle,
-        &mut reported,
-    );
+    let (mut cycle, mut reported, mut observed) = (Cycle::default(), Vec::new(), Vec::new());
+    let mut taking =
+        Taking { allowance: &allowance, cycle: &mut cycle, reported: &mut reported, observed: &mut observed };
+    monitor.take_in(&both, look, SystemTime::UNIX_EPOCH, &mut taking);
     assert_eq!(cycle.failure.unwrap().probes, ["a".into()]);
     assert_eq!(reported, [(1, SystemTime::UNIX_EPOCH)], "b was down before");
 }
@@ -248,7 +247,7 @@ fn a_check_looks_twice_too() {
     let late = host.disconnect_all();
     let mut monitor = monitor(&host, vec![probe("a", 5432, 1)]);
     monitor.connections.late = late;
-    let found = monitor.check().unwrap();
+    let found = monitor.check().unwrap().links;
     assert!(found[0].1.forward.is_up(), "the second look found it");
 }
 
@@ -660,7 +659,8 @@ fn happen(host: &mut Host, event: &Event, serial: u64) {
 /// What is true of both directions, found by a monitor that never saw the host before.
 fn naively(host: &Host) -> Vec<(bool, usize)> {
     let mut naive = monitor(host, vec![probe("a", 5432, 1)]);
-    let look = naive.look(&[0], true, &HashMap::new(), &Allowance::unlimited()).unwrap().remove(0);
+    let look =
+        naive.look(&Set::link(0), true, &HashMap::new(), &Allowance::unlimited()).unwrap().links.remove(0);
     Direction::ALL
         .iter()
         .map(|way| (look.direction(*way).is_up(), look.direction(*way).matched.len()))
@@ -805,7 +805,8 @@ proptest! {
             let due: Vec<usize> = (0..names.len()).filter(|place| left_out & (1 << place) == 0).collect();
             let cycles = [rich.tell(&due), poor.tell(&due)];
             let mut naive = monitor(&world, overlapping_probes(false));
-            let looks = naive.look(&[0, 1, 2, 3], true, &HashMap::new(), &Allowance::unlimited()).unwrap();
+            let all = Set { links: vec![0, 1, 2, 3], observers: Vec::new() };
+            let looks = naive.look(&all, true, &HashMap::new(), &Allowance::unlimited()).unwrap().links;
             for (probe, look) in naive.links.iter().map(Link::probe).zip(&looks) {
                 let Some(place) = names.iter().position(|name| **name == *probe.name) else { continue };
                 for direction in Direction::ALL.into_iter().filter(|_| due.contains(&place)) {
@@ -1305,7 +1306,7 @@ fn where_translations_are_not_to_be_had_all_is_as_without_them() {
     let cycle = monitor.tell(&[0]);
     assert_eq!(values(&cycle, UP), [0]);
     assert!(cycle.failure.is_none() && matches!(cycle.translations, Some(Err(Untold::Unavailable(_)))));
-    assert!(!monitor.check().unwrap()[0].1.reverse.is_up());
+    assert!(!monitor.check().unwrap().links[0].1.reverse.is_up());
     assert!(monitor.untold().is_some());
 }
 

@@ -1,0 +1,358 @@
+//! Probes that one look answers, beside links.
+
+use super::*;
+use crate::address::Endpoint;
+use crate::connection::TcpStates;
+use crate::discovery::{DiscoveryProbe, Map};
+use crate::look::MAX_CANDIDATES;
+use crate::metric::Metric;
+use crate::observer::{Bounds, Finding, Status};
+use crate::presence::PresenceProbe;
+use crate::socket::{EndClause, Families, PortRange, Socket, SocketClause, Transport};
+use crate::watch::WatchProbe;
+
+fn watch(name: &str, port: u16, process: Option<&str>, bounds: (u64, Option<u64>)) -> WatchProbe {
+    WatchProbe {
+        name: name.into(),
+        process: process.map(|name| ProcessPattern { name: name.parse().unwrap(), executable: None }),
+        clause: SocketClause {
+            transport: Transport::Tcp,
+            families: Families::BOTH,
+            states: TcpStates::of(&[TcpState::Established]),
+            local: EndClause { ports: vec![PortRange::port(port)], ..EndClause::default() },
+            remote: EndClause::default(),
+        },
+        bounds: Bounds { least: bounds.0, most: bounds.1 },
+        by_family: false,
+        interval: Duration::from_secs(1),
+        labels: vec![("proto", "tcp".into())],
+    }
+}
+
+fn socket(port: u16, inode: u64, families: Families) -> Socket {
+    Socket {
+        transport: Transport::Tcp,
+        families,
+        connection: Connection {
+            local: Endpoint::new([10, 0, 0, 1].into(), port),
+            remote: Endpoint::new([10, 0, 0, 2].into(), 40_000),
+            state: TcpState::Established,
+            interface: 0,
+            inode: Inode::new(inode),
+            cookie: Cookie(inode),
+            uid: 0,
+            cgroup: None,
+            namespace: NamespaceId::OWN,
+        },
+    }
+}
+
+fn host(sockets: &[(u16, u64)]) -> Host {
+    let mut host = Host::default();
+    host.sockets = sockets.iter().map(|(port, inode)| socket(*port, *inode, Families::IPV4)).collect();
+    host
+}
+
+fn observing(host: &Host, probes: Vec<Probe>) -> Monitor<Host, Host, Manual> {
+    Monitor::new(host.clone(), host.clone(), Manual::default(), probes, Terms::default()).unwrap()
+}
+
+fn one(host: &Host, probe: WatchProbe) -> Monitor<Host, Host, Manual> {
+    observing(host, vec![Probe::Watch(Arc::new(probe))])
+}
+
+/// The values of the points of that metric.
+fn values_of(told: &Told, metric: &Metric) -> Vec<i64> {
+    let points = told.points.iter().filter(|point| point.metric.name == metric.name);
+    points.map(|point| if let Value::Int(value) = point.value { value } else { unreachable!() }).collect()
+}
+
+#[test]
+fn what_is_counted_is_down_below_the_least_and_a_warning_above_the_most() {
+    for (count, up, status) in
+        [(0, 0, [0, 1, 0]), (1, 0, [0, 1, 0]), (2, 1, [1, 0, 0]), (3, 1, [1, 0, 0]), (4, 1, [0, 0, 1])]
+    {
+        let sockets: Vec<(u16, u64)> = (0..count).map(|inode| (80, inode + 1)).chain([(81, 99)]).collect();
+        let mut monitor = one(&host(&sockets), watch("a", 80, None, (2, Some(3))));
+        let told = monitor.tell(&[0]);
+        assert_eq!(values_of(&told, &metric::WATCH_COUNT), [i64::try_from(count).unwrap()]);
+        assert_eq!(values_of(&told, &metric::WATCH_UP), [up]);
+        assert_eq!(values_of(&told, &metric::WATCH_STATUS), status);
+        assert!(values_of(&told, &metric::WATCH_UNATTRIBUTED).is_empty(), "nobody asked who holds them");
+        assert_eq!(told.standings.len(), 1, "the first answer is told");
+        assert_eq!(monitor.tell(&[0]).standings, []);
+    }
+}
+
+#[test]
+fn a_watch_that_seems_to_have_gone_down_is_looked_at_again_in_the_same_cycle() {
+    let mut monitor = one(&host(&[(80, 1)]), watch("a", 80, None, (1, None)));
+    assert_eq!(values_of(&monitor.tell(&[0]), &metric::WATCH_UP), [1]);
+    assert_eq!(monitor.effort().walks, [(WalkReason::Count, 1)].into());
+    monitor.connections.sockets.clear();
+    let told = monitor.tell(&[0]);
+    assert_eq!(values_of(&told, &metric::WATCH_UP), [0]);
+    assert_eq!(told.standings[0].standing.status, Status::Down);
+    assert_eq!(monitor.effort().walks, [(WalkReason::Count, 3)].into());
+    monitor.tell(&[0]);
+    assert_eq!(monitor.effort().walks, [(WalkReason::Count, 4)].into(), "down already: one look is enough");
+}
+
+#[test]
+fn with_a_process_only_sockets_count_that_it_holds_and_what_cannot_be_known_is_told() {
+    let mut host = host(&[(80, 1), (80, 2), (80, 3)]);
+    host.run("web", Access::Open, &[1]);
+    host.run("other", Access::Open, &[2]);
+    let mut monitor = one(&host, watch("a", 80, Some("web"), (1, None)));
+    let told = monitor.tell(&[0]);
+    assert_eq!(
+        (values_of(&told, &metric::WATCH_COUNT), values_of(&told, &metric::WATCH_UNATTRIBUTED)),
+        (vec![1], vec![0])
+    );
+    host.run("web", Access::Denied, &[3]);
+    let mut monitor = one(&host, watch("a", 80, Some("web"), (2, None)));
+    let told = monitor.tell(&[0]);
+    assert_eq!(
+        (values_of(&told, &metric::WATCH_UP), values_of(&told, &metric::WATCH_UNATTRIBUTED)),
+        (vec![0], vec![2])
+    );
+    // What another holds, it may hold as well.
+    assert_eq!(values_of(&told, &metric::PERMISSION_MISSING), [1]);
+    assert_eq!(monitor.outcomes().permission_missing, 1);
+}
+
+#[test]
+fn a_look_that_fails_leaves_no_point_and_no_memory() {
+    let mut monitor = one(&host(&[(80, 1)]), watch("a", 80, None, (1, None)));
+    monitor.tell(&[0]);
+    monitor.connections.break_dumps(1);
+    let told = monitor.tell(&[0]);
+    assert!(told.points.is_empty() && told.standings.is_empty());
+    assert_eq!(told.cycle.failure.unwrap().probes, ["a".into()]);
+    assert_eq!(monitor.outcomes().failed, 1);
+}
+
+#[test]
+fn a_search_that_is_cut_short_counts_nothing() {
+    let mut host = host(&[(80, 1), (80, 2)]);
+    host.run("web", Access::Open, &[1]);
+    host.run("web", Access::Open, &[2]);
+    host.patience = Some(1);
+    let told = one(&host, watch("a", 80, Some("web"), (1, None))).tell(&[0]);
+    assert!(told.points.is_empty(), "one is known, and of the other nothing");
+    assert!(matches!(told.cycle.failure.unwrap().error, LookError::CutShort));
+}
+
+#[test]
+fn sockets_whose_holders_would_be_too_many_fail_the_probe_that_asks_and_no_other() {
+    let many = u64::try_from(MAX_CANDIDATES).unwrap() + 1;
+    let mut host = host(&(1..=many).map(|inode| (80, inode)).chain([(81, many + 1)]).collect::<Vec<_>>());
+    host.run("web", Access::Open, &[many + 1]);
+    let probes = [watch("crowd", 80, Some("web"), (1, None)), watch("few", 81, Some("web"), (1, None))];
+    let told = observing(&host, probes.map(|probe| Probe::Watch(Arc::new(probe))).into()).tell(&[0, 1]);
+    assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1]);
+    let failure = told.cycle.failure.unwrap();
+    assert!(matches!(failure.error, LookError::Crowded));
+    assert_eq!(failure.probes, ["crowd".into()]);
+}
+
+#[test]
+fn what_serves_both_versions_of_ip_is_counted_in_both() {
+    let mut host = host(&[(80, 1)]);
+    host.sockets.push(socket(80, 2, Families::BOTH));
+    let probe = WatchProbe { by_family: true, ..watch("a", 80, None, (2, None)) };
+    let told = one(&host, probe).tell(&[0]);
+    assert_eq!(values_of(&told, &metric::WATCH_COUNT), [2, 1]);
+    assert_eq!(values_of(&told, &metric::WATCH_UP), [1]);
+}
+
+#[test]
+fn who_lives_elsewhere_has_sockets_that_the_agent_does_not_see() {
+    let mut host = host(&[(80, 1)]);
+    host.run("web", Access::Open, &[]);
+    host.is_displaced = true;
+    host.elsewhere.insert(0);
+    let told = one(&host, watch("a", 80, Some("web"), (1, None))).tell(&[0]);
+    assert!(told.points.is_empty(), "never 0");
+    assert!(matches!(told.cycle.failure.unwrap().error, LookError::OutOfSight));
+    // Without a process the sockets of the agent's own namespace are what is asked for.
+    let told = one(&host, watch("a", 80, None, (1, None))).tell(&[0]);
+    assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1]);
+}
+
+#[test]
+fn one_look_serves_every_kind_of_probe() {
+    let mut host = host(&[(80, 1)]);
+    host.run("app", Access::Open, &[7]);
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
+    let presence = PresenceProbe {
+        name: "runs".into(),
+        process: ProcessPattern { name: "app".parse().unwrap(), executable: None },
+        bounds: Bounds { least: 1, most: None },
+        interval: Duration::from_secs(1),
+    };
+    let probes = vec![
+        Probe::Watch(Arc::new(watch("web", 80, None, (1, None)))),
+        probe("link", 5432, 1).into(),
+        Probe::Presence(Arc::new(presence)),
+    ];
+    let mut monitor = observing(&host, probes.clone());
+    let told = monitor.tell(&[0, 1, 2]);
+    assert_eq!(values_of(&told, &metric::WATCH_UP), [1]);
+    assert_eq!(values_of(&told, &metric::UP), [1]);
+    assert_eq!(values_of(&told, &metric::PROCESS_COUNT), [1]);
+    assert_eq!(monitor.connections.dumps, 1);
+    assert_eq!(monitor.effort().walks, [(WalkReason::New, 1)].into());
+    // Each is known by its place in the configuration.
+    assert_eq!(values_of(&monitor.tell(&[2]), &metric::PROCESS_COUNT), [1]);
+    assert_eq!(values_of(&monitor.tell(&[1]), &metric::UP), [1]);
+    assert!(values_of(&monitor.tell(&[0]), &metric::UP).is_empty());
+    // What is the same after a reload goes on.
+    monitor.replace_probes(probes.into_iter().rev()).unwrap();
+    let told = monitor.tell(&[0, 1, 2]);
+    assert_eq!(told.standings, []);
+    assert!(told.changes.is_empty());
+}
+
+fn tcp(local: (&str, u16), remote: (&str, u16), state: TcpState, families: Families, inode: u64) -> Socket {
+    let [local, remote] = [local, remote].map(|(ip, port)| Endpoint::new(ip.parse().unwrap(), port));
+    let connection = Connection { local, remote, state, ..socket(1, inode, families).connection };
+    Socket { transport: Transport::Tcp, families, connection }
+}
+
+/// A host with a service on every address, one on loopback alone, and a client of another host's.
+fn town() -> Host {
+    let mut host = Host::default();
+    let nobody = ("0.0.0.0", 0);
+    host.sockets = vec![
+        tcp(("::", 443), ("::", 0), TcpState::Listen, Families::BOTH, 1),
+        tcp(("127.0.0.1", 60_000), nobody, TcpState::Listen, Families::IPV4, 2),
+        tcp(("10.0.0.1", 443), ("10.0.0.7", 1024), TcpState::Established, Families::IPV4, 3),
+        tcp(("10.0.0.1", 443), ("10.0.0.8", 1024), TcpState::Established, Families::IPV4, 4),
+        tcp(("127.0.0.1", 60_000), ("127.0.0.1", 80), TcpState::Established, Families::IPV4, 5),
+        tcp(("127.0.0.1", 80), ("127.0.0.1", 60_000), TcpState::Established, Families::IPV4, 6),
+        // A port on which one listens on another address alone.
+        tcp(("10.0.0.1", 60_000), ("10.0.0.9", 5432), TcpState::Established, Families::IPV4, 7),
+    ];
+    host.run("web", Access::Open, &[1, 3, 4]);
+    host.run("cache", Access::Open, &[2, 5]);
+    host.run("app", Access::Open, &[6, 7]);
+    host
+}
+
+fn discovering(host: &Host, globs: &[&str], most: usize) -> Monitor<Host, Host, Manual> {
+    let probe = DiscoveryProbe {
+        name: "all".into(),
+        processes: globs
+            .iter()
+            .map(|glob| ProcessPattern { name: glob.parse().unwrap(), executable: None })
+            .collect(),
+        most,
+        interval: Duration::from_secs(1),
+    };
+    observing(host, vec![Probe::Discovery(Arc::new(probe))])
+}
+
+fn map(monitor: &mut Monitor<Host, Host, Manual>) -> Map {
+    match monitor.check().unwrap().others.remove(0).1.unwrap() {
+        Finding::Map(map) => map,
+        Finding::Standing(_) => unreachable!("it is no count"),
+    }
+}
+
+#[test]
+fn who_listens_is_the_service_whatever_the_ports_are() {
+    let map = map(&mut discovering(&town(), &["*"], 100));
+    let listeners: Vec<(String, String)> = map
+        .listeners
+        .keys()
+        .map(|listener| (listener.process.to_string(), listener.at.to_string()))
+        .collect();
+    assert_eq!(
+        listeners,
+        [("cache".to_owned(), "127.0.0.1:60000".to_owned()), ("web".to_owned(), "[::]:443".to_owned())]
+    );
+    let edges: Vec<(String, Direction, String, u64)> = map
+        .edges
+        .iter()
+        .map(|(edge, count)| (edge.process.to_string(), edge.direction, edge.service.to_string(), *count))
+        .collect();
+    let expected = [
+        ("app", Direction::Forward, "10.0.0.9:5432", 1),
+        ("app", Direction::Forward, "127.0.0.1:60000", 1),
+        ("cache", Direction::Reverse, "127.0.0.1:60000", 1),
+        ("web", Direction::Reverse, "10.0.0.1:443", 2),
+    ];
+    let expected: Vec<_> = expected
+        .into_iter()
+        .map(|(process, direction, service, count)| {
+            (process.to_owned(), direction, service.to_owned(), count)
+        })
+        .collect();
+    assert_eq!(edges, expected);
+}
+
+#[test]
+fn only_processes_that_fit_are_discovered_and_what_may_not_be_known_is_told() {
+    let mut host = town();
+    let found = map(&mut discovering(&host, &["web", "nobody"], 100));
+    assert_eq!((found.listeners.len(), found.edges.len(), found.unattributed), (1, 1, 0));
+    host.process_mut(0).access = Access::Denied;
+    let mut monitor = discovering(&host, &["web"], 100);
+    let told = monitor.tell(&[0]);
+    assert_eq!(values_of(&told, &metric::DISCOVERY_UNATTRIBUTED), [7], "it may hold any");
+    assert_eq!(values_of(&told, &metric::PERMISSION_MISSING), [1]);
+    assert_eq!(monitor.outcomes().permission_missing, 1);
+}
+
+#[test]
+fn totals_are_of_everything_and_series_of_as_much_as_there_is_room_for() {
+    let host = town();
+    for (most, listeners, edges, omitted) in
+        [(100, 2, 4, 0), (6, 2, 4, 0), (4, 2, 2, 2), (1, 1, 0, 5), (0, 0, 0, 6)]
+    {
+        let mut monitor = discovering(&host, &["*"], most);
+        let told = monitor.tell(&[0]);
+        assert_eq!(values_of(&told, &metric::DISCOVERY_LISTENING).len(), listeners);
+        assert_eq!(values_of(&told, &metric::DISCOVERY_CONNECTIONS).len(), edges);
+        assert_eq!(values_of(&told, &metric::DISCOVERY_OMITTED), [omitted]);
+        let totals = [&metric::DISCOVERY_ENDPOINTS, &metric::DISCOVERY_EDGES, &metric::DISCOVERY_ESTABLISHED];
+        assert_eq!(totals.map(|metric| values_of(&told, metric)), [[2], [4], [5]]);
+    }
+}
+
+#[test]
+fn an_edge_that_has_a_series_keeps_it_while_others_come() {
+    let host = town();
+    let mut monitor = discovering(&host, &["*"], 3);
+    let edge = |told: &Told| {
+        let points =
+            told.points.iter().filter(|point| point.metric.name == metric::DISCOVERY_CONNECTIONS.name);
+        points.map(|point| Arc::clone(&point.attributes)).collect::<Vec<_>>()
+    };
+    let before = edge(&monitor.tell(&[0]));
+    assert_eq!(before.len(), 1, "that of most connections");
+    for inode in [5, 5, 5] {
+        let another =
+            tcp(("127.0.0.1", 60_000), ("127.0.0.1", 81), TcpState::Established, Families::IPV4, inode);
+        monitor.connections.sockets.push(another);
+    }
+    let after = edge(&monitor.tell(&[0]));
+    assert!(Arc::ptr_eq(&before[0], &after[0]));
+}
+
+#[test]
+fn what_the_kernel_does_not_tell_fails_those_who_count_and_no_link() {
+    let mut host = host(&[(80, 1)]);
+    host.run("app", Access::Open, &[7]);
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
+    host.tells_no_sockets = true;
+    let probes =
+        vec![Probe::Watch(Arc::new(watch("web", 80, None, (1, None)))), probe("link", 5432, 1).into()];
+    let told = observing(&host, probes).tell(&[0, 1]);
+    assert_eq!(values_of(&told, &metric::UP), [1]);
+    assert!(values_of(&told, &metric::WATCH_UP).is_empty());
+    let failure = told.cycle.failure.unwrap();
+    assert_eq!(failure.probes, ["web".into()]);
+    assert_eq!(failure.error.to_string(), "sockets could not be counted: refused");
+}
