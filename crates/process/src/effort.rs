@@ -9,6 +9,8 @@ pub struct Effort {
     pub opened: usize,
     /// How often the names of a process were read; those of one process can be read twice.
     pub names: usize,
+    /// How many processes were only asked whether they run, by their number.
+    pub glances: usize,
     /// How many known descriptors were looked at again.
     pub rechecks: usize,
     /// How many sockets were found among descriptors, wanted or not.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use vms_core::connection::Inode;
 use vms_core::process::{
-    Capability, Container, Fits, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessSelector,
+    Capability, Container, Fits, Headcount, HolderQuery, HolderScan, Known, PatternId, Pid, Process,
+    ProcessSelector,
 };
 
 use crate::network::{Surroundings, Whereabouts};
@@ -211,6 +212,11 @@ impl<'a> Ledger<'a> {
         }
     }
 
+    /// Takes in how many processes fit the patterns that are counted.
+    pub(crate) fn take_headcounts(&mut self, headcounts: BTreeMap<PatternId, Headcount>) {
+        self.found.headcounts = headcounts;
+    }
+
     /// Takes in that there can be processes of which nothing is shown.
     pub(crate) fn obscure_all(&mut self) {
         for (pattern, _) in self.need.iter().filter(|(_, sockets)| **sockets > 0) {
@@ -218,6 +224,9 @@ impl<'a> Ledger<'a> {
             obscured.missing.insert(Capability::SysPtrace);
         }
         self.found.uncertain.extend(&self.unmet);
+        for headcount in self.found.headcounts.values_mut() {
+            headcount.possible += 1;
+        }
     }
 
     /// The sockets that nobody is known to hold, and that a process out of sight might.
@@ -246,6 +255,13 @@ impl<'a> Ledger<'a> {
         // What could not be seen does not matter where everything asked for was found elsewhere.
         let need = &self.need;
         self.found.obscured.retain(|pattern, _| need.get(pattern).is_some_and(|sockets| *sockets > 0));
+        for pattern in self.query.counted.difference(&self.asked) {
+            match self.found.headcounts.get(pattern) {
+                Some(Headcount { fitting: 1.., .. }) => self.found.present.insert(*pattern),
+                Some(Headcount { fitting: 0, possible: 0 }) => false,
+                Some(_) | None => self.found.uncertain.insert(*pattern),
+            };
+        }
         let present = &self.found.present;
         self.found.uncertain.retain(|pattern| !present.contains(pattern));
         for holders in self.found.holders.values_mut() {
@@ -287,6 +303,11 @@ impl Holder {
     /// Whether it shows no executable: a part of the kernel, or dead.
     pub(crate) fn is_bare(&self) -> bool {
         self.names.executable == Known::Absent
+    }
+
+    /// Whether it might fit every pattern that it does not fit for certain: any name could be that of its executable.
+    pub(crate) fn might_fit_any(&self) -> bool {
+        self.names.executable == Known::Denied
     }
 
     /// Whether it was described, as what holds a socket is.

@@ -177,7 +177,7 @@ impl Survey<'_> {
         self.effort.names += 1;
         let (dir, names) = self.procfs.enter(pid)?;
         let holder = Holder::new(pid, names, self.query.selector);
-        self.table.note(pid, holder.fits(), holder.is_bare(), self.query.now);
+        self.table.note(&holder, self.query.now);
         let Fits { certain, possible } = holder.fits();
         let asked = |pattern: &&PatternId| self.query.patterns.contains(pattern);
         if holder.is_bare() || !certain.iter().chain(possible).any(|pattern| asked(&pattern)) {

@@ -171,6 +171,24 @@ impl Procfs {
         Ok((dir, names))
     }
 
+    /// Whether that process runs a program: it is no part of the kernel, and not all of its threads have exited.
+    pub(crate) fn read_is_running(&self, pid: Pid) -> Result<bool, Obstacle> {
+        // One call for most: who has an executable has memory, and neither the kernel's threads nor the dead have any.
+        match readlinkat_raw(&self.root, format!("{pid}/exe"), &mut [0; SOCKET_LINK_BYTES]) {
+            Ok(_) => return Ok(true),
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
+                return Err(Obstacle::Exhausted(errno));
+            }
+            Err(_) => {}
+        }
+        let dir = self.open_process(pid)?;
+        match dir.read_task_kind()? {
+            TaskKind::User => Ok(true),
+            TaskKind::Kernel => Ok(false),
+            TaskKind::Dead => Ok(dir.open_living_thread()?.is_some()),
+        }
+    }
+
     /// Which processes this /proc hides.
     pub(crate) fn read_hidden_processes(&self) -> Result<HiddenProcesses, ProcessError> {
         let path = self.path.join("self/mountinfo");

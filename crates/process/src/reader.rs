@@ -27,11 +27,11 @@ use crate::scan::{Memory, Scan, Unfinished};
 use crate::table::NameTable;
 use crate::verify::Verification;
 
-/// Finds the holders of sockets in a /proc.
+/// Finds the holders of sockets in a /proc, and counts the processes that fit.
 ///
 /// It remembers at which descriptors it found the sockets that it was asked about, keeps their holders open, and looks
-/// there first. While each is still there, and its holder's names still fit, /proc is not even listed. Of all other
-/// processes it remembers what their names fitted, and reads them again only now and then.
+/// there first. While each is still there, and its holder's names still fit, /proc is not even listed, unless processes are
+/// to be counted. Of all other processes it remembers what their names fitted, and reads them again only now and then.
 ///
 /// How old an answer may be:
 ///
@@ -40,6 +40,9 @@ use crate::verify::Verification;
 ///   least every 30 seconds where it is only verified.
 /// * A process that was passed over, and begins to fit while it runs (exec, or a new name), is found to be present
 ///   within 60 seconds; a new process at once, and again at the next call, when it may have replaced its program.
+/// * How many fit is as of this call for processes that begin or end: /proc is listed in each call that counts, and each
+///   process that fits is asked whether it runs. By which names it is counted can be 60 seconds old, for one that begins to fit
+///   while it runs as for one that ceases to; of a process that is younger than that, half as old as itself.
 /// * The holder of a new socket is found at once, whatever is remembered. Where nobody who fits was found to hold it,
 ///   and a process that runs already begins to fit, or is renamed and then given the socket, that is found after as much
 ///   time as the socket had been looked for in vain, and within 60 seconds.

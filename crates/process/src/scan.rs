@@ -2,9 +2,9 @@
 //!
 //! First where the sockets were found before; then the processes that held any; then all the others. A process whose
 //! names fit nothing that is still asked for costs its names and no more, and where they are remembered (`table`) not
-//! even these. Nothing is claimed of a process by what is remembered of it: who might matter is looked at. What happens
-//! during the search (a process forks and exits, hands a socket on) is made up for by looking again, a bounded number
-//! of times; and who was passed over is looked at after all where a socket is left without a holder that fits, unless
+//! even these. Nothing but a number (`headcount`) is claimed by what is remembered of processes: who might matter is
+//! looked at. What happens during the search (a process forks and exits, hands a socket on) is made up for by looking
+//! again, a bounded number of times; and who was passed over is looked at after all where a socket is left without a holder that fits, unless
 //! that was concluded already (`conclusions`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -26,6 +26,8 @@ use crate::pods::Pods;
 use crate::privileges::{Privileges, Refusal};
 use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
 use crate::table::{NAMES_TABLE_BOUND, NameTable, Remembered};
+
+mod headcount;
 
 /// How often /proc is listed again when something is still open after all processes were looked at.
 const EXTRA_PASSES: usize = 2;
@@ -72,6 +74,8 @@ pub(crate) struct Scan<'a> {
     is_known_to_fit: bool,
     /// Whose names were read anew by a search that was cut short: they are not read again.
     read_before: HashSet<Pid>,
+    /// The processes that a count has listed just now.
+    listed: Option<Vec<Pid>>,
 }
 
 /// Whose names are read.
@@ -133,18 +137,31 @@ impl<'a> Scan<'a> {
             is_cut: false,
             is_known_to_fit: false,
             read_before: HashSet::new(),
+            listed: None,
         }
     }
 
     /// Searches, and tells what was found.
     pub(crate) fn run(mut self) -> Result<HolderScan, ProcessError> {
         self.check_places()?;
-        if !self.ledger.is_complete() {
+        let is_searched = !self.ledger.is_complete();
+        let mut is_counted = self.ledger.query().counted.is_empty();
+        if !is_counted {
+            // Before the search, which may be long: of that, a count would never see the end.
+            let allowance = self.ledger.query().allowance;
+            is_counted = if is_searched { self.count(&allowance.part(2))? } else { self.count(allowance)? };
+        }
+        if is_searched {
             let seen = self.search()?;
+            if !is_counted && !self.is_cut {
+                self.count(self.ledger.query().allowance)?;
+            }
             self.note_hidden_processes();
             if !self.is_cut && !self.ledger.obscured_without_holder().is_empty() {
                 self.search_anyone(&seen)?;
             }
+        } else {
+            self.note_hidden_processes();
         }
         if self.is_cut {
             self.leave_undecided();
@@ -286,7 +303,10 @@ impl<'a> Scan<'a> {
             if self.is_cut || self.is_enough(reading) || (pass > 0 && self.ledger.is_answered()) {
                 break;
             }
-            let listed = self.list()?;
+            let listed = match self.listed.take() {
+                Some(listed) => listed,
+                None => self.list()?,
+            };
             let moved = pass > 0 && seen.values().any(|seen| *seen == Seen::VanishedFitting);
             seen.retain(|_, seen| !matches!(seen, Seen::Vanished | Seen::VanishedFitting));
             let due: Vec<Pid> = listed.into_iter().filter(|pid| moved || !seen.contains_key(pid)).collect();
@@ -360,7 +380,7 @@ impl<'a> Scan<'a> {
             {
                 Some(Seen::Remembered { bare: *bare })
             }
-            Remembered::Fitted { .. } | Remembered::Unclear | Remembered::Unread => None,
+            Remembered::Fitted { .. } | Remembered::Unclear { .. } | Remembered::Unread => None,
         }
     }
 
@@ -374,7 +394,7 @@ impl<'a> Scan<'a> {
         let query = self.ledger.query();
         let holder = Holder::new(pid, names, query.selector);
         let bare = holder.is_bare();
-        self.memory.table.note(pid, holder.fits(), bare, query.now);
+        self.memory.table.note(&holder, query.now);
         if let Some((_, read)) = &mut self.memory.unfinished.names {
             read.insert(pid);
         }
@@ -480,7 +500,8 @@ impl<'a> Scan<'a> {
 
     /// Accounts for the processes that /proc does not even list.
     fn note_hidden_processes(&mut self) {
-        if self.privileges.sys_ptrace || self.ledger.is_answered() {
+        let is_counted = !self.ledger.query().counted.is_empty();
+        if self.privileges.sys_ptrace || (self.ledger.is_answered() && !is_counted) {
             return;
         }
         // A /proc that does not tell whether it hides anything cannot be relied on to show everything.

@@ -11,13 +11,14 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use vms_core::process::{Fits, PatternId, Pid};
+use vms_core::process::{PatternId, Pid};
 
+use crate::ledger::Holder;
 use crate::network::Whereabouts;
 use crate::procfs::Listed;
 
-/// How old an entry may be: how late a census tells of a process that was there before and was renamed, or replaced its
-/// program.
+/// How old an entry may be: how late a census or a count tells of a process that was there before and was renamed, or
+/// replaced its program.
 pub(crate) const NAMES_TABLE_BOUND: Duration = Duration::from_mins(1);
 
 /// The processes of the last listing.
@@ -46,7 +47,10 @@ pub(crate) enum Remembered {
     /// They were not read yet.
     Unread,
     /// They could not all be read: it might fit any pattern.
-    Unclear,
+    Unclear {
+        /// The patterns that they fitted all the same. `None` where it does not fit just any other: that is not remembered.
+        certain: Option<Box<[PatternId]>>,
+    },
     /// They fitted these patterns, and no others.
     Fitted {
         /// The patterns; for most processes none.
@@ -89,15 +93,17 @@ impl NameTable {
     }
 
     /// Takes in what the names of a listed process fit now.
-    pub(crate) fn note(&mut self, pid: Pid, fits: &Fits, bare: bool, now: Duration) {
+    pub(crate) fn note(&mut self, holder: &Holder, now: Duration) {
+        let (pid, fits) = (holder.pid(), holder.fits());
         let Some(entry) = self.entries.get_mut(&pid) else { return };
         let age = entry.first_seen.map_or(NAMES_TABLE_BOUND, |seen| now.saturating_sub(seen));
         entry.due = now.saturating_add(age.min(bound_of(pid)));
+        let patterns: Box<[PatternId]> = fits.certain.as_slice().into();
         entry.names = if fits.possible.is_empty() {
-            let patterns = fits.certain.as_slice().into();
+            let bare = holder.is_bare();
             Remembered::Fitted { patterns, bare, whereabouts: Whereabouts::Unread, network: None }
         } else {
-            Remembered::Unclear
+            Remembered::Unclear { certain: holder.might_fit_any().then_some(patterns) }
         };
     }
 

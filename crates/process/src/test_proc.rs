@@ -230,6 +230,7 @@ pub(crate) struct Question {
     wanted: BTreeMap<Inode, BTreeSet<PatternId>>,
     census: BTreeSet<PatternId>,
     located: BTreeSet<PatternId>,
+    counted: BTreeSet<PatternId>,
     every_holder: bool,
     now: Duration,
     allowance: Allowance<'static>,
@@ -256,6 +257,7 @@ impl Question {
             wanted: BTreeMap::new(),
             census: BTreeSet::new(),
             located: BTreeSet::new(),
+            counted: BTreeSet::new(),
             every_holder: false,
             now: START,
             allowance: Allowance::unlimited(),
@@ -281,6 +283,12 @@ impl Question {
         self
     }
 
+    /// Asks how many processes fit that pattern.
+    pub(crate) fn asks_how_many(mut self, pattern: usize) -> Self {
+        self.counted.insert(self.ids[pattern]);
+        self
+    }
+
     pub(crate) fn every_holder(mut self) -> Self {
         self.every_holder = true;
         self
@@ -288,7 +296,7 @@ impl Question {
 
     /// Asks nothing yet, about the same patterns under the same ids.
     pub(crate) fn about_nothing(self) -> Self {
-        Self { wanted: BTreeMap::new(), census: BTreeSet::new(), ..self }
+        Self { wanted: BTreeMap::new(), census: BTreeSet::new(), counted: BTreeSet::new(), ..self }
     }
 
     /// Asks for what can be found with so many units of work.
@@ -316,6 +324,7 @@ impl Question {
             wanted: &self.wanted,
             census: &self.census,
             located: &self.located,
+            counted: &self.counted,
             every_holder: self.every_holder,
             now: self.now,
             allowance: &self.allowance,

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ use skip::skip;
 
 #[path = "real_proc/changes.rs"]
 mod changes;
+#[path = "real_proc/counts.rs"]
+mod counts;
 #[path = "real_proc/places.rs"]
 mod places;
 #[path = "real_proc/skip.rs"]
@@ -85,10 +87,9 @@ impl Program {
 
     /// Copies a program to that name, and runs it as `prepare` says.
     fn start_copy(of: &str, name: &str, prepare: impl FnOnce(&Path) -> Command) -> Self {
-        /// One at a time: a child that another thread forks meanwhile would keep the copy open for writing, and what is
-        /// written to cannot be run.
-        static STARTING: Mutex<()> = Mutex::new(());
-        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        // A child that another thread forks meanwhile would keep the copy open for writing, and what is written to cannot
+        // be run.
+        let _alone = forking_alone();
         let directory = TempDir::new().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let path = directory.path().join(name);
@@ -99,6 +100,12 @@ impl Program {
     fn pid(&self) -> Pid {
         Pid(self.child.id())
     }
+}
+
+/// Keeps other tests from forking: until it runs its program, a child holds all that this process does.
+fn forking_alone() -> MutexGuard<'static, ()> {
+    static FORKING: Mutex<()> = Mutex::new(());
+    FORKING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test that looks at processes has to start some")]
@@ -129,6 +136,7 @@ fn ask(reader: &mut ProcReader, name: &str, executable: Option<&Path>, inodes: &
         wanted: &wanted,
         census: &census,
         located: &census,
+        counted: &BTreeSet::new(),
         every_holder: true,
         now: Duration::ZERO,
         allowance: &Allowance::unlimited(),
@@ -257,6 +265,7 @@ fn a_reader_that_this_project_did_not_write_sees_the_same_holders() {
         held
     };
     let _socket = Socket::new();
+    let _alone = forking_alone();
     let before = held();
     let inodes: Vec<Inode> = before.iter().map(|(inode, _)| *inode).collect();
     let answer = ask(&mut reader("/proc"), "*", None, &inodes);

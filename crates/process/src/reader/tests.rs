@@ -1,9 +1,10 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
 use vms_core::connection::Inode;
-use vms_core::process::{PatternId, Pid};
+use vms_core::process::{Headcount, PatternId, Pid};
 
 use super::*;
 use crate::kept::NAMES_BOUND;
@@ -39,6 +40,8 @@ struct Truth {
     sockets: BTreeMap<u32, u64>,
     /// When it came by its name otherwise than by beginning; the step, and the time.
     renamed: Option<(usize, Duration)>,
+    /// It has exited, and was not waited for.
+    is_dead: bool,
 }
 
 impl Truth {
@@ -93,7 +96,7 @@ impl World {
         drop(self.proc.process(pid, NAMES[name]));
         // A file system may give its directory the inode of the one before: then only its name could tell.
         let renamed = self.vacated.contains(&pid).then_some((self.step, self.now));
-        self.processes.insert(pid, Truth { name, sockets: BTreeMap::new(), renamed });
+        self.processes.insert(pid, Truth { name, sockets: BTreeMap::new(), renamed, is_dead: false });
     }
 
     fn end(&mut self, pid: u32) {
@@ -124,16 +127,43 @@ impl World {
         }
     }
 
+    fn die(&mut self, pid: u32) {
+        let truth = self.processes.get_mut(&pid).unwrap();
+        truth.is_dead = true;
+        let mut process = self.proc.process(pid, NAMES[truth.name]).bare(b'Z', 0x0040_0140);
+        for descriptor in std::mem::take(&mut truth.sockets).into_keys() {
+            process = process.close(descriptor);
+        }
+        fs::create_dir_all(self.proc.path().join(format!("{pid}/task"))).unwrap();
+    }
+
+    /// How many processes of that name run: at least, of whom a reader has to know, and at most.
+    fn count(&self, name: usize, bound: Duration) -> (u64, u64) {
+        let mut counts = (0, 0);
+        for truth in self.processes.values().filter(|truth| !truth.is_dead) {
+            let is_doubtful = truth.is_renamed_within(bound, self.now);
+            counts.0 += u64::from(truth.name == name && !is_doubtful);
+            counts.1 += u64::from(truth.name == name || is_doubtful);
+        }
+        counts
+    }
+
     /// Something happens, or nothing.
     fn go_on(&mut self) {
         self.step += 1;
         self.now += Duration::from_millis([1, 100, 1000, 7000, 15_000][self.dice.below(5)]);
-        let living: Vec<u32> = self.processes.keys().copied().collect();
+        let (dead, living): (Vec<u32>, Vec<u32>) =
+            self.processes.keys().partition(|pid| self.processes[pid].is_dead);
         let Some(pid) = self.dice.choose(&living) else { return self.begin(1) };
+        if self.dice.below(8) == 0
+            && let Some(pid) = self.dice.choose(&dead)
+        {
+            return self.end(pid);
+        }
         let held: Vec<(u32, u64)> =
             self.processes[&pid].sockets.iter().map(|(descriptor, inode)| (*descriptor, *inode)).collect();
         let held = self.dice.choose(&held);
-        match (self.dice.below(18), held) {
+        match (self.dice.below(19), held) {
             (0, _) => {
                 let free: Vec<u32> = (1..=PIDS).filter(|pid| !self.processes.contains_key(pid)).collect();
                 if let Some(pid) = self.dice.choose(&free) {
@@ -171,6 +201,7 @@ impl World {
                     self.open(pid, inode);
                 }
             }
+            (9, _) if living.len() > 1 => self.die(pid),
             _ => {}
         }
     }
@@ -182,12 +213,38 @@ impl World {
     }
 }
 
-fn question(wanted: &[(u64, usize)], census: usize, question: Question) -> Question {
-    let mut question = question.about_nothing();
+fn question(wanted: &[(u64, usize)], census: usize, counted: &[usize], question: Question) -> Question {
+    let mut question = about(counted, question);
     for (inode, pattern) in wanted {
         question = question.wants(*inode, &[*pattern]);
     }
     question.counts(census)
+}
+
+/// Asks how many processes have these names.
+fn about(counted: &[usize], question: Question) -> Question {
+    counted.iter().copied().fold(question.about_nothing(), Question::asks_how_many)
+}
+
+/// Holds what was counted to what is true, where a reader may not have noticed names that are younger than `bound`.
+fn check_counts(
+    world: &World,
+    headcounts: &BTreeMap<PatternId, Headcount>,
+    question: &Question,
+    counted: &[usize],
+    bound: Duration,
+) {
+    assert_eq!(headcounts.len(), counted.len());
+    for name in counted {
+        let Headcount { fitting, possible } = headcounts[&question.id(*name)];
+        let (least, most) = world.count(*name, bound);
+        assert!(
+            (least..=most).contains(&fitting) && possible == 0,
+            "step {}: {fitting} and {possible} are {} instead of {least} to {most}",
+            world.step,
+            NAMES[*name]
+        );
+    }
 }
 
 /// What was told of a holder: the socket, and the process.
@@ -198,11 +255,13 @@ fn check_holders(
     world: &World,
     reader: &mut ProcReader,
     question: &Question,
-    (wanted, census): (&[(u64, usize)], usize),
+    (wanted, census, counted): (&[(u64, usize)], usize, &[usize]),
+    bound: Duration,
     vain: &mut BTreeMap<(u64, usize), Vain>,
 ) -> Vec<Told> {
     let (now, step) = (world.now, world.step);
     let scan = reader.find_holders(&question.query()).unwrap();
+    check_counts(world, &scan.headcounts, question, counted, bound);
     let mut told = Vec::new();
     for (inode, holders) in &scan.holders {
         for process in holders {
@@ -242,7 +301,7 @@ fn check_holders(
         }
     }
     let present = scan.present.contains(&question.id(census));
-    let mut fitting = world.processes.values().filter(|truth| truth.name == census);
+    let mut fitting = world.processes.values().filter(|truth| truth.name == census && !truth.is_dead);
     if present {
         assert!(fitting.next().is_some(), "step {step}: nobody is {}", NAMES[census]);
     } else {
@@ -301,16 +360,27 @@ fn live_in_a_random_world(seed: u64) {
         wanted.sort_unstable();
         wanted.dedup();
         let census = world.dice.below(IDLE);
-        asked = question(&wanted, census, asked);
+        let mut counted: Vec<usize> = (0..IDLE).collect();
+        counted.truncate(world.dice.below(IDLE + 1));
+        asked = question(&wanted, census, &counted, asked);
         asked.at(world.now);
         // A reader that remembers nothing agrees with the truth, and so the truth is one that a reader can find.
         let mut fresh = world.proc.reader();
-        check_holders(&world, &mut fresh, &asked, (&wanted, census), &mut BTreeMap::new());
-        told.extend(check_holders(&world, &mut reader, &asked, (&wanted, census), &mut vain));
+        let questions = (wanted.as_slice(), census, counted.as_slice());
+        check_holders(&world, &mut fresh, &asked, questions, Duration::ZERO, &mut BTreeMap::new());
+        let bound = NAMES_TABLE_BOUND;
+        told.extend(check_holders(&world, &mut reader, &asked, questions, bound, &mut vain));
         if reader.effort().listings > 0 {
             world.vacated.clear();
             let living = world.processes.len();
             passed_over += usize::from(fresh.effort().names >= living && reader.effort().names < living);
+        }
+        if world.dice.below(3) == 0 {
+            let all: Vec<usize> = (0..IDLE).collect();
+            asked = about(&all, asked);
+            let scan = reader.find_holders(&asked.query()).unwrap();
+            check_counts(&world, &scan.headcounts, &asked, &all, bound);
+            world.vacated.clear();
         }
         check_verified(&world, &mut reader, &asked, &told);
         told.sort_unstable();

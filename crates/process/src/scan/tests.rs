@@ -12,6 +12,7 @@ use crate::reader::ProcReader;
 use crate::table::NAMES_TABLE_BOUND;
 use crate::test_proc::{Question, TestProc, privileged, unprivileged, without_overriding_modes};
 
+mod counted;
 mod located;
 mod remembered;
 

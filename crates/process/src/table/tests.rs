@@ -1,12 +1,17 @@
+use vms_core::process::{Known, ProcessPattern, ProcessSelector};
+
 use super::*;
+use crate::procfs::Names;
 use crate::test_proc::START;
 
 fn listed(pids: impl IntoIterator<Item = u32>) -> Vec<Listed> {
     pids.into_iter().map(|pid| Listed { pid: Pid(pid), inode: u64::from(pid) + 100 }).collect()
 }
 
-fn nothing() -> Fits {
-    Fits::default()
+/// A process that fits nothing.
+fn idle(pid: u32) -> Holder {
+    let names = Names { comm: Known::Is(b"idle".to_vec()), argv0: Known::Absent, executable: Known::Absent };
+    Holder::new(Pid(pid), names, &ProcessSelector::default())
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -18,7 +23,7 @@ fn table_with_newcomer() -> NameTable {
     let mut table = NameTable::default();
     table.list(&listed([1]), seconds(0));
     table.list(&listed([1, 2]), seconds(100));
-    table.note(Pid(2), &nothing(), false, seconds(100));
+    table.note(&idle(2), seconds(100));
     table
 }
 
@@ -29,7 +34,7 @@ fn a_young_process_is_read_again_at_the_next_call_and_then_ever_less_often() {
     let mut read = Vec::new();
     for now in 101..400 {
         if table.remembered(Pid(2), seconds(now)).is_none() {
-            table.note(Pid(2), &nothing(), false, seconds(now));
+            table.note(&idle(2), seconds(now));
             read.push(now - 100);
         }
     }
@@ -45,7 +50,7 @@ fn processes_that_were_there_before_come_due_apart_and_within_the_bound() {
     table.list(&all, seconds(0));
     for process in &all {
         assert_eq!(table.remembered(process.pid, seconds(0)), None, "nothing is known at first");
-        table.note(process.pid, &nothing(), false, seconds(0));
+        table.note(&idle(process.pid.0), seconds(0));
     }
     let due = |now| all.iter().filter(|process| table.remembered(process.pid, now).is_none()).count();
     assert_eq!(due(seconds(0)), 0);
@@ -59,7 +64,7 @@ fn processes_that_were_there_before_come_due_apart_and_within_the_bound() {
 #[test]
 fn who_is_not_listed_any_more_is_forgotten() {
     let mut table = table_with_newcomer();
-    table.note(Pid(1), &nothing(), true, seconds(100));
+    table.note(&idle(1), seconds(100));
     assert!(table.remembered(Pid(1), seconds(101)).is_some());
     table.list(&listed([2, 3]), seconds(101));
     table.list(&listed([1, 2, 3]), seconds(101));
@@ -71,27 +76,39 @@ fn who_is_not_listed_any_more_is_forgotten() {
 fn a_number_that_was_given_to_another_process_is_a_new_process() {
     let mut table = NameTable::default();
     table.list(&listed([1]), seconds(0));
-    table.note(Pid(1), &nothing(), false, seconds(0));
+    table.note(&idle(1), seconds(0));
     assert!(table.remembered(Pid(1), seconds(10)).is_some());
     table.list(&[Listed { pid: Pid(1), inode: 999 }], seconds(10));
     assert_eq!(table.remembered(Pid(1), seconds(10)), None);
-    table.note(Pid(1), &nothing(), false, seconds(10));
+    table.note(&idle(1), seconds(10));
     assert_eq!(table.remembered(Pid(1), seconds(10)), None, "and young");
 }
 
 #[test]
-fn who_might_fit_is_never_passed_over_and_costs_no_memory_by_pattern() {
+fn of_who_might_fit_no_more_is_remembered_than_what_he_fits_for_certain() {
     let mut table = NameTable::default();
     table.list(&listed([1]), seconds(0));
-    let selector = vms_core::process::ProcessSelector::new(&[vms_core::process::ProcessPattern {
-        name: "x".parse().unwrap(),
-        executable: None,
-    }])
-    .unwrap();
-    let fits = selector.fits(&crate::procfs::Names::DENIED.known());
-    assert!(!fits.possible.is_empty());
-    table.note(Pid(1), &fits, false, seconds(0));
-    assert_eq!(table.remembered(Pid(1), seconds(1)), Some(&Remembered::Unclear));
+    let patterns = ["idle", "x", "y=/bin/y"].map(|text| {
+        let (name, executable) = text.split_once('=').map_or((text, None), |(name, path)| (name, Some(path)));
+        ProcessPattern { name: name.parse().unwrap(), executable: executable.map(Into::into) }
+    });
+    let selector = ProcessSelector::new(&patterns).unwrap();
+    let unclear = |comm, executable| {
+        let names = Names { comm, argv0: Known::Absent, executable };
+        let holder = Holder::new(Pid(1), names, &selector);
+        assert!(!holder.fits().possible.is_empty());
+        table.note(&holder, seconds(0));
+        table.remembered(Pid(1), seconds(1)).cloned()
+    };
+    let mut unclear = unclear;
+    let idle = selector.id(&patterns[0]).unwrap();
+    let certain = Some([idle].into());
+    assert_eq!(unclear(Known::Is(b"idle".to_vec()), Known::Denied), Some(Remembered::Unclear { certain }));
+    assert_eq!(
+        unclear(Known::Denied, Known::Is("/bin/z".into())),
+        Some(Remembered::Unclear { certain: None }),
+        "it might fit some and not others"
+    );
 }
 
 #[test]
