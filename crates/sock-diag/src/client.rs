@@ -12,6 +12,7 @@ use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, ConnectionFilter};
 use vms_core::health::Sighting;
 use vms_core::namespace::{Approach, Namespace, NamespaceId};
+use vms_core::socket::{SocketFilter, SocketSurvey, Transport as Protocol};
 use vms_netlink::{ATTEMPTS, Answers, Ended, Exchange, Line, NetlinkSocket, Operation, Transport};
 
 use crate::bytecode::Precision;
@@ -21,6 +22,9 @@ use crate::home::{Abroad, Home};
 use crate::host_size::read_host_sockets;
 use crate::plan::{Experience, Plan};
 use crate::tables::Tables;
+use crate::walk::SurveyPlan;
+
+mod survey;
 
 /// How many sockets one dump may tell of in one attempt, asked for or not. To read that many takes half a second.
 pub(crate) const MAX_TOLD: u32 = 1 << 20;
@@ -70,7 +74,7 @@ impl SockDiag {
     /// [`Error::PermissionMissing`] or [`Error::Unsupported`] where this host does not allow or have it,
     /// [`Error::Io`] where it lacks file descriptors or memory.
     pub fn open(proc_root: &Path) -> Result<Self, Error> {
-        let line = open(None).map_err(|errno| classify(Operation::Open, errno))?;
+        let line = open(None).map_err(|errno| classify(Protocol::Tcp, Operation::Open, errno))?;
         let sockstat = proc_root.join("net/sockstat");
         Ok(Self {
             client: Client::new(Scope::new(line)),
@@ -86,7 +90,7 @@ impl SockDiag {
     /// # Errors
     /// As [`SockDiag::open`]; and where `thread-self/ns/net` below `proc_root`, by which the thread comes back, cannot be opened.
     pub fn open_for_all_namespaces(proc_root: &Path) -> Result<Self, Error> {
-        let home = Home::open(proc_root).map_err(|errno| classify(Operation::Enter, errno))?;
+        let home = Home::open(proc_root).map_err(|errno| classify(Protocol::Tcp, Operation::Enter, errno))?;
         Ok(Self { home: Some(Arc::new(home)), ..Self::open(proc_root)? })
     }
 
@@ -94,7 +98,8 @@ impl SockDiag {
     /// tell of that place.
     fn come_back(&self) -> Result<(), Error> {
         let home = self.home.as_ref();
-        home.map_or(Ok(()), |home| home.come_back()).map_err(|errno| classify(Operation::Enter, errno))
+        home.map_or(Ok(()), |home| home.come_back())
+            .map_err(|errno| classify(Protocol::Tcp, Operation::Enter, errno))
     }
 }
 
@@ -135,7 +140,7 @@ impl ConnAdapter for SockDiag {
                 Err(Errno::PERM | Errno::ACCESS | Errno::INVAL) => {
                     refused.insert(*id);
                 }
-                Err(errno) => return Err(classify(Operation::Enter, errno)),
+                Err(errno) => return Err(classify(Protocol::Tcp, Operation::Enter, errno)),
             }
             self.come_back()?;
         }
@@ -151,6 +156,13 @@ impl ConnAdapter for SockDiag {
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
         self.come_back()?;
         self.client.dump(filter, || read_host_sockets(&self.sockstat))
+    }
+
+    /// One walk for each kernel table, and family of its sockets, that can have what is asked for: TCP, listening, UDP. Both
+    /// lists are sorted by cookie.
+    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey, Error> {
+        self.come_back()?;
+        self.client.survey(filter, || read_host_sockets(&self.sockstat))
     }
 
     /// A walk costs what all sockets of the host cost, in whichever network namespace they are. Of a namespace that is not
@@ -237,6 +249,8 @@ struct Client<T> {
     plan: Plan,
     /// Those used before, the latest first.
     earlier: Vec<Plan>,
+    /// Those of surveys, the latest first.
+    surveys: Vec<SurveyPlan>,
     /// How many lookups go in one send.
     lookups_at_once: usize,
     /// How many sends of so many were answered in full since that changed.
@@ -279,6 +293,7 @@ impl<T: Transport> Client<T> {
             exchange: Exchange::default(),
             plan: Plan::default(),
             earlier: Vec::new(),
+            surveys: Vec::new(),
             lookups_at_once: LOOKUPS_AT_ONCE,
             full_sends: 0,
             room: Room { told: MAX_TOLD, found: MAX_FOUND },
@@ -431,7 +446,10 @@ impl<T: Transport> Client<T> {
         let ended = self.exchange.dump::<Sockets, _, _>(
             &mut self.scope.line,
             self.room.told,
-            |sequence, out| DumpRequest { sequence, family, states: filter.states(), program }.encode(out),
+            |sequence, out| {
+                let (transport, states) = (Protocol::Tcp, filter.states());
+                DumpRequest { sequence, transport, family, states, program }.encode(out)
+            },
             |connection| {
                 // The program may have let through more than was asked for. Of most of that the port tells.
                 if self.plan.has_port_of(&connection) && filter.matches(&connection) {
@@ -443,18 +461,23 @@ impl<T: Transport> Client<T> {
                 ControlFlow::Continue(())
             },
         )?;
-        match ended {
-            Ended::Complete { told } => Ok(Outcome::Complete { told }),
-            Ended::Interrupted => Ok(Outcome::Interrupted),
-            // Not taken, or more than the socket's send buffer, which the host's administrator may have made small.
-            Ended::Failed { operation: Operation::Request, errno: Errno::INVAL | Errno::MSGSIZE }
-                if !program.is_empty() =>
-            {
-                Ok(Outcome::ProgramRefused)
-            }
-            Ended::Failed { operation, errno } => Err(classify(operation, errno)),
-            Ended::Stopped(error) => Err(error),
+        conclude(ended, Protocol::Tcp, program)
+    }
+}
+
+/// How an exchange with that program ended.
+fn conclude(ended: Ended<Error>, protocol: Protocol, program: &[u8]) -> Result<Outcome, Error> {
+    match ended {
+        Ended::Complete { told } => Ok(Outcome::Complete { told }),
+        Ended::Interrupted => Ok(Outcome::Interrupted),
+        // Not taken, or more than the socket's send buffer, which the host's administrator may have made small.
+        Ended::Failed { operation: Operation::Request, errno: Errno::INVAL | Errno::MSGSIZE }
+            if !program.is_empty() =>
+        {
+            Ok(Outcome::ProgramRefused)
         }
+        Ended::Failed { operation, errno } => Err(classify(protocol, operation, errno)),
+        Ended::Stopped(error) => Err(error),
     }
 }
 

@@ -9,6 +9,7 @@ use vms_core::address::Endpoint;
 use vms_core::connection::{CgroupId, Connection, Cookie, Inode, TcpState, TcpStates};
 use vms_core::health::Sighting;
 use vms_core::namespace::NamespaceId;
+use vms_core::socket::{Families, Transport, families_of_inet6};
 use vms_netlink::codec::{REQUEST, REQUEST_DUMP, TooLong, encode_attribute, encode_message};
 use vms_netlink::{Codec, Cursor, Malformed};
 
@@ -22,10 +23,15 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const EXPECTED_KIND: &str = "a message type of sock_diag";
 /// `IPPROTO_TCP`.
 const PROTOCOL_TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+const PROTOCOL_UDP: u8 = 17;
 /// `INET_DIAG_REQ_BYTECODE`.
 const ATTRIBUTE_BYTECODE: u16 = 1;
 /// `INET_DIAG_INFO`: `struct tcp_info`, in the reply to a request that has [`EXTENSION_INFO`] set.
 const ATTRIBUTE_INFO: u16 = 2;
+/// `INET_DIAG_SKV6ONLY`: a u8, which the kernel sends unasked of `AF_INET6` sockets that have no peer, LISTEN and CLOSE (since
+/// Linux 4.2). It could not be asked for: the request has bits for the first eight attributes alone.
+const ATTRIBUTE_V6_ONLY: u16 = 11;
 /// `INET_DIAG_CGROUP_ID`: a u64, which the kernel sends unasked (since Linux 5.8, with `CONFIG_SOCK_CGROUP_DATA`).
 const ATTRIBUTE_CGROUP_ID: u16 = 21;
 /// `1 << (INET_DIAG_INFO - 1)`.
@@ -35,6 +41,8 @@ const SOCKET_ID_BYTES: usize = 48;
 
 /// `sizeof(struct inet_diag_msg)`.
 const SOCKET_BYTES: usize = 72;
+/// Where in it the local address is.
+const LOCAL_IP_PLACE: usize = 8;
 
 /// The family of the sockets in a dump. An IPv4 connection may be on a socket of either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +64,14 @@ impl Family {
     }
 }
 
-/// A request for all TCP sockets of one family.
+/// A request for all sockets of one protocol and family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DumpRequest<'a> {
     /// Comes back in every message of the reply.
     pub sequence: u32,
     /// Which sockets the kernel is to walk.
+    pub transport: Transport,
+    /// Which of them.
     pub family: Family,
     /// Only sockets in one of these states.
     pub states: TcpStates,
@@ -77,7 +87,11 @@ impl DumpRequest<'_> {
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
         encode_message(out, SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, self.sequence, |out| {
             // struct inet_diag_req_v2: no extensions, and a dump looks for no one socket.
-            out.extend([self.family.number(), PROTOCOL_TCP, 0, 0]);
+            let protocol = match self.transport {
+                Transport::Tcp => PROTOCOL_TCP,
+                Transport::Udp => PROTOCOL_UDP,
+            };
+            out.extend([self.family.number(), protocol, 0, 0]);
             out.extend(self.states.bits().to_ne_bytes());
             out.extend([0; SOCKET_ID_BYTES]);
             if self.program.is_empty() {
@@ -156,6 +170,37 @@ impl Codec for Sockets {
             }
         }
         Ok(connection)
+    }
+}
+
+/// The same sockets, each with the versions of IP that it serves, which its canonical addresses do not tell.
+#[derive(Debug)]
+pub enum ServingSockets {}
+
+impl Codec for ServingSockets {
+    type Told = (Connection, Families);
+    const KIND: u16 = SOCK_DIAG_BY_FAMILY;
+    const EXPECTED: &'static str = EXPECTED_KIND;
+
+    /// A kernel that does not say whether a socket is for IPv6 alone has it serve both.
+    fn decode(mut payload: Cursor<'_>) -> Result<Self::Told, Malformed> {
+        let inet6_local = payload
+            .field::<1>(0)
+            .filter(|[family]| *family == Family::Inet6.number())
+            .and_then(|_| payload.field::<16>(LOCAL_IP_PLACE))
+            .map(Ipv6Addr::from);
+        let (mut connection, _) = decode_socket(&mut payload)?;
+        let mut v6_only = false;
+        while !payload.is_empty() {
+            let (kind, mut value) = payload.take_attribute()?;
+            match kind {
+                ATTRIBUTE_CGROUP_ID => connection.cgroup = decode_cgroup(&mut value)?,
+                ATTRIBUTE_V6_ONLY => v6_only = value.take("whether it is for IPv6 alone (1 byte)")? != [0],
+                _ => {}
+            }
+        }
+        let families = inet6_local.map_or(Families::IPV4, |local| families_of_inet6(local, v6_only));
+        Ok((connection, families))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 
 use rustix::io::Errno;
+use vms_core::socket::Transport;
 use vms_netlink::{Failure, Malformed, Operation, io_error, is_forbidden};
 
 use crate::proc_net::BadLine;
@@ -21,12 +22,16 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
-    /// This kernel has no `sock_diag` for TCP, or could not load it.
+    /// This kernel has no `sock_diag` for the protocol, or could not load it.
     #[error(
-        "sock_diag {operation}: unsupported (run `modprobe tcp_diag`, or use a kernel with CONFIG_INET_DIAG and \
-         CONFIG_INET_TCP_DIAG)"
+        "sock_diag {operation}: unsupported (run `modprobe {module}`, or use a kernel with CONFIG_INET_DIAG and \
+         {option})",
+        module = module_of(*transport),
+        option = option_of(*transport)
     )]
     Unsupported {
+        /// The protocol.
+        transport: Transport,
         /// The step at which it showed.
         operation: Operation,
         /// What the kernel said.
@@ -64,21 +69,37 @@ pub enum Error {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Failed { operation, errno } => classify(operation, errno),
+            Failure::Failed { operation, errno } => classify(Transport::Tcp, operation, errno),
             Failure::Malformed(malformed) => Self::Malformed(malformed),
             Failure::TooMany => Self::TooMany,
         }
     }
 }
 
-/// What an errno means to the caller.
-pub(crate) fn classify(operation: Operation, errno: Errno) -> Error {
+/// The kernel module that tells of its sockets.
+fn module_of(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "tcp_diag",
+        Transport::Udp => "udp_diag",
+    }
+}
+
+/// The option with which a kernel has that module.
+fn option_of(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "CONFIG_INET_TCP_DIAG",
+        Transport::Udp => "CONFIG_INET_UDP_DIAG",
+    }
+}
+
+/// What an errno means to the caller who asked for sockets of that protocol.
+pub(crate) fn classify(transport: Transport, operation: Operation, errno: Errno) -> Error {
     let source = io_error(errno);
     match (operation, errno) {
         _ if is_forbidden(operation, errno) => Error::PermissionMissing { operation, source },
-        // No NETLINK_SOCK_DIAG, no handler of the family, no handler of TCP.
+        // No NETLINK_SOCK_DIAG, no handler of the family, no handler of the protocol.
         (Operation::Open, Errno::PROTONOSUPPORT) | (_, Errno::NOENT | Errno::OPNOTSUPP) => {
-            Error::Unsupported { operation, source }
+            Error::Unsupported { transport, operation, source }
         }
         _ => Error::Io { operation, source },
     }

@@ -133,6 +133,11 @@ impl FamilyPlan {
         let exact = compile_exact(endpoints);
         let cheap = exact.as_ref().is_some_and(|program| program.audit_steps() < CHEAP_AUDIT_STEPS);
         let ports = if cheap { None } else { compile_ports(endpoints) };
+        Self::of(exact, ports, dumps)
+    }
+
+    /// With these programs, where the sockets of the host are divided among so many dumps.
+    pub(crate) fn of(exact: Option<Program>, ports: Option<Program>, dumps: u32) -> Self {
         Self { exact, ports, dumps, by_ports: None }
     }
 
@@ -188,10 +193,10 @@ impl FamilyPlan {
 
 /// The ports of some endpoints: a bit for each that there is.
 #[derive(Debug, Default)]
-struct PortSet(Vec<u64>);
+pub(crate) struct PortSet(Vec<u64>);
 
 impl PortSet {
-    fn new(endpoints: &[Endpoint]) -> Self {
+    pub(crate) fn new(endpoints: &[Endpoint]) -> Self {
         let mut words = vec![0; 65_536 / 64];
         for endpoint in endpoints {
             if let Some(word) = words.get_mut(usize::from(endpoint.port() / 64)) {
@@ -201,7 +206,7 @@ impl PortSet {
         Self(words)
     }
 
-    fn contains(&self, port: u16) -> bool {
+    pub(crate) fn contains(&self, port: u16) -> bool {
         self.0.get(usize::from(port / 64)).is_some_and(|word| word & (1 << (port % 64)) != 0)
     }
 }

@@ -24,6 +24,9 @@ use vms_core::health::Sighting;
 use vms_core::namespace::{Approach, Namespace, NamespaceId};
 use vms_sock_diag::SockDiag;
 
+#[path = "kernel/survey.rs"]
+mod survey;
+
 const ESTABLISHED: TcpStates = TcpStates::of(&[TcpState::Established]);
 
 /// A listener and one connection to it, both ends in this process.

@@ -9,6 +9,7 @@ use super::*;
 use crate::codec::Family;
 use crate::plan::{Experience, Plan};
 
+mod clauses;
 mod kernel;
 
 use kernel::{Entry, Refusal, audit, run};

@@ -61,16 +61,22 @@ pub(super) fn address_bits(ip: IpAddr) -> u128 {
     }
 }
 
-/// A program that accepts a socket if one of the leaves accepts either of its ends.
+/// Ends the program: accepts a socket if one of the leaves accepts its end, and turns down all others.
 ///
 /// The leaves have to be sorted by port and not to overlap. `None` when the program would be too long.
-pub(super) fn assemble(leaves: &[Leaf]) -> Option<Assembled> {
-    let mut assembler = Assembler::default();
-    let local = assembler.label();
-    place_leaves(&mut assembler, End::REMOTE, leaves, 0..=u16::MAX, Target::Label(local));
-    assembler.place(local);
-    place_leaves(&mut assembler, End::LOCAL, leaves, 0..=u16::MAX, Target::Reject);
+pub(super) fn finish(mut assembler: Assembler, remote: &[Leaf], local: &[Leaf]) -> Option<Assembled> {
+    if !remote.is_empty() {
+        let rest = assembler.label();
+        place_leaves(&mut assembler, End::REMOTE, remote, 0..=u16::MAX, Target::Label(rest));
+        assembler.place(rest);
+    }
+    place_leaves(&mut assembler, End::LOCAL, local, 0..=u16::MAX, Target::Reject);
     assembler.finish()
+}
+
+/// About how many operations it takes to find that none of the leaves accepts an end.
+pub(super) fn comparisons(leaves: &[Leaf]) -> u32 {
+    1 + leaves.len().checked_ilog2().unwrap_or(0)
 }
 
 /// Splits the ports that are still possible until one leaf is left.

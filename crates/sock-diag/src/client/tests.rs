@@ -205,6 +205,7 @@ fn programs_follow_the_endpoints() {
 }
 
 mod lookup;
+mod survey;
 
 /// 5,000 endpoints at 200 ports, none beside another, with that of [`socket`] among them.
 fn many() -> ConnectionFilter {

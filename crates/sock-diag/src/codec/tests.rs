@@ -135,6 +135,56 @@ fn the_cgroup_of_a_socket_is_found_among_attributes_in_a_dump_and_in_an_answer()
     assert_eq!((error.expected, error.found), ("a cgroup id (8 bytes)", 4));
 }
 
+/// The socket with the attributes given behind it, as a survey takes it in.
+fn decode_serving(socket: &[u8], attributes: &[u8]) -> Result<(Connection, Families), Malformed> {
+    let bytes = message(SOCK_DIAG_BY_FAMILY, 2, &[&socket[..72], attributes].concat());
+    match Messages::new(&bytes).next().unwrap()?.decode::<ServingSockets>()? {
+        Reply::Told(told) => Ok(told),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_versions_of_ip_that_a_socket_serves_follow_from_its_family_its_address_and_whether_it_is_for_ipv6_alone()
+ {
+    let any = [0; 16];
+    let mapped_any = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().octets();
+    let [v6_only, dual_stack] = [1, 0].map(|value| attribute(11, &[value]));
+    let cases = [
+        (ipv4_socket(), &v6_only, Families::IPV4),
+        (socket(2, 10, (any, 80), (any, 0)), &dual_stack, Families::IPV4),
+        (mapped_socket(), &dual_stack, Families::IPV4),
+        (ipv6_socket(), &dual_stack, Families::IPV6),
+        (socket(10, 10, (any, 80), (any, 0)), &dual_stack, Families::BOTH),
+        (socket(10, 10, (any, 80), (any, 0)), &v6_only, Families::IPV6),
+        (socket(10, 10, (any, 80), (any, 0)), &Vec::new(), Families::BOTH),
+        (socket(10, 7, (mapped_any, 80), (any, 0)), &dual_stack, Families::IPV4),
+    ];
+    for (told, attributes, expected) in cases {
+        let (connection, families) = decode_serving(&told, attributes).unwrap();
+        assert_eq!(families, expected, "{connection:?}");
+        let dumped = decode_all(&message(SOCK_DIAG_BY_FAMILY, 2, &told)).unwrap();
+        assert_eq!(dumped, [Reply::Told(connection)], "and all else is as in a dump");
+    }
+}
+
+#[test]
+fn no_byte_of_a_socket_or_of_what_follows_it_can_be_missing() {
+    let attributes = [attribute(21, &7_u64.to_ne_bytes()), attribute(11, &[1])].concat();
+    let whole = [&ipv6_socket()[..72], &attributes].concat();
+    let decode = |length: usize| {
+        let bytes = message(SOCK_DIAG_BY_FAMILY, 2, &whole[..length]);
+        Messages::new(&bytes).next().unwrap().unwrap().decode::<ServingSockets>()
+    };
+    // Between attributes nothing is missing, nor is the padding behind the last.
+    let complete = [72, 72 + 12, 72 + 12 + 5, 72 + 12 + 6, 72 + 12 + 7, 72 + 12 + 8];
+    for length in 0..=whole.len() {
+        assert_eq!(decode(length).is_ok(), complete.contains(&length), "{length}");
+    }
+    let error = decode_serving(&ipv6_socket(), &attribute(11, &[])).unwrap_err();
+    assert_eq!((error.expected, error.found), ("whether it is for IPv6 alone (1 byte)", 0));
+}
+
 #[test]
 fn every_message_of_a_reply_is_decoded_and_mapped_addresses_are_ipv4() {
     let replies = decode_all(&valid_reply()).unwrap();
@@ -184,14 +234,14 @@ fn no_byte_of_a_socket_can_be_missing() {
     assert!(decode_all(&message(SOCK_DIAG_BY_FAMILY, 2, &payload[..72])).is_ok());
 }
 
-/// What a request says, read back by the layouts of the kernel's headers.
-fn decode_request(bytes: &[u8]) -> (u32, u8, u32, Vec<u8>) {
+/// What a request says, read back by the layouts of the kernel's headers: sequence, protocol and family, states, program.
+fn decode_request(bytes: &[u8]) -> (u32, [u8; 2], u32, Vec<u8>) {
     let u16_at = |place: usize| u16::from_ne_bytes(bytes[place..place + 2].try_into().unwrap());
     let u32_at = |place: usize| u32::from_ne_bytes(bytes[place..place + 4].try_into().unwrap());
     assert_eq!(usize::try_from(u32_at(0)).unwrap(), bytes.len());
     assert_eq!((u16_at(4), u16_at(6)), (20, 0x301), "SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP");
     assert_eq!(u32_at(12), 0);
-    assert_eq!(bytes[17..20], [6, 0, 0], "TCP, no extension");
+    assert_eq!(bytes[18..20], [0, 0], "no extension");
     assert_eq!(bytes[24..72], [0; 48], "no one socket");
     let program = if bytes.len() > 72 {
         assert_eq!(usize::from(u16_at(72)), bytes.len() - 72);
@@ -200,7 +250,7 @@ fn decode_request(bytes: &[u8]) -> (u32, u8, u32, Vec<u8>) {
     } else {
         Vec::new()
     };
-    (u32_at(8), bytes[16], u32_at(20), program)
+    (u32_at(8), [bytes[17], bytes[16]], u32_at(20), program)
 }
 
 #[test]
@@ -208,7 +258,8 @@ fn a_program_longer_than_an_attribute_is_refused() {
     let states = TcpStates::of(&[TcpState::Established]);
     let encode = |bytes: usize| {
         let program = &vec![0; bytes];
-        DumpRequest { sequence: 1, family: Family::Inet, states, program }.encode(&mut Vec::new())
+        let transport = Transport::Tcp;
+        DumpRequest { sequence: 1, transport, family: Family::Inet, states, program }.encode(&mut Vec::new())
     };
     assert!(encode(65_528).is_ok());
     assert_eq!(encode(65_532), Err(TooLong(65_532)));
@@ -219,17 +270,21 @@ proptest! {
     fn a_request_says_what_it_was_made_of(
         sequence in any::<u32>(),
         inet6 in any::<bool>(),
+        udp in any::<bool>(),
         states in vec(0..13_usize, 0..13),
         words in vec(any::<[u8; 4]>(), 0..64),
     ) {
         let family = if inet6 { Family::Inet6 } else { Family::Inet };
         let states: Vec<TcpState> = states.into_iter().map(|index| TcpState::ALL[index]).collect();
         let program = words.concat();
-        let request = DumpRequest { sequence, family, states: TcpStates::of(&states), program: &program };
+        let transport = if udp { Transport::Udp } else { Transport::Tcp };
+        let request =
+            DumpRequest { sequence, transport, family, states: TcpStates::of(&states), program: &program };
         let mut out = Vec::new();
         request.encode(&mut out).unwrap();
         let bits = states.iter().fold(0, |bits, state| bits | 1 << state.number());
-        prop_assert_eq!(decode_request(&out), (sequence, if inet6 { 10 } else { 2 }, bits, program));
+        let protocol_and_family = [if udp { 17 } else { 6 }, if inet6 { 10 } else { 2 }];
+        prop_assert_eq!(decode_request(&out), (sequence, protocol_and_family, bits, program));
     }
 
     #[test]
@@ -244,6 +299,13 @@ proptest! {
         reply.truncate(length);
         if let Err(error) = decode_all(&reply) {
             prop_assert!(error.offset <= length);
+        }
+        for message in Messages::new(&reply).map_while(Result::ok) {
+            match (message.decode::<ServingSockets>(), message.decode::<Sockets>()) {
+                (Ok(Reply::Told((connection, _))), told) => prop_assert_eq!(told, Ok(Reply::Told(connection))),
+                (Ok(_), told) => prop_assert!(!matches!(told, Ok(Reply::Told(_)))),
+                (Err(error), _) => prop_assert!(error.offset <= length),
+            }
         }
     }
 }
