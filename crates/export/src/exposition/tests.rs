@@ -61,6 +61,10 @@ fn names_say_the_unit_and_that_a_counter_is_one() {
             "vms_agent_spool_size_bytes gauge",
             "vms_agent_walk_cpu_time_seconds_total counter",
             "vms_agent_walks_total counter",
+            "vms_connection_count gauge",
+            "vms_connection_status_ratio gauge",
+            "vms_connection_unattributed gauge",
+            "vms_connection_up_ratio gauge",
             "vms_connection_mon_ack_wait_seconds gauge",
             "vms_connection_mon_attribution gauge",
             "vms_connection_mon_connection_age_seconds gauge",
@@ -79,6 +83,16 @@ fn names_say_the_unit_and_that_a_counter_is_one() {
             "vms_connection_mon_unattributed gauge",
             "vms_connection_mon_up_ratio gauge",
             "vms_connection_mon_walk_age_seconds gauge",
+            "vms_discovery_connections gauge",
+            "vms_discovery_edges gauge",
+            "vms_discovery_endpoints gauge",
+            "vms_discovery_established gauge",
+            "vms_discovery_listening gauge",
+            "vms_discovery_omitted gauge",
+            "vms_discovery_unattributed gauge",
+            "vms_process_mon_count gauge",
+            "vms_process_mon_possible gauge",
+            "vms_process_mon_running_ratio gauge",
         ]
     );
 }
