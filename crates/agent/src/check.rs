@@ -1,4 +1,4 @@
-//! `vms-agent check`: one look at each link, as a table or as JSON.
+//! `vms-agent check`: one look for each probe, as a table or as JSON.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -19,7 +19,11 @@ use crate::advice;
 use crate::config::Config;
 use crate::terminal::{Cell, Table, Tone};
 
-/// One line of the answer: a probe in a direction, or a probe that matched in none.
+mod counts;
+
+pub(crate) use counts::{Tally, counts};
+
+/// One line of the answer: a link in a direction, or a link that matched in none.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     name: String,
@@ -233,12 +237,12 @@ pub(crate) fn select(mut config: Config, names: &[String]) -> Result<Config, Unk
     if names.is_empty() {
         return Ok(config);
     }
-    let has = |name: &String| config.probes.iter().any(|probe| *probe.name == **name);
+    let has = |name: &String| config.probes.iter().any(|probe| **probe.name() == **name);
     if let Some(unknown) = names.iter().find(|name| !has(name)) {
-        let known = config.probes.iter().map(|probe| format!("`{}`", probe.name)).collect();
+        let known = config.probes.iter().map(|probe| format!("`{}`", probe.name())).collect();
         return Err(UnknownName { name: unknown.clone(), known });
     }
-    config.probes.retain(|probe| names.iter().any(|name| **name == *probe.name));
+    config.probes.retain(|probe| names.iter().any(|name| **name == **probe.name()));
     Ok(config)
 }
 
@@ -281,20 +285,48 @@ pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)], mode: Attributio
     rows
 }
 
-/// Prints the rows as a JSON array.
+/// A line of either kind.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Link(&'a Row),
+    Tally(&'a Tally),
+}
+
+/// Prints all lines as a JSON array.
 ///
 /// # Errors
 /// When the output cannot be written.
-pub(crate) fn write_json(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, rows)?;
+pub(crate) fn write_json(rows: &[Row], counts: &[Tally], out: &mut impl Write) -> io::Result<()> {
+    let lines: Vec<Line<'_>> = rows.iter().map(Line::Link).chain(counts.iter().map(Line::Tally)).collect();
+    serde_json::to_writer_pretty(&mut *out, &lines)?;
     writeln!(out)
 }
 
-/// Prints the rows as a table, and below it what to do about each link that is down.
+/// Prints a table of links and one of what is counted, as far as there are any, and below them what to do about each link
+/// that is down.
 ///
 /// # Errors
 /// When the output cannot be written.
-pub(crate) fn write_table(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn write_table(rows: &[Row], counts: &[Tally], out: &mut impl Write) -> io::Result<()> {
+    if !rows.is_empty() || counts.is_empty() {
+        write_links(rows, out)?;
+    }
+    if !counts.is_empty() {
+        if !rows.is_empty() {
+            writeln!(out)?;
+        }
+        counts::write_table(counts, out)?;
+    }
+    for row in rows {
+        if let (Some(reason), Some(advice)) = (row.reason, &row.advice) {
+            writeln!(out, "\n{}: {reason}: {advice}", crate::terminal::escape(&row.name))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_links(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
     let headers = ["LINK", "STATUS", "DIRECTION", "SERVICE", "CONNECTIONS", "OWNER"];
     let mut table = Table::new(headers);
     for row in rows {
@@ -324,13 +356,7 @@ pub(crate) fn write_table(rows: &[Row], out: &mut impl Write) -> io::Result<()> 
             plain(if owners.is_empty() { row.reason.unwrap_or("-").to_owned() } else { owners.join(" ") }),
         ]);
     }
-    table.write_to(out)?;
-    for row in rows {
-        if let (Some(reason), Some(advice)) = (row.reason, &row.advice) {
-            writeln!(out, "\n{}: {reason}: {advice}", crate::terminal::escape(&row.name))?;
-        }
-    }
-    Ok(())
+    table.write_to(out)
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::discover::DiscoverArgs;
 use crate::health::HealthArgs;
+use crate::import::ImportArgs;
 use crate::sink::SinkArgs;
 use crate::terminal::Format;
 
@@ -46,6 +48,10 @@ pub(crate) enum Command {
     ///
     /// Exit status: 0 valid, 2 not.
     Validate(ValidateArgs),
+    /// Look once at who listens on this host and who is connected with whom, without any configuration.
+    ///
+    /// Exit status: 0 looked at, 3 could not measure.
+    Discover(DiscoverArgs),
     /// Say what this host allows, and how to mend what it does not.
     ///
     /// Exit status: 0 nothing to mend, 1 something, 2 configuration error.
@@ -54,6 +60,10 @@ pub(crate) enum Command {
     ///
     /// Needs no configuration, and opens no port. Exit status: 0 it does, 1 it does not.
     Health(HealthArgs),
+    /// Make a configuration of this agent from another tool's, and print it.
+    ///
+    /// Exit status: 0 all of it, 2 not all of it, or none.
+    Import(ImportArgs),
     /// Receive OTLP on loopback and print what arrives, for trying things out.
     Sink(SinkArgs),
 }

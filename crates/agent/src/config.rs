@@ -4,6 +4,7 @@
 //! becomes a figment layer whose values know where they were written; the merged tree is checked against the JSON
 //! Schema, and all faults of all sources are told at once.
 
+pub(crate) mod cnxwatch;
 mod compose;
 mod document;
 mod duration;
@@ -19,6 +20,7 @@ mod percent;
 mod relations;
 mod schema;
 mod settings;
+mod several;
 mod substitution;
 mod suggest;
 mod text;
@@ -36,7 +38,7 @@ use std::time::Duration;
 use figment::value::Value;
 use figment::{Figment, Profile, Provider};
 use vms_core::monitor::Terms;
-use vms_core::probe::ConnectionProbe;
+use vms_core::probe::{ConnectionProbe, Probe};
 use vms_export::ExportConfig;
 
 pub(crate) use effective::Effective;
@@ -59,7 +61,7 @@ pub(crate) struct Config {
     /// How often the agent reports on itself; that of each probe is in the probe.
     pub(crate) interval: Duration,
     /// What is measured; at least one, with unique names.
-    pub(crate) probes: Vec<Arc<ConnectionProbe>>,
+    pub(crate) probes: Vec<Probe>,
     /// How much is looked at, and what is told of it.
     pub(crate) terms: Terms,
     /// What becomes of the measurements.
@@ -80,6 +82,13 @@ pub(crate) struct Config {
     pub(crate) conntrack: ConntrackMode,
     /// What the running agent gives up.
     pub(crate) sandbox: SandboxMode,
+}
+
+impl Config {
+    /// The probes `connection_mon`, in their order.
+    pub(crate) fn links(&self) -> impl Iterator<Item = &Arc<ConnectionProbe>> {
+        self.probes.iter().filter_map(Probe::link)
+    }
 }
 
 /// What becomes of the measurements.

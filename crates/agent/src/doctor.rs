@@ -132,6 +132,7 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
     };
     let mut processes = host::processes(config).ok();
     let hidden = processes.as_ref().and_then(|processes| processes.hidden_processes().ok());
+    let links: Vec<_> = config.links().cloned().collect();
     let sources = read::Sources {
         root: Path::new("/"),
         own_proc: Path::new("/proc"),
@@ -143,7 +144,7 @@ pub(crate) async fn examine(config: &Config, environment: &Environment) -> Vec<F
             Exporter::Otlp(export) => export.spool.as_ref().map(|spool| spool.directory.as_path()),
             Exporter::Console | Exporter::None => None,
         },
-        probes: &config.probes,
+        probes: &links,
         sandbox: config.sandbox,
         attribution: config.terms.attribution,
         inference: processes.as_mut().map(try_inference).unwrap_or_default(),

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use uuid::Uuid;
 use vms_conntrack::Conntrack;
-use vms_core::connection::Direction;
 use vms_core::monitor::Monitor;
 use vms_core::namespace::Namespaces;
+use vms_core::probe::Probe;
 use vms_core::process::SelectorBuilder;
 use vms_process::{Privileges, ProcReader};
 use vms_sock_diag::{SockDiag, may_enter_namespaces};
@@ -125,10 +125,8 @@ pub(crate) fn read_resource(
 /// What cannot work, whatever the network does.
 pub(crate) fn try_out(config: &Config) -> anyhow::Result<()> {
     let mut patterns = SelectorBuilder::default();
-    for probe in &config.probes {
-        for direction in Direction::ALL {
-            patterns.add(probe.process(direction));
-        }
+    for pattern in config.probes.iter().flat_map(Probe::patterns) {
+        patterns.add(pattern);
     }
     patterns.build().context("`processName`")?;
     if let Exporter::Otlp(export) = &config.exporter {

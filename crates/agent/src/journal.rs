@@ -9,6 +9,7 @@ use vms_core::infer::{Attribution, InferenceLack};
 use vms_core::link::{LinkChange, MAX_SOURCES};
 use vms_core::look::LookError;
 use vms_core::monitor::{Cycle, Failure, LimitChange, PermissionChange, SightChange};
+use vms_core::observer::{Status, StatusChange};
 use vms_core::process::Process;
 
 use crate::advice;
@@ -27,6 +28,9 @@ impl Journal {
     pub(crate) fn tell(&mut self, cycle: &Cycle) {
         for change in &cycle.changes {
             tell_change(change);
+        }
+        for change in &cycle.standings {
+            tell_standing(change);
         }
         for change in &cycle.permissions {
             tell_permission(*change);
@@ -97,7 +101,7 @@ impl Journal {
         match failure {
             None => {
                 if self.failing_cycles > 0 {
-                    info!(failed_cycles = self.failing_cycles, "links are measured again");
+                    info!(failed_cycles = self.failing_cycles, "probes are measured again");
                     self.failing_cycles = 0;
                 }
             }
@@ -108,10 +112,10 @@ impl Journal {
                 if self.failing_cycles == 1 {
                     error!(
                         probes,
-                        error, "links could not be measured, and are not reported; run `vms-agent doctor`"
+                        error, "probes could not be measured, and are not reported; run `vms-agent doctor`"
                     );
                 } else {
-                    debug!(probes, error, "links could still not be measured");
+                    debug!(probes, error, "probes could still not be measured");
                 }
             }
         }
@@ -180,6 +184,34 @@ fn tell_change(change: &LinkChange) {
                 "link is down: {advice}"
             );
         }
+    }
+}
+
+fn tell_standing(change: &StatusChange) {
+    let StatusChange { name, what, standing, bounds } = change;
+    let (probe, count, unattributed) = (name.as_ref(), standing.count, standing.unattributed);
+    match standing.status {
+        Status::Up => info!(probe, count, "there are enough {what}"),
+        Status::Warning => {
+            let most = bounds.most;
+            warn!(
+                probe,
+                count, most, "there are more {what} than expected: see what makes them, or raise `maxCount`"
+            );
+        }
+        Status::Down if unattributed > 0 => warn!(
+            probe,
+            count,
+            least = bounds.least,
+            unattributed,
+            "there are fewer {what} than expected, as far as the agent may know: run `vms-agent doctor` for the fix"
+        ),
+        Status::Down => warn!(
+            probe,
+            count,
+            least = bounds.least,
+            "there are fewer {what} than expected: start what is missing, or run `vms-agent check` and correct the probe"
+        ),
     }
 }
 

@@ -9,6 +9,7 @@ mod cli;
 mod clock;
 mod config;
 mod console;
+mod discover;
 mod doctor;
 mod environment;
 #[cfg(feature = "fuzzing")]
@@ -16,6 +17,7 @@ pub mod fuzzing;
 mod health;
 mod heartbeat;
 mod host;
+mod import;
 mod journal;
 mod measuring;
 mod patience;
@@ -43,10 +45,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use vms_core::monitor::Checked;
 
 use crate::cli::{CheckArgs, Cli, Command, GlobalArgs, ValidateArgs};
 use crate::clock::SystemClock;
+use crate::config::cnxwatch::Imported;
 use crate::config::{ConfigErrors, Loaded, Overrides, Sources};
+use crate::discover::DiscoverArgs;
 use crate::environment::Environment;
 use crate::heartbeat::Heartbeat;
 use crate::measuring::Reserved;
@@ -82,7 +87,9 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check(&cli.global, &environment, &args),
         Command::Validate(args) => validate(&cli.global, &environment, &args),
         Command::Doctor(args) => doctor(&cli.global, &environment, args.format),
+        Command::Discover(args) => discover(&args),
         Command::Health(args) => health(&environment, &args),
+        Command::Import(args) => import(&args),
         Command::Sink(args) => sink(args),
     };
     match outcome {
@@ -149,38 +156,55 @@ fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> an
     let config = load(global, environment)?.config;
     let config = check::select(config, &args.names)?;
     let mode = config.terms.attribution;
-    let looks = host::monitor(&config, SystemClock::start()).and_then(|mut monitor| {
-        let looks = monitor.check();
+    let checked = host::monitor(&config, SystemClock::start()).and_then(|mut monitor| {
+        let checked = monitor.check();
         if let Some(untold) = monitor.untold() {
             let untold = journal::chain(untold);
             let words = format!("vms-agent: {untold}; links are told without: see `vms-agent doctor`\n");
             telemetry::write_last_words(io::stderr(), &words);
         }
-        Ok(looks?)
+        Ok(checked?)
     });
-    let looks = match looks {
-        Ok(looks) => looks,
+    let Checked { links, others } = match checked {
+        Ok(checked) => checked,
         Err(error) => {
-            complain(&error.context("the links could not be measured"));
+            complain(&error.context("the probes could not be measured"));
             return Ok(COULD_NOT_MEASURE);
         }
     };
-    let rows = check::rows(&looks, mode);
-    let unseen = check::out_of_sight(&looks);
+    let rows = check::rows(&links, mode);
+    let unseen = check::out_of_sight(&links);
+    let (counts, unknown) = check::counts(&others);
     let status = match () {
-        () if !unseen.is_empty() => COULD_NOT_MEASURE,
-        () => u8::from(!rows.iter().all(check::Row::is_up)),
+        () if !unseen.is_empty() || !unknown.is_empty() => COULD_NOT_MEASURE,
+        () => u8::from(!rows.iter().all(check::Row::is_up) || !counts.iter().all(check::Tally::is_up)),
     };
     let mut out = anstream::stdout();
     let printed = match args.format {
-        Format::Text => check::write_table(&rows, &mut out),
-        Format::Json => check::write_json(&rows, &mut out),
+        Format::Text => check::write_table(&rows, &counts, &mut out),
+        Format::Json => check::write_json(&rows, &counts, &mut out),
     };
     if !unseen.is_empty() {
         let error = anyhow::anyhow!(advice::for_out_of_sight(config.terms.namespaces));
         complain(&error.context(format!("{} could not be measured", unseen.join(", "))));
     }
+    for (name, error) in unknown {
+        complain(&anyhow::anyhow!(journal::chain(error)).context(format!("{name} could not be measured")));
+    }
     Ok(if is_printed(&printed) { status } else { COULD_NOT_MEASURE })
+}
+
+fn discover(args: &DiscoverArgs) -> anyhow::Result<u8> {
+    match discover::discover(args, &mut anstream::stdout()) {
+        Ok(()) => Ok(0),
+        Err(error) => match error.downcast::<io::Error>() {
+            Ok(error) => Ok(ignore_broken_pipe(error).map(|()| 0)?),
+            Err(error) => {
+                complain(&error);
+                Ok(COULD_NOT_MEASURE)
+            }
+        },
+    }
 }
 
 fn validate(global: &GlobalArgs, environment: &Environment, args: &ValidateArgs) -> anyhow::Result<u8> {
@@ -205,6 +229,14 @@ fn health(environment: &Environment, args: &health::HealthArgs) -> anyhow::Resul
     let vitality = health::examine(args, heartbeat::places(environment), SystemClock::start().uptime())?;
     health::print(&vitality, &mut anstream::stdout()).or_else(ignore_broken_pipe)?;
     Ok(0)
+}
+
+fn import(args: &import::ImportArgs) -> anyhow::Result<u8> {
+    let Imported { yaml, refused } = match args.tool {
+        import::Tool::Cnxwatch => config::cnxwatch::import_file(&args.file)?,
+    };
+    import::write(&yaml, args.output.as_deref(), &mut anstream::stdout())?;
+    refused.map_or(Ok(0), |refused| Err(refused.into()))
 }
 
 fn sink(args: sink::SinkArgs) -> anyhow::Result<u8> {

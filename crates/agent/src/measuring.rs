@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::info_span;
 use vms_core::Clock;
+use vms_core::probe::Probe;
 use vms_core::schedule::{Due, Schedule};
 use vms_export::ExporterHandle;
 
@@ -337,5 +338,5 @@ fn on_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> a
 
 /// One entry for each probe, and one more for the agent's own metrics.
 fn intervals(config: &Config) -> impl Iterator<Item = Duration> {
-    config.probes.iter().map(|probe| probe.interval).chain([config.interval])
+    config.probes.iter().map(Probe::interval).chain([config.interval])
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 use vms_core::metric::DataPoint;
-use vms_core::probe::ConnectionProbe;
+use vms_core::probe::Probe;
 use vms_export::config::Protocol;
 use vms_export::exporter::Prepared as PreparedConfig;
 use vms_export::exposition::Target;
@@ -131,7 +131,7 @@ impl Pipeline {
     }
 
     /// Of which probes points come from now on, and how often the agent tells of itself.
-    pub(crate) fn set_probes(&mut self, probes: &[Arc<ConnectionProbe>], interval: Duration) {
+    pub(crate) fn set_probes(&mut self, probes: &[Probe], interval: Duration) {
         if let Some(recorder) = &mut self.recorder {
             recorder.set_probes(probes, interval);
         }

@@ -1,11 +1,16 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use vms_core::address::Endpoint;
-use vms_core::connection::{Cookie, Inode, TcpState};
-use vms_core::look::{DirectionLook, Presence};
+use vms_core::connection::{Cookie, Inode, TcpState, TcpStates};
+use vms_core::look::{DirectionLook, LookError, Presence};
 use vms_core::namespace::NamespaceId;
-use vms_core::probe::MatchedSourceLabels;
+use vms_core::observer::{Bounds, Finding, Standing, Status};
+use vms_core::presence::PresenceProbe;
+use vms_core::probe::{MatchedSourceLabels, Probe};
 use vms_core::process::{Pid, PodName, Process, ProcessPattern};
+use vms_core::socket::{EndClause, Families, SocketClause, Transport};
+use vms_core::watch::WatchProbe;
 
 use super::*;
 
@@ -61,7 +66,7 @@ fn down() -> ProbeLook {
 #[test]
 fn json_has_the_documented_fields() {
     let mut out = Vec::new();
-    write_json(&rows(&[(probe(), up()), (probe(), down())], AttributionMode::Strict), &mut out).unwrap();
+    write_json(&rows(&[(probe(), up()), (probe(), down())], AttributionMode::Strict), &[], &mut out).unwrap();
     let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
     let expected = serde_json::json!([
         {
@@ -85,7 +90,8 @@ fn json_has_the_documented_fields() {
 #[test]
 fn the_table_says_what_to_do_about_what_is_down() {
     let mut out = Vec::new();
-    write_table(&rows(&[(probe(), up()), (probe(), down())], AttributionMode::Strict), &mut out).unwrap();
+    write_table(&rows(&[(probe(), up()), (probe(), down())], AttributionMode::Strict), &[], &mut out)
+        .unwrap();
     let told = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
     insta::assert_snapshot!(told);
 }
@@ -96,13 +102,13 @@ fn what_a_destination_is_translated_to_is_told_with_how_many_go_there() {
     let end = Endpoint::new("fd00::7".parse().unwrap(), 8080);
     look.forward.translated.insert(Cookie(7), end);
     let mut out = Vec::new();
-    write_json(&rows(&[(probe(), look.clone())], AttributionMode::Strict), &mut out).unwrap();
+    write_json(&rows(&[(probe(), look.clone())], AttributionMode::Strict), &[], &mut out).unwrap();
     let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
     let expected = serde_json::json!([{"ip": "fd00::7", "port": 8080, "connections": 1}]);
     assert_eq!(told[0]["translated"], expected);
 
     let mut out = Vec::new();
-    write_table(&rows(&[(probe(), look)], AttributionMode::Strict), &mut out).unwrap();
+    write_table(&rows(&[(probe(), look)], AttributionMode::Strict), &[], &mut out).unwrap();
     let told = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
     assert!(told.contains("10.0.0.1:5432 -> [fd00::7]:8080"), "{told}");
 }
@@ -115,14 +121,14 @@ fn what_is_inferred_is_told_as_such_where_it_may_be() {
     mixed.forward.matched.extend(up().forward.matched);
     let looks = [(probe(), inferred), (probe(), mixed), (probe(), down())];
     let mut out = Vec::new();
-    write_json(&rows(&looks, AttributionMode::Inferred), &mut out).unwrap();
+    write_json(&rows(&looks, AttributionMode::Inferred), &[], &mut out).unwrap();
     let told: Vec<serde_json::Value> = serde_json::from_slice(&out).unwrap();
     let of = |row: &serde_json::Value| (row["attribution"].clone(), row["inferred"].clone());
     assert_eq!(of(&told[0]), ("cgroup".into(), 1.into()));
     assert_eq!(of(&told[1]), ("holder".into(), 1.into()), "the surest of its connections");
     assert_eq!(of(&told[2]), (serde_json::Value::Null, serde_json::Value::Null));
     let mut out = Vec::new();
-    write_table(&rows(&looks, AttributionMode::Inferred), &mut out).unwrap();
+    write_table(&rows(&looks, AttributionMode::Inferred), &[], &mut out).unwrap();
     let table = String::from_utf8(out).unwrap();
     assert!(table.contains("1 (1 inferred)") && table.contains("orders[813] (by cgroup)"), "{table}");
     assert!(table.contains("2 (1 inferred)"), "{table}");
@@ -154,13 +160,13 @@ fn the_container_and_the_pod_of_an_owner_stand_beside_its_number() {
         .collect();
     let rows = rows(&[(probe(), look)], AttributionMode::Strict);
     let mut out = Vec::new();
-    write_table(&rows, &mut out).unwrap();
+    write_table(&rows, &[], &mut out).unwrap();
     let table = String::from_utf8(out).unwrap();
     let told = "orders[811] (container e72f45332012, pod 8c1b) orders[812] (container short) orders[813] \
                 orders[814] (container e72f45332012, pod shop/orders-0)";
     assert!(table.contains(told), "{table}");
     let mut out = Vec::new();
-    write_json(&rows, &mut out).unwrap();
+    write_json(&rows, &[], &mut out).unwrap();
     let told: Vec<serde_json::Value> = serde_json::from_slice(&out).unwrap();
     assert_eq!(told[0]["owners"][0]["container_id"], id);
     assert_eq!(told[0]["owners"][2].get("container_id"), None);
@@ -171,4 +177,67 @@ fn the_container_and_the_pod_of_an_owner_stand_beside_its_number() {
         pod(3).map(|value| value.and_then(serde_json::Value::as_str)),
         [Some("8c1b"), Some("orders-0"), Some("shop")]
     );
+}
+
+/// What a watch and a count of processes found.
+fn others() -> Vec<(Probe, Result<Finding, LookError>)> {
+    let standing = |status, count, unattributed| {
+        Finding::Standing(Standing { status, count, unattributed, missing: BTreeSet::new() })
+    };
+    let watch = |name: &str, bounds| {
+        Probe::Watch(Arc::new(WatchProbe {
+            name: name.into(),
+            process: None,
+            clause: SocketClause {
+                transport: Transport::Tcp,
+                families: Families::BOTH,
+                states: TcpStates::of(&[TcpState::Listen]),
+                local: EndClause::default(),
+                remote: EndClause::default(),
+            },
+            bounds,
+            by_family: false,
+            interval: Duration::from_secs(1),
+            labels: vec![("proto", "tcp".into()), ("states", "LISTEN".into()), ("local_port", "80".into())],
+        }))
+    };
+    let presence = Probe::Presence(Arc::new(PresenceProbe {
+        name: "workers".into(),
+        process: ProcessPattern { name: "work*".parse().unwrap(), executable: None },
+        bounds: Bounds { least: 2, most: Some(4) },
+        interval: Duration::from_secs(1),
+    }));
+    vec![
+        (watch("web", Bounds { least: 1, most: None }), Ok(standing(Status::Up, 3, 0))),
+        (watch("many", Bounds { least: 0, most: Some(1) }), Ok(standing(Status::Warning, 2, 0))),
+        (presence, Ok(standing(Status::Down, 1, 2))),
+        (watch("lost", Bounds { least: 1, most: None }), Err(LookError::CutShort)),
+    ]
+}
+
+#[test]
+fn what_is_counted_has_lines_of_its_own_in_either_format() {
+    let others = others();
+    let (counts, unknown) = counts(&others);
+    assert_eq!(counts.iter().map(Tally::is_up).collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(unknown.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["lost"]);
+    let mut out = Vec::new();
+    write_json(&rows(&[(probe(), up())], AttributionMode::Strict), &counts, &mut out).unwrap();
+    let told: Vec<serde_json::Value> = serde_json::from_slice(&out).unwrap();
+    assert_eq!(told.len(), 4);
+    assert_eq!(
+        told[3],
+        serde_json::json!({
+            "name": "workers", "type": "process_mon", "up": 0, "status": "down", "count": 1, "unattributed": 2,
+            "min_count": 2, "max_count": 4,
+        })
+    );
+    let mut out = Vec::new();
+    write_table(&[], &counts, &mut out).unwrap();
+    let told = String::from_utf8(anstream::adapter::strip_bytes(&out).into_vec()).unwrap();
+    let words: Vec<Vec<&str>> = told.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["PROBE", "STATUS", "COUNTS", "COUNT", "EXPECTED"]);
+    assert_eq!(words[1], ["web", "up", "tcp", "LISTEN", "local", "80", "3", "at", "least", "1"]);
+    assert_eq!(words[2], ["many", "warning", "tcp", "LISTEN", "local", "80", "2", "at", "most", "1"]);
+    assert_eq!(words[3], ["workers", "down", "work*", "1", "(+2", "unknown)", "2", "to", "4"]);
 }

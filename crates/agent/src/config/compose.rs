@@ -3,22 +3,30 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vms_core::budget::CpuShare;
+use vms_core::connection::{TcpState, TcpStates};
+use vms_core::discovery::DiscoveryProbe;
 use vms_core::infer::AttributionMode;
 use vms_core::monitor::Terms;
+use vms_core::observer::Bounds;
+use vms_core::presence::PresenceProbe;
 use vms_core::probe::{self, ConnectionProbe};
-use vms_core::process::ProcessPattern;
+use vms_core::process::{NameGlob, ProcessPattern};
+use vms_core::socket::{EndClause, SocketClause, Transport};
+use vms_core::watch::WatchProbe;
 use vms_export::ExportConfig;
 use vms_export::config::{self as export, Secret, SpoolConfig, TlsFiles};
 
 use super::fault::{ConfigErrors, Fault, Place};
 use super::relations::DEFAULT_SPOOL_DIRECTORY;
 use super::settings::{
-    Attribution, Compression, ConnectionMon, Export, ExporterKind, MatchedSourceLabels, Probe, Protocol,
-    Resource, Settings, Spool, SpoolMode,
+    Attribution, Compression, Connection, ConnectionMon, Discovery, Export, ExporterKind,
+    MatchedSourceLabels, Probe, ProcessMon, Protocol, Resource, Settings, Spool, SpoolMode,
 };
-use super::text::{ExactPath, Text};
+use super::several::Several;
+use super::text::{AddressRange, ExactPath, Ports, Text, TextFormat};
 use super::{Config, Exporter, LogConfig, ResourceConfig, SelfTelemetry, endpoint};
 
 /// The attribute that `resource.serviceName` sets.
@@ -50,8 +58,12 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
         sandbox,
     } = settings;
     let interval = interval.0.0;
-    let probes =
-        probes.into_iter().map(|Probe::ConnectionMon(probe)| Arc::new(connection_probe(probe, interval)));
+    let probes = probes.into_iter().map(|probe| match probe {
+        Probe::ConnectionMon(probe) => connection_probe(probe, interval).into(),
+        Probe::Connection(probe) => probe::Probe::Watch(Arc::new(watch_probe(probe, interval))),
+        Probe::ProcessMon(probe) => probe::Probe::Presence(Arc::new(presence_probe(probe, interval))),
+        Probe::Discovery(probe) => probe::Probe::Discovery(Arc::new(discovery_probe(probe, interval))),
+    });
     let exporter = export.exporter;
     let (metrics, own) = export_configs(export)?;
     Ok(Config {
@@ -86,8 +98,11 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
     })
 }
 
-fn connection_probe(probe: ConnectionMon, interval: std::time::Duration) -> ConnectionProbe {
-    let path = |path: Option<Text<ExactPath>>| -> Option<PathBuf> { path.map(|path| path.0.0) };
+fn path(path: Option<Text<ExactPath>>) -> Option<PathBuf> {
+    path.map(|path| path.0.0)
+}
+
+fn connection_probe(probe: ConnectionMon, interval: Duration) -> ConnectionProbe {
     let source_process =
         ProcessPattern { name: probe.process_name.0, executable: path(probe.executable_path) };
     let dest_executable = path(probe.dest_executable_path);
@@ -114,6 +129,98 @@ fn connection_probe(probe: ConnectionMon, interval: std::time::Duration) -> Conn
             MatchedSourceLabels::IpPort => probe::MatchedSourceLabels::IpPort,
         },
     }
+}
+
+fn watch_probe(probe: Connection, interval: Duration) -> WatchProbe {
+    let labels = watch_labels(&probe);
+    let (name, executable) = (probe.process_name.map(|name| name.0), path(probe.process_path));
+    let process = (name.is_some() || executable.is_some())
+        .then(|| ProcessPattern { name: name.unwrap_or_else(NameGlob::any), executable });
+    let networks =
+        |several: Option<Several<Text<AddressRange>>>| values(several).map(|range| range.0).collect();
+    let ports = |several: Option<Several<Text<Ports>>>| values(several).map(|range| range.0).collect();
+    let states: Vec<TcpState> = probe.states.0.iter().map(|state| state.0.0).collect();
+    WatchProbe {
+        name: probe.name.into(),
+        process,
+        clause: SocketClause {
+            transport: probe.protocol.transport(),
+            families: probe.protocol.families(),
+            states: TcpStates::of(&states),
+            local: EndClause {
+                networks: networks(probe.local_address),
+                ports: ports(probe.local_port),
+                exact: probe.exact,
+            },
+            // What has no peer is nobody's: its unspecified address stands for no other.
+            remote: EndClause {
+                networks: networks(probe.remote_address),
+                ports: ports(probe.remote_port),
+                exact: true,
+            },
+        },
+        bounds: bounds(probe.min_count, probe.max_count),
+        by_family: probe.per_family,
+        interval: probe.interval.map_or(interval, |own| own.0.0),
+        labels,
+    }
+}
+
+fn values<T>(several: Option<Several<Text<T>>>) -> impl Iterator<Item = T> {
+    several.into_iter().flat_map(|several| several.0).map(|value| value.0)
+}
+
+/// What is configured, as attributes say it: of each that the metrics know, in their order.
+fn watch_labels(probe: &Connection) -> Vec<(&'static str, Arc<str>)> {
+    fn joined<T: TextFormat>(several: Option<&Several<Text<T>>>) -> Option<String> {
+        let texts: Vec<String> = several?.0.iter().map(|value| value.0.to_string()).collect();
+        Some(texts.join(","))
+    }
+    let mut states: Vec<&str> = Vec::new();
+    for state in &probe.states.0 {
+        let name = match (probe.protocol.transport(), state.0.0) {
+            // No RFC names the states of UDP; to call a socket closed that receives would mislead.
+            (Transport::Udp, TcpState::Close) => "UNCONNECTED",
+            (_, state) => state.as_str(),
+        };
+        if !states.contains(&name) {
+            states.push(name);
+        }
+    }
+    let labels = [
+        ("proto", Some(probe.protocol.as_str().to_owned())),
+        ("process_name", probe.process_name.as_ref().map(|name| name.0.as_str().to_owned())),
+        ("local_address", joined(probe.local_address.as_ref())),
+        ("local_port", joined(probe.local_port.as_ref())),
+        ("remote_address", joined(probe.remote_address.as_ref())),
+        ("remote_port", joined(probe.remote_port.as_ref())),
+        ("states", Some(states.join(","))),
+    ];
+    labels.into_iter().filter_map(|(key, text)| Some((key, text?.into()))).collect()
+}
+
+fn discovery_probe(probe: Discovery, interval: Duration) -> DiscoveryProbe {
+    let globs = probe.process_name.map(|Several(globs)| globs.into_iter().map(|glob| glob.0).collect());
+    let globs: Vec<NameGlob> = globs.unwrap_or_else(|| vec![NameGlob::any()]);
+    DiscoveryProbe {
+        name: probe.name.into(),
+        processes: globs.into_iter().map(|name| ProcessPattern { name, executable: None }).collect(),
+        most: usize::try_from(probe.max_series).unwrap_or(usize::MAX),
+        interval: probe.interval.map_or(interval, |own| own.0.0),
+    }
+}
+
+fn presence_probe(probe: ProcessMon, interval: Duration) -> PresenceProbe {
+    PresenceProbe {
+        name: probe.name.into(),
+        process: ProcessPattern { name: probe.process_name.0, executable: path(probe.executable_path) },
+        bounds: bounds(probe.min_count, probe.max_count),
+        interval: probe.interval.map_or(interval, |own| own.0.0),
+    }
+}
+
+fn bounds(least: u32, most: Option<u32>) -> Bounds {
+    Bounds { least: least.into(), most: most.map(u64::from) }
 }
 
 /// How metrics are sent, and how traces and logs.

@@ -136,7 +136,7 @@ fn is_empty_or_scalar(value: &Value) -> bool {
 }
 
 /// A text as YAML: bare where no reader, of YAML 1.1 or 1.2, could take it for anything else.
-fn scalar_text(text: &str) -> String {
+pub(super) fn scalar_text(text: &str) -> String {
     // What YAML 1.1 takes for booleans, and YAML for nothing.
     const WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
     let is_bare = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '_')

@@ -63,7 +63,7 @@ pub(super) fn read_layer(
 /// No sensible configuration is larger; it bounds what a wrong path can cost.
 const FILE_BYTES_LIMIT: u64 = 16 << 20;
 
-fn read_text(path: &Path) -> io::Result<String> {
+pub(super) fn read_text(path: &Path) -> io::Result<String> {
     let invalid = |reason: &'static str| io::Error::new(io::ErrorKind::InvalidData, reason);
     // Opening a pipe would wait for a writer.
     if !path.metadata()?.is_file() {

@@ -4,7 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 use vms_core::address::ServiceIp;
+use vms_core::connection::{TcpState, TcpStates};
+use vms_core::metric;
+use vms_core::observer::Bounds;
+use vms_core::probe::Probe;
 use vms_core::process::NameGlob;
+use vms_core::socket::Transport;
+use vms_core::watch::WatchProbe;
 use vms_export::config::Secret;
 
 use super::document::{self, Content, Node};
@@ -15,7 +21,7 @@ use super::percent::PercentText;
 use super::schema::Schema;
 use super::settings::{self, Protocol};
 use super::substitution;
-use super::text::{ExactPath, HeaderName, HeaderValue, LogFilter};
+use super::text::{AddressRange, ExactPath, HeaderName, HeaderValue, LogFilter, Ports, StateName};
 use super::{Config, Exporter, Loaded, Sources, load_as};
 use crate::environment::Environment;
 use crate::telemetry::LogLevel;
@@ -72,23 +78,33 @@ impl Accepted {
     pub fn broken_promise(&self) -> Option<&'static str> {
         let config = &self.config;
         let Config { probes, interval, .. } = config;
-        let mut names: Vec<&str> = probes.iter().map(|probe| &*probe.name).collect();
+        let mut names: Vec<&str> = probes.iter().map(|probe| &**probe.name()).collect();
         names.sort_unstable();
         names.dedup();
         let out_of_bounds =
             |interval: std::time::Duration| !(100..=86_400_000).contains(&interval.as_millis());
-        let dest_ips = probes.iter().map(|probe| probe.dest_ip.ip());
-        let source_ips = probes.iter().filter_map(|probe| Some(probe.source_ip.as_ref()?.ip()));
+        let dest_ips = config.links().map(|probe| probe.dest_ip.ip());
+        let source_ips = config.links().filter_map(|probe| Some(probe.source_ip.as_ref()?.ip()));
+        let mut watches = probes.iter().filter_map(|probe| match probe {
+            Probe::Watch(watch) => Some(watch),
+            Probe::Link(_) | Probe::Presence(_) | Probe::Discovery(_) => None,
+        });
         if probes.is_empty() {
             Some("there is a probe")
         } else if names.len() != probes.len() {
             Some("probes have names of their own")
-        } else if out_of_bounds(*interval) || probes.iter().any(|probe| out_of_bounds(probe.interval)) {
+        } else if out_of_bounds(*interval) || probes.iter().any(|probe| out_of_bounds(probe.interval())) {
             Some("intervals are within their bounds")
-        } else if probes.iter().any(|probe| probe.dest_port == 0 || probe.source_port == Some(0)) {
+        } else if config.links().any(|probe| probe.dest_port == 0 || probe.source_port == Some(0)) {
             Some("ports are not 0")
         } else if dest_ips.chain(source_ips).any(|ip| ip != ip.to_canonical() || ip.is_unspecified()) {
             Some("addresses are canonical, and each somebody's")
+        } else if watches.any(|watch| !is_well_made(watch)) {
+            Some("watches count sockets in some state that their protocol has, and say so")
+        } else if probes.iter().any(|probe| {
+            bounds(probe).is_some_and(|bounds| bounds.most < Some(bounds.least) && bounds.most.is_some())
+        }) {
+            Some("no more are expected than are too many")
         } else if config.log.level.parse::<LogLevel>().is_err() {
             Some("the log level is one")
         } else {
@@ -139,6 +155,24 @@ impl Loader {
             }
             Err(errors) => Err(errors.to_string()),
         }
+    }
+}
+
+fn is_well_made(watch: &WatchProbe) -> bool {
+    let states = watch.clause.states;
+    let of_udp = TcpStates::of(&[TcpState::Established, TcpState::Close]);
+    let is_of_protocol = watch.clause.transport == Transport::Tcp || of_udp.union(states) == of_udp;
+    !states.is_empty()
+        && is_of_protocol
+        && !states.contains(TcpState::NewSynReceived)
+        && watch.labels.iter().all(|(key, text)| metric::WATCH_ATTRIBUTES.contains(key) && !text.is_empty())
+}
+
+fn bounds(probe: &Probe) -> Option<Bounds> {
+    match probe {
+        Probe::Link(_) | Probe::Discovery(_) => None,
+        Probe::Watch(watch) => Some(watch.bounds),
+        Probe::Presence(presence) => Some(presence.bounds),
     }
 }
 
@@ -283,11 +317,17 @@ pub enum TextKind {
     HeaderName,
     /// The value of a header.
     HeaderValue,
+    /// A range of addresses.
+    AddressRange,
+    /// A range of ports.
+    Ports,
+    /// The state of a socket.
+    StateName,
 }
 
 impl TextKind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Duration,
         Self::Percent,
         Self::Ip,
@@ -296,6 +336,9 @@ impl TextKind {
         Self::LogFilter,
         Self::HeaderName,
         Self::HeaderValue,
+        Self::AddressRange,
+        Self::Ports,
+        Self::StateName,
     ];
 
     /// What was understood, written out again.
@@ -315,6 +358,9 @@ impl TextKind {
             Self::LogFilter => read::<LogFilter>(text),
             Self::HeaderName => read::<HeaderName>(text),
             Self::HeaderValue => read::<HeaderValue>(text),
+            Self::AddressRange => read::<AddressRange>(text),
+            Self::Ports => read::<Ports>(text),
+            Self::StateName => read::<StateName>(text),
         }
     }
 }

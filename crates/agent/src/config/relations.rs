@@ -4,14 +4,18 @@
 //! itself is left out.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use figment::value::{Dict, Value};
 use vms_core::address::ServiceIp;
+use vms_core::connection::TcpState;
+use vms_core::socket::{Network, Transport};
 
 use super::duration::DurationText;
 use super::endpoint;
 use super::fault::{Fault, KeyPath, Place};
-use super::settings::Protocol;
+use super::settings::{Protocol, SocketProtocol};
+use super::text::{AddressRange, StateName};
 use super::tree::{self, Origins};
 use crate::environment::Environment;
 
@@ -62,6 +66,22 @@ fn protocol(root: &Value) -> Protocol {
     named.unwrap_or_default()
 }
 
+fn watch_protocol(probe: &Dict) -> Option<SocketProtocol> {
+    probe.get("protocol")?.deserialize().ok()
+}
+
+/// The values of a setting that is one or a list, and where each is.
+fn several<'v>(probe: &'v Dict, key: &str, path: &KeyPath) -> Vec<(&'v Value, KeyPath)> {
+    let path = path.key(key);
+    match probe.get(key) {
+        None => Vec::new(),
+        Some(Value::Array(_, items)) => {
+            items.iter().enumerate().map(|(index, item)| (item, path.index(index))).collect()
+        }
+        Some(value) => vec![(value, path)],
+    }
+}
+
 struct Relations<'a> {
     root: &'a Value,
     origins: &'a Origins,
@@ -76,7 +96,15 @@ impl<'a> Relations<'a> {
         for (index, probe) in probes.iter().enumerate() {
             let Value::Dict(_, probe) = probe else { continue };
             let path = KeyPath::from("probes").index(index);
-            self.families(probe, &path);
+            match probe.get("type").and_then(Value::as_str) {
+                Some("connection") => {
+                    self.watch_states(probe, &path);
+                    self.watch_addresses(probe, &path);
+                    self.counts(probe, &path);
+                }
+                Some("process_mon") => self.counts(probe, &path),
+                _ => self.families(probe, &path),
+            }
             let Some(value) = probe.get("name") else { continue };
             let Some(name) = self.text(value) else { continue };
             let place = self.place(value);
@@ -106,6 +134,91 @@ impl<'a> Relations<'a> {
             let problem = format!("no connection leads from it to destServiceIp = {}", self.show(dest_value));
             let fault = Fault::new(self.place(source_value), path.key("sourceServiceIp"), problem);
             self.faults.push(fault.value(self.show(source_value)).allowed(format!("an {family} address")));
+        }
+    }
+
+    /// Which states a socket of that protocol can have, and which of them are ever seen.
+    fn watch_states(&mut self, probe: &Dict, path: &KeyPath) {
+        let Some(protocol) = watch_protocol(probe) else { return };
+        let is_udp = protocol.transport() == Transport::Udp;
+        let by_process = ["processName", "processPath"].into_iter().find(|key| probe.contains_key(*key));
+        for (value, path) in several(probe, "states", path) {
+            let Some(StateName(state)) = self.parse(value) else { continue };
+            match (state, by_process) {
+                (TcpState::Established | TcpState::Close, _) if is_udp => {}
+                _ if is_udp => {
+                    let problem = format!("no state of UDP, which is the protocol ({})", protocol.as_str());
+                    let fault = Fault::new(self.place(value), path, problem).value(self.show(value));
+                    self.faults.push(fault.allowed("established (with a peer) or unconnected"));
+                }
+                (TcpState::Close, _) => {
+                    self.warn(
+                        value,
+                        &path,
+                        "the kernel lists no TCP socket in this state, so that none counts",
+                    );
+                }
+                (TcpState::TimeWait | TcpState::SynReceived, Some(key)) => {
+                    let problem =
+                        format!("no process holds a socket in this state, so that with `{key}` none counts");
+                    self.warn(value, &path, &problem);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A socket serves the protocol's version of IP, and has both ends of one.
+    fn watch_addresses(&mut self, probe: &Dict, path: &KeyPath) {
+        let Some(protocol) = watch_protocol(probe) else { return };
+        let mut ends: Vec<Vec<(&Value, KeyPath, Network)>> = Vec::new();
+        for key in ["localAddress", "remoteAddress"] {
+            let written = several(probe, key, path);
+            let networks = written.into_iter().filter_map(|(value, path)| {
+                let AddressRange(network) = self.parse(value)?;
+                // What is bound to all addresses may serve another version than its own.
+                (!network.address().is_unspecified()).then_some((value, path, network))
+            });
+            let networks: Vec<_> = networks.collect();
+            for (value, path, network) in &networks {
+                if !protocol.families().serves(network.address()) {
+                    let problem = format!("no socket of the protocol {} has it", protocol.as_str());
+                    let fault = Fault::new(self.place(value), path.clone(), problem).value(self.show(value));
+                    let family = if network.address().is_ipv4() { "IPv6" } else { "IPv4" };
+                    self.faults.push(fault.allowed(format!("an {family} address")));
+                }
+            }
+            // Only where all that is written has a version.
+            if networks.len() == several(probe, key, path).len() {
+                ends.push(networks);
+            }
+        }
+        let [local, remote] = ends.as_slice() else { return };
+        let Some((value, path, _)) = remote.first() else { return };
+        let is_ipv4 = |(_, _, network): &(&Value, KeyPath, Network)| network.address().is_ipv4();
+        let can_meet = local.iter().any(|own| remote.iter().any(|other| is_ipv4(own) == is_ipv4(other)));
+        if !local.is_empty() && !can_meet {
+            let family = if local.iter().any(is_ipv4) { "IPv4" } else { "IPv6" };
+            let problem = "no connection leads to it from localAddress";
+            let fault = Fault::new(self.place(value), path.clone(), problem).value(self.show(value));
+            self.faults.push(fault.allowed(format!("an {family} address")));
+        }
+    }
+
+    fn counts(&mut self, probe: &Dict, path: &KeyPath) {
+        let count = |key| Some((probe.get(key)?, tree::integer(probe.get(key)?)?));
+        let (Some((least_value, least)), Some((most_value, most))) = (count("minCount"), count("maxCount"))
+        else {
+            return;
+        };
+        if least > most {
+            let problem = format!("less than minCount ({least}, {})", self.place(least_value));
+            let fault = Fault::new(self.place(most_value), path.key("maxCount"), problem);
+            self.faults.push(
+                fault
+                    .value(self.show(most_value))
+                    .allowed(format!("an integer of at least {least}, or a smaller minCount")),
+            );
         }
     }
 
@@ -189,6 +302,10 @@ impl<'a> Relations<'a> {
 
     fn text<'v>(&self, value: &'v Value) -> Option<&'v str> {
         value.as_str().filter(|_| !self.origins.of(value).unusable)
+    }
+
+    fn parse<T: FromStr>(&self, value: &Value) -> Option<T> {
+        self.text(value)?.parse().ok()
     }
 
     fn place(&self, value: &Value) -> Place {

@@ -17,7 +17,11 @@ pub(super) enum Kind {
     /// Keys of the user's choice.
     Map,
     List,
+    /// One value, or a list of such values.
+    Several,
     Text,
+    /// An integer, or a text that is not one alone: a port, or a range of ports.
+    TextOrInteger,
     Integer,
     Boolean,
 }
@@ -29,7 +33,9 @@ impl Kind {
             Self::Section => "a section of keys",
             Self::Map => "a map of texts",
             Self::List => "a list",
+            Self::Several => "one value or a list of values",
             Self::Text => "a text",
+            Self::TextOrInteger => "a text or an integer",
             Self::Integer => "an integer",
             Self::Boolean => "true or false",
         }
@@ -66,14 +72,24 @@ impl<'a> Schema<'a> {
         } else if self.has_type("object") {
             Kind::Map
         } else if self.has_type("array") {
-            Kind::List
-        } else if self.has_type("integer") {
-            Kind::Integer
+            if self.takes_text() || self.takes_integers() { Kind::Several } else { Kind::List }
+        } else if self.takes_integers() {
+            if self.takes_text() { Kind::TextOrInteger } else { Kind::Integer }
         } else if self.has_type("boolean") {
             Kind::Boolean
         } else {
             Kind::Text
         }
+    }
+
+    /// Whether it may be a text, whatever else it may be.
+    pub(super) fn takes_text(self) -> bool {
+        self.has_type("string")
+    }
+
+    /// Whether it may be an integer, whatever else it may be.
+    pub(super) fn takes_integers(self) -> bool {
+        self.has_type("integer")
     }
 
     /// The kinds of section that a tagged section may be: each has its own constant as `type`.
@@ -132,7 +148,7 @@ impl<'a> Schema<'a> {
         match (step, self.kind()) {
             (Step::Key(key), Kind::Section) => self.property(key),
             (Step::Key(_), Kind::Map) => self.values(),
-            (Step::Index(_), Kind::List) => self.items(),
+            (Step::Index(_), Kind::List | Kind::Several) => self.items(),
             _ => None,
         }
     }
@@ -183,10 +199,16 @@ impl<'a> Schema<'a> {
         let number = |keyword| self.limit(keyword).map(|limit| limit.to_string());
         let text_limit = |keyword| self.text_limit(keyword).map(str::to_owned);
         match (self.kind(), self.format().and_then(text::allowed)) {
-            (Kind::Text, Some(allowed)) => match (text_limit("x-minimum"), text_limit("x-maximum")) {
-                (None, None) => allowed.to_owned(),
-                (minimum, maximum) => format!("{allowed},{}", limits(minimum, maximum)),
-            },
+            (Kind::Several, _) => {
+                let one = self.items().map(Self::allowed).unwrap_or_default();
+                format!("{one}, or a list of these")
+            }
+            (Kind::Text | Kind::TextOrInteger, Some(allowed)) => {
+                match (text_limit("x-minimum"), text_limit("x-maximum")) {
+                    (None, None) => allowed.to_owned(),
+                    (minimum, maximum) => format!("{allowed},{}", limits(minimum, maximum)),
+                }
+            }
             (Kind::Text, None) => match number("maxLength") {
                 Some(maximum) => format!("a text of 1 to {maximum} characters"),
                 None if self.limit("minLength").is_some() => "a text that is not empty".to_owned(),

@@ -12,13 +12,19 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use vms_core::address::ServiceIp;
+use vms_core::connection::TcpState;
 use vms_core::monitor::Terms;
 use vms_core::namespace::Namespaces;
 use vms_core::process::NameGlob;
+use vms_core::socket::{self, Families};
 
 use super::duration::DurationText;
 use super::percent::PercentText;
-use super::text::{ExactPath, HeaderName, HeaderValue, ListenAddress, LogFilter, Text, TextFormat};
+use super::several::Several;
+use super::text::{
+    AddressRange, ExactPath, HeaderName, HeaderValue, ListenAddress, LogFilter, Ports, StateName, Text,
+    TextFormat,
+};
 
 /// The JSON Schema (draft 7, which editors know best) of a configuration file.
 pub(super) fn schema() -> Map<String, Json> {
@@ -217,6 +223,15 @@ pub(super) enum Probe {
     /// Does a process on this host hold an ESTABLISHED TCP connection to that service?
     #[serde(rename = "connection_mon")]
     ConnectionMon(ConnectionMon),
+    /// How many sockets of a kind are there on this host?
+    #[serde(rename = "connection")]
+    Connection(Connection),
+    /// How many processes run under a name?
+    #[serde(rename = "process_mon")]
+    ProcessMon(ProcessMon),
+    /// Where do processes of this host listen, and whom are they connected with, declared or not?
+    #[serde(rename = "discovery")]
+    Discovery(Discovery),
 }
 
 /// The settings of a probe `connection_mon`.
@@ -269,6 +284,182 @@ pub(super) struct ConnectionMon {
     /// sources are few and last.
     #[serde(default)]
     pub(super) matched_source_labels: MatchedSourceLabels,
+}
+
+/// The settings of a probe `connection`. A socket counts to which all applies that is set.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Connection {
+    /// Identifies the watch in the data, as the attribute `name`; unique among probes.
+    #[schemars(length(min = 1, max = 255))]
+    pub(super) name: String,
+
+    /// Where set, only sockets count that a process holds which fits: a glob with *, ?, [...] and {a,b} that has to match one
+    /// of its names (comm, executable or `argv[0]`, without directories) as a whole, in upper or lower case. Other users'
+    /// processes take the two capabilities of the agent.
+    pub(super) process_name: Option<Text<NameGlob>>,
+
+    /// Where set, only sockets count that a process holds which runs exactly this executable. The path is the one that
+    /// /proc/PID/exe shows: symbolic links are not followed.
+    pub(super) process_path: Option<Text<ExactPath>>,
+
+    /// The addresses of this host's end: one, or a range of them (CIDR), or a list of these. A socket that is bound to all
+    /// addresses (0.0.0.0 or ::) counts for each of them, unless exact is set.
+    pub(super) local_address: Option<Several<Text<AddressRange>>>,
+
+    /// The ports of this host's end: one, or a range as in 8000-8999, or a list of these.
+    pub(super) local_port: Option<Several<Text<Ports>>>,
+
+    /// The addresses of the other end, as localAddress. A socket without a peer has none, and counts for 0.0.0.0 and :: alone.
+    pub(super) remote_address: Option<Several<Text<AddressRange>>>,
+
+    /// The ports of the other end, as localPort.
+    pub(super) remote_port: Option<Several<Text<Ports>>>,
+
+    /// The transport protocol, of both versions of IP or of one. What counts are the packets: an IPv6 socket that serves
+    /// IPv4, as those of dual-stack servers do, counts for tcp4.
+    #[serde(default)]
+    pub(super) protocol: SocketProtocol,
+
+    /// The states in which sockets count: one, or a list, by their names in RFC 9293, in ss or in the kernel. Of UDP there
+    /// are two: established, with a peer, and unconnected.
+    #[serde(default = "default_states")]
+    pub(super) states: Several<Text<StateName>>,
+
+    /// Whether a socket that is bound to all addresses (0.0.0.0 or ::) counts for localAddress only where that is what it
+    /// says.
+    #[serde(default)]
+    pub(super) exact: bool,
+
+    /// With fewer sockets the watch is down, from 0 to 1000000000.
+    #[serde(default = "default_min_count")]
+    #[schemars(range(max = 1_000_000_000))]
+    pub(super) min_count: u32,
+
+    /// With more sockets the watch warns, from minCount to 1000000000. Default: no number is too many.
+    #[schemars(range(max = 1_000_000_000))]
+    pub(super) max_count: Option<u32>,
+
+    /// Whether sockets are counted by version of IP: two points instead of one. What serves both is in both.
+    #[serde(default)]
+    pub(super) per_family: bool,
+
+    /// How often this probe looks, from 100ms to 24h. Default: the agent's interval.
+    #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "24h"))]
+    pub(super) interval: Option<Text<DurationText>>,
+}
+
+fn default_states() -> Several<Text<StateName>> {
+    Several(vec![Text(StateName(TcpState::Established))])
+}
+
+fn default_min_count() -> u32 {
+    1
+}
+
+/// A transport protocol, of both versions of IP or of one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SocketProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// UDP.
+    Udp,
+    /// UDP over IPv4.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+impl SocketProtocol {
+    /// As it is written.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tcp4 => "tcp4",
+            Self::Tcp6 => "tcp6",
+            Self::Udp => "udp",
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+        }
+    }
+
+    pub(super) const fn transport(self) -> socket::Transport {
+        match self {
+            Self::Tcp | Self::Tcp4 | Self::Tcp6 => socket::Transport::Tcp,
+            Self::Udp | Self::Udp4 | Self::Udp6 => socket::Transport::Udp,
+        }
+    }
+
+    pub(super) const fn families(self) -> Families {
+        match self {
+            Self::Tcp | Self::Udp => Families::BOTH,
+            Self::Tcp4 | Self::Udp4 => Families::IPV4,
+            Self::Tcp6 | Self::Udp6 => Families::IPV6,
+        }
+    }
+}
+
+/// The settings of a probe `discovery`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Discovery {
+    /// Identifies the probe in the data, as the attribute `name`; unique among probes.
+    #[schemars(length(min = 1, max = 255))]
+    pub(super) name: String,
+
+    /// The processes to look at: a glob, or a list of globs, each as in `connection_mon`. Default: all.
+    pub(super) process_name: Option<Several<Text<NameGlob>>>,
+
+    /// How many endpoints and links have a series of their own at most, from 0 to 10000; those with most connections go
+    /// first. Totals are of all, and what is left out is counted.
+    #[serde(default = "default_max_series")]
+    #[schemars(range(max = 10_000))]
+    pub(super) max_series: u32,
+
+    /// How often this probe looks, from 100ms to 24h. Default: the agent's interval. A look finds out who holds each of the
+    /// host's connections: a minute or more is enough for most.
+    #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "24h"))]
+    pub(super) interval: Option<Text<DurationText>>,
+}
+
+fn default_max_series() -> u32 {
+    1_000
+}
+
+/// The settings of a probe `process_mon`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ProcessMon {
+    /// Identifies the probe in the data, as the attribute `name`; unique among probes.
+    #[schemars(length(min = 1, max = 255))]
+    pub(super) name: String,
+
+    /// The processes that count: a glob with *, ?, [...] and {a,b} that has to match one of their names (comm, executable or
+    /// `argv[0]`, without directories) as a whole, in upper or lower case.
+    pub(super) process_name: Text<NameGlob>,
+
+    /// Where set, they have to run exactly this executable as well. The path is the one that /proc/PID/exe shows: symbolic
+    /// links are not followed.
+    pub(super) executable_path: Option<Text<ExactPath>>,
+
+    /// With fewer processes the probe is down, from 0 to 1000000000.
+    #[serde(default = "default_min_count")]
+    #[schemars(range(max = 1_000_000_000))]
+    pub(super) min_count: u32,
+
+    /// With more processes the probe warns, from minCount to 1000000000. Default: no number is too many.
+    #[schemars(range(max = 1_000_000_000))]
+    pub(super) max_count: Option<u32>,
+
+    /// How often this probe looks, from 100ms to 24h. Default: the agent's interval.
+    #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "24h"))]
+    pub(super) interval: Option<Text<DurationText>>,
 }
 
 /// A transport protocol.

@@ -3,7 +3,13 @@ use std::fs;
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use tempfile::TempDir;
+use vms_core::connection::{TcpState, TcpStates};
+use vms_core::metric;
+use vms_core::observer::Bounds;
+use vms_core::presence::PresenceProbe;
 use vms_core::process::ProcessPattern;
+use vms_core::socket::{EndClause, Families, SocketClause, Transport};
+use vms_core::watch::WatchProbe;
 use vms_export::config::{Backoff, Compression, Protocol, Secret, SpoolConfig, SpoolMode, TlsFiles};
 
 use super::*;
@@ -87,6 +93,13 @@ fn errors_of<const COUNT: usize>(variables: [(&str, &str); COUNT]) -> String {
 fn export_of<const COUNT: usize>(variables: [(&str, &str); COUNT]) -> ExportConfig {
     match load_with_probe(variables).unwrap().config.exporter {
         Exporter::Otlp(export) => export,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn link(config: &Config, index: usize) -> &ConnectionProbe {
+    match &config.probes[index] {
+        Probe::Link(link) => link,
         other => panic!("{other:?}"),
     }
 }
@@ -272,9 +285,9 @@ selfTelemetry: {logs: "${env:LOGS:-true}"}
     host.write("token", "hunter2\n");
     let variables = environment([("SITE", "north"), ("NUMBER", "123"), ("PORT", "5432"), ("UNIT", "")]);
     let config = host.load(&variables).unwrap().config;
-    assert_eq!(&*config.probes[0].name, "north-none-$5-$x");
-    assert_eq!(config.probes[0].source_process.name.as_str(), "123");
-    assert_eq!(config.probes[0].dest_port, 5432);
+    assert_eq!(&*link(&config, 0).name, "north-none-$5-$x");
+    assert_eq!(link(&config, 0).source_process.name.as_str(), "123");
+    assert_eq!(link(&config, 0).dest_port, 5432);
     assert!(config.self_telemetry.logs);
     let Exporter::Otlp(export) = config.exporter else { panic!() };
     assert_eq!(export.endpoint, "http://collector:4317");
@@ -439,7 +452,7 @@ fn later_sources_win_key_by_key() {
     // Without the agent's own variable the standard one holds.
     let config = host.load(&environment([("OTEL_METRIC_EXPORT_INTERVAL", "2000")])).unwrap().config;
     assert_eq!(config.interval, Duration::from_secs(2));
-    assert_eq!(config.probes[0].interval, Duration::from_secs(2));
+    assert_eq!(link(&config, 0).interval, Duration::from_secs(2));
 }
 
 #[test]
@@ -499,12 +512,12 @@ fn a_container_runs_with_variables_alone() {
     ])
     .unwrap()
     .config;
-    assert_eq!(&*config.probes[0].name, "123");
-    assert_eq!(config.probes[0].source_process.name.as_str(), "456");
-    assert_eq!(config.probes[0].dest_ip, "10.0.0.5".parse().unwrap());
-    assert_eq!(config.probes[0].dest_port, 5432);
-    assert_eq!(&*config.probes[1].name, "b");
-    assert_eq!(config.probes[1].dest_port, 1);
+    assert_eq!(&*link(&config, 0).name, "123");
+    assert_eq!(link(&config, 0).source_process.name.as_str(), "456");
+    assert_eq!(link(&config, 0).dest_ip, "10.0.0.5".parse().unwrap());
+    assert_eq!(link(&config, 0).dest_port, 5432);
+    assert_eq!(&*link(&config, 1).name, "b");
+    assert_eq!(link(&config, 1).dest_port, 1);
     assert!(config.self_telemetry.traces);
     assert_eq!(config.self_telemetry.export.queue_bytes, 1 << 20);
     assert_eq!(config.resource.attributes["deployment.environment.name"], "production");
@@ -736,7 +749,7 @@ fn what_is_allowed_and_seldom_meant_is_a_warning() {
 fn the_destination_end_is_the_sources_program_unless_another_is_named() {
     let dest_process = |more: &str| {
         let host = Host::with("config.yaml", &format!("{PROBE}    executablePath: /bin/orders\n{more}"));
-        host.load(&Environment::default()).unwrap().config.probes[0].dest_process.clone()
+        link(&host.load(&Environment::default()).unwrap().config, 0).dest_process.clone()
     };
     let pattern = |name: &str, executable: Option<&str>| ProcessPattern {
         name: name.parse().unwrap(),
@@ -775,7 +788,274 @@ probes:
         interval: Duration::from_secs(90),
         matched_source_labels: vms_core::probe::MatchedSourceLabels::IpPort,
     };
-    assert_eq!(config.probes, [Arc::new(expected)]);
+    assert_eq!(config.probes, [expected.into()]);
+}
+
+/// The one probe of a configuration, `connection` or `process_mon`.
+fn probe_of(lines: &str) -> Probe {
+    let host = Host::with("config.yaml", &format!("interval: 1m\nprobes:\n  - {{name: a, {lines}}}\n"));
+    host.load(&Environment::default()).unwrap().config.probes.remove(0)
+}
+
+fn watch_of(lines: &str) -> Arc<WatchProbe> {
+    match probe_of(&format!("type: connection, {lines}")) {
+        Probe::Watch(watch) => watch,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_field_of_a_watch_arrives() {
+    let watch = watch_of(
+        "processName: nginx, processPath: /usr/sbin/nginx, localAddress: [10.0.0.0/8, '::1'], \
+         localPort: [80, '443', 8000-8999], remoteAddress: 192.0.2.1, remotePort: 1024-65535, protocol: tcp, \
+         states: [established, TIME_WAIT, estab, syn-recv], exact: true, minCount: 2, maxCount: 3, perFamily: true, \
+         interval: 5s",
+    );
+    let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let ports = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let text = |key, text: &str| (key, Arc::from(text));
+    let expected = WatchProbe {
+        name: "a".into(),
+        process: Some(ProcessPattern {
+            name: "nginx".parse().unwrap(),
+            executable: Some("/usr/sbin/nginx".into()),
+        }),
+        clause: SocketClause {
+            transport: Transport::Tcp,
+            families: Families::BOTH,
+            states: TcpStates::of(&[TcpState::Established, TcpState::TimeWait, TcpState::SynReceived]),
+            local: EndClause {
+                networks: networks(&["10.0.0.0/8", "::1"]),
+                ports: ports(&["80", "443", "8000-8999"]),
+                exact: true,
+            },
+            remote: EndClause {
+                networks: networks(&["192.0.2.1"]),
+                ports: ports(&["1024-65535"]),
+                exact: true,
+            },
+        },
+        bounds: Bounds { least: 2, most: Some(3) },
+        by_family: true,
+        interval: Duration::from_secs(5),
+        labels: vec![
+            text("proto", "tcp"),
+            text("process_name", "nginx"),
+            text("local_address", "10.0.0.0/8,::1"),
+            text("local_port", "80,443,8000-8999"),
+            text("remote_address", "192.0.2.1"),
+            text("remote_port", "1024-65535"),
+            text("states", "ESTABLISHED,TIME-WAIT,SYN-RECEIVED"),
+        ],
+    };
+    assert_eq!(*watch, expected);
+    assert!(expected.labels.iter().all(|(key, _)| metric::WATCH_ATTRIBUTES.contains(key)));
+}
+
+#[test]
+fn a_watch_with_nothing_but_a_name_counts_established_connections_of_tcp() {
+    let watch = watch_of("interval: 2s");
+    assert_eq!(watch.process, None);
+    assert_eq!(watch.clause.transport, Transport::Tcp);
+    assert_eq!(watch.clause.families, Families::BOTH);
+    assert_eq!(watch.clause.states, TcpStates::of(&[TcpState::Established]));
+    assert_eq!(watch.clause.local, EndClause::default());
+    assert_eq!((watch.bounds, watch.by_family), (Bounds { least: 1, most: None }, false));
+    assert_eq!(watch.labels, [("proto", Arc::from("tcp")), ("states", Arc::from("ESTABLISHED"))]);
+    assert_eq!(probe_of("type: connection").interval(), Duration::from_mins(1));
+}
+
+#[test]
+fn an_executable_alone_is_of_any_name() {
+    let process = watch_of("processPath: /bin/x").process.clone().unwrap();
+    assert_eq!((process.name.as_str(), process.executable), ("*", Some("/bin/x".into())));
+}
+
+#[test]
+fn one_value_is_as_good_as_a_list_of_it() {
+    for (one, list) in [
+        ("localPort: 80", "localPort: [80]"),
+        ("localPort: '80'", "localPort: [80]"),
+        ("remotePort: 1-2", "remotePort: ['1 - 2']"),
+        ("localAddress: 10.0.0.1", "localAddress: ['::ffff:10.0.0.1']"),
+        ("states: listening", "states: [LISTEN]"),
+        ("states: LISTEN", "states: [listen, LISTEN]"),
+    ] {
+        assert_eq!(watch_of(one), watch_of(list), "{one}");
+    }
+}
+
+#[test]
+fn one_value_or_a_list_is_taken_from_every_format() {
+    let expected =
+        watch_of("localPort: [80, 8000-8999], remotePort: 5432, localAddress: '::1', interval: 1m");
+    for (file, text) in [
+        (
+            "c.toml",
+            "[[probes]]\ntype = 'connection'\nname = 'a'\nlocalPort = [80, '8000-8999']\nremotePort = 5432\nlocalAddress = '::1'\ninterval = '1m'",
+        ),
+        (
+            "c.json",
+            r#"{"probes": [{"type": "connection", "name": "a", "localPort": [80, "8000-8999"], "remotePort": 5432, "localAddress": ["::1"], "interval": "1m"}]}"#,
+        ),
+    ] {
+        let config = Host::with(file, text).load(&Environment::default()).unwrap().config;
+        assert_eq!(config.probes, [Probe::Watch(Arc::clone(&expected))]);
+    }
+}
+
+#[test]
+fn protocols_are_of_a_transport_and_of_versions_of_ip() {
+    for (protocol, transport, families) in [
+        ("tcp", Transport::Tcp, Families::BOTH),
+        ("tcp4", Transport::Tcp, Families::IPV4),
+        ("tcp6", Transport::Tcp, Families::IPV6),
+        ("udp", Transport::Udp, Families::BOTH),
+        ("udp4", Transport::Udp, Families::IPV4),
+        ("udp6", Transport::Udp, Families::IPV6),
+    ] {
+        let watch = watch_of(&format!("protocol: {protocol}"));
+        assert_eq!((watch.clause.transport, watch.clause.families), (transport, families));
+        assert_eq!(watch.labels[0], ("proto", Arc::from(protocol)));
+    }
+}
+
+#[test]
+fn what_of_udp_has_no_peer_is_unconnected_by_whatever_name() {
+    for name in ["unconnected", "UNCONN", "closed", "CLOSE"] {
+        let watch = watch_of(&format!("protocol: udp, states: {name}"));
+        assert_eq!(watch.clause.states, TcpStates::of(&[TcpState::Close]));
+        assert_eq!(watch.labels.last(), Some(&("states", Arc::from("UNCONNECTED"))));
+    }
+}
+
+#[test]
+fn every_field_of_a_probe_of_processes_arrives() {
+    let process = |executable: Option<&str>| ProcessPattern {
+        name: "w*".parse().unwrap(),
+        executable: executable.map(PathBuf::from),
+    };
+    let least = probe_of("type: process_mon, processName: 'w*'");
+    let expected = PresenceProbe {
+        name: "a".into(),
+        process: process(None),
+        bounds: Bounds { least: 1, most: None },
+        interval: Duration::from_mins(1),
+    };
+    assert_eq!(least, Probe::Presence(Arc::new(expected.clone())));
+    let most = probe_of(
+        "type: process_mon, processName: 'w*', executablePath: /bin/w, minCount: 0, maxCount: 0, interval: 1s",
+    );
+    let expected = PresenceProbe {
+        process: process(Some("/bin/w")),
+        bounds: Bounds { least: 0, most: Some(0) },
+        interval: Duration::from_secs(1),
+        ..expected
+    };
+    assert_eq!(most, Probe::Presence(Arc::new(expected)));
+}
+
+#[test]
+fn every_fault_of_probes_that_count_is_told_at_once_with_its_line() {
+    assert_report!(
+        "probes-that-count",
+        "config.yaml",
+        r#"probes:
+  - type: conection
+    name: first
+    localAddress: db.example.com
+    remoteAddress: [10.0.0.1/8, 10.0.0.256, fe80::1%eth0, "*", 10, "10.0.0.1, 10.0.0.2", {}]
+    localPort: 83617
+    remotePort: [80, 0, 9-8, http, "80,443", 80.5, []]
+    protocol: tcp5
+    states: [ESTABLISED, on, 5]
+    exact: 1
+    minCount: -1
+    maxCount: many
+    perFamily: "yes"
+    interval: 1
+    processName: "[a"
+    processPath: bin/x
+    executablePath: /bin/x
+    destServiceIp: 10.0.0.5
+  - type: connection
+    name: first
+    protocol: udp
+    states: [listen, established, TIME-WAIT]
+    localAddress: 10.0.0.1
+    remoteAddress: ["::1", "2001:db8::/32"]
+    maxCount: 0
+  - type: connection
+    name: third
+    localAddress: ["::1", "::", 10.0.0.0/8]
+    protocol: tcp6
+    localPort: []
+    states: []
+  - type: process_mon
+    name: fourth
+    minCount: 3
+    maxCount: 2
+    processPath: /bin/x
+  - processPath: /bin/x
+    name: fifth
+    maxCount: 5000000000
+"#
+    );
+}
+
+#[test]
+fn a_watch_that_can_count_nothing_is_warned_about() {
+    let warnings = |lines: &str| {
+        let host = Host::with("c.yaml", &format!("probes:\n  - {{type: connection, name: a, {lines}}}\n"));
+        let warnings = host.load(&Environment::default()).unwrap().warnings;
+        warnings.iter().map(|warning| warning.split_once("c.yaml:").unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings("states: [TIME-WAIT, LISTEN]"), [""; 0]);
+    assert_eq!(warnings("states: [closed], protocol: udp, processName: x"), [""; 0]);
+    assert_eq!(
+        warnings("states: [LISTEN, TIME-WAIT], processPath: /bin/x"),
+        [
+            "2: probes[0].states[1] = \"TIME-WAIT\": no process holds a socket in this state, so that with `processPath` none counts"
+        ]
+    );
+    assert_eq!(
+        warnings("states: closed"),
+        [
+            "2: probes[0].states = \"closed\": the kernel lists no TCP socket in this state, so that none counts"
+        ]
+    );
+}
+
+#[test]
+fn an_address_for_all_addresses_is_of_either_version_of_ip() {
+    // A dual-stack listener is `::`, and serves IPv4.
+    let watch =
+        watch_of("protocol: tcp4, states: LISTEN, localAddress: '::', remoteAddress: 0.0.0.0, exact: true");
+    assert!(watch.clause.local.exact);
+}
+
+#[test]
+fn variables_hold_one_value_or_a_list() {
+    let config = load_environment([
+        ("VMS_PROBES__0__TYPE", "connection"),
+        ("VMS_PROBES__0__NAME", "a"),
+        ("VMS_PROBES__0__LOCAL_ADDRESS", "::"),
+        ("VMS_PROBES__0__LOCAL_PORT", "8000-8999"),
+        ("VMS_PROBES__0__REMOTE_ADDRESS", "[10.0.0.1, '::1']"),
+        ("VMS_PROBES__0__REMOTE_PORT__0", "80"),
+        ("VMS_PROBES__0__REMOTE_PORT__1", "443"),
+        ("VMS_PROBES__0__MIN_COUNT", "2"),
+        ("VMS_PROBES__0__EXACT", "true"),
+    ]);
+    let config = config.unwrap().config;
+    let [Probe::Watch(watch)] = config.probes.as_slice() else { panic!() };
+    let label = |key| watch.labels.iter().find(|(own, _)| *own == key).map(|(_, text)| &**text);
+    assert_eq!(label("local_address"), Some("::"));
+    assert_eq!(label("local_port"), Some("8000-8999"));
+    assert_eq!(label("remote_address"), Some("10.0.0.1,::1"));
+    assert_eq!(label("remote_port"), Some("80,443"));
+    assert_eq!((watch.bounds.least, watch.clause.local.exact), (2, true));
 }
 
 #[test]
@@ -800,10 +1080,12 @@ export:
 
 #[test]
 fn the_effective_configuration_loads_as_the_same_configuration() {
-    let loaded = Host::with("config.yaml", &example()).load(&Environment::default()).unwrap();
-    let printed = loaded.effective.to_string().replace("\"****\"", "example");
-    let again = Host::with("config.yaml", &printed).load(&Environment::default()).unwrap();
-    assert_eq!(again.config, loaded.config);
+    for file in [example(), fs::read_to_string(config_directory().join("probes.yaml")).unwrap()] {
+        let loaded = Host::with("config.yaml", &file).load(&Environment::default()).unwrap();
+        let printed = loaded.effective.to_string().replace("\"****\"", "example");
+        let again = Host::with("config.yaml", &printed).load(&Environment::default()).unwrap();
+        assert_eq!(again.config, loaded.config);
+    }
 }
 
 #[test]
@@ -851,7 +1133,7 @@ fn every_file_that_comes_with_the_agent_loads_without_a_warning() {
         }
         count += 1;
     }
-    assert!(count >= 3);
+    assert!(count >= 4);
 }
 
 #[test]
@@ -861,7 +1143,7 @@ fn the_quickstart_watches_its_own_connection() {
     let sources = Sources { file: Some(&path), environment: &environment, flags: Overrides::default() };
     let config = load(&sources).unwrap().config;
     let Exporter::Otlp(export) = &config.exporter else { panic!() };
-    let [probe] = config.probes.as_slice() else { panic!() };
+    let [Probe::Link(probe)] = config.probes.as_slice() else { panic!() };
     let service = format!("http://{}", probe.service());
     assert_eq!(export.endpoint, service.as_str());
     assert_eq!(probe.interval, Duration::from_secs(2));
@@ -894,6 +1176,53 @@ fn the_example_tells_every_setting_and_its_default() {
     assert_ne!(example.endpoint, endpoint);
     let default = export_of([("X", "")]);
     assert_eq!(ExportConfig { endpoint: default.endpoint.clone(), headers: Vec::new(), ..example }, default);
+}
+
+/// The pages about probes, by type.
+fn pages() -> Vec<(String, String)> {
+    let pages = fs::read_dir(config_directory().join("../docs/probes")).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap())
+    });
+    pages.collect()
+}
+
+#[test]
+fn each_type_of_probe_has_a_page_that_tells_its_fields_and_no_others() {
+    let keywords = settings::schema();
+    let probe = Schema::root(&keywords).at(&KeyPath::from("probes").index(0)).unwrap();
+    let pages: BTreeMap<String, String> = pages().into_iter().collect();
+    let variants = probe.variants();
+    assert_eq!(pages.len(), variants.len());
+    for (name, variant) in variants {
+        let (_, rest) = pages[name].split_once("\n## Fields\n").unwrap();
+        let (fields, _) = rest.split_once("\n## ").unwrap();
+        let rows = fields.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        let mut told: Vec<&str> = rows.map(|(field, _)| field).collect();
+        told.sort_unstable();
+        let mut keys: Vec<&str> = variant.properties().map(|(key, _)| key).collect();
+        keys.sort_unstable();
+        assert_eq!(told, keys, "{name}");
+    }
+}
+
+#[test]
+fn the_pages_about_probes_name_metrics_that_there_are_and_examples_that_load() {
+    for (name, page) in pages() {
+        let prefix = format!("`vms.{name}.");
+        let named =
+            page.match_indices(&prefix).map(|(start, _)| page[start + 1..].split_once('`').unwrap().0);
+        let named: Vec<&str> = named.collect();
+        assert!(!named.is_empty(), "{name}");
+        for metric in named {
+            assert!(metric::ALL.iter().any(|known| known.name == metric), "{metric}");
+        }
+        let (_, example) = page.split_once("```yaml\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let loaded = Host::with("config.yaml", example).load(&Environment::default()).unwrap();
+        assert_eq!(loaded.warnings, [""; 0], "{name}");
+        assert!(example.contains(&format!("type: {name}\n")));
+    }
 }
 
 #[test]

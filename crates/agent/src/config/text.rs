@@ -10,7 +10,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing_subscriber::EnvFilter;
 use vms_core::address::ServiceIp;
+use vms_core::connection::TcpState;
 use vms_core::process::NameGlob;
+use vms_core::socket::{Network, NetworkError, PortRange, PortRangeError};
 
 use super::duration::DurationText;
 use super::percent::PercentText;
@@ -24,6 +26,10 @@ pub(super) trait TextFormat: FromStr<Err: fmt::Display> + fmt::Display {
     const ALLOWED: &'static str;
     /// What editors, which do not know the format, can check.
     const PATTERN: Option<&'static str> = None;
+    /// Integers that are taken as well, without quotes: from the first to the last.
+    const INTEGERS: Option<(u32, u32)> = None;
+    /// Texts of which a wrong one may be a misspelling.
+    const CANDIDATES: &'static [&'static str] = &[];
 }
 
 /// A setting of the kind `T`, written as text.
@@ -46,8 +52,22 @@ impl<T: TextFormat> Serialize for Text<T> {
 
 impl<'de, T: TextFormat> Deserialize<'de> for Text<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map(Self).map_err(serde::de::Error::custom)
+        let text = match T::INTEGERS {
+            None => String::deserialize(deserializer)?,
+            Some(_) => match TextOrInteger::deserialize(deserializer)? {
+                TextOrInteger::Text(text) => text,
+                TextOrInteger::Integer(integer) => integer.to_string(),
+            },
+        };
+        text.parse().map(Self).map_err(serde::de::Error::custom)
     }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrInteger {
+    Integer(i64),
+    Text(String),
 }
 
 impl<T: TextFormat> JsonSchema for Text<T> {
@@ -63,6 +83,11 @@ impl<T: TextFormat> JsonSchema for Text<T> {
         let mut schema = json_schema!({ "type": "string", "format": T::NAME });
         if let Some(pattern) = T::PATTERN {
             schema.insert("pattern".to_owned(), pattern.into());
+        }
+        if let Some((first, last)) = T::INTEGERS {
+            schema.insert("type".to_owned(), vec!["integer", "string"].into());
+            schema.insert("minimum".to_owned(), first.into());
+            schema.insert("maximum".to_owned(), last.into());
         }
         schema
     }
@@ -82,6 +107,9 @@ pub(super) fn check(format: &str, text: &str) -> Result<(), String> {
         LogFilter::NAME => parse::<LogFilter>(text),
         HeaderName::NAME => parse::<HeaderName>(text),
         HeaderValue::NAME => parse::<HeaderValue>(text),
+        AddressRange::NAME => parse::<AddressRange>(text),
+        Ports::NAME => parse::<Ports>(text),
+        StateName::NAME => parse::<StateName>(text),
         ListenAddress::NAME => parse::<ListenAddress>(text),
         _ => Ok(()),
     }
@@ -98,9 +126,17 @@ pub(super) fn allowed(format: &str) -> Option<&'static str> {
         LogFilter::NAME => LogFilter::ALLOWED,
         HeaderName::NAME => HeaderName::ALLOWED,
         HeaderValue::NAME => HeaderValue::ALLOWED,
+        AddressRange::NAME => AddressRange::ALLOWED,
+        Ports::NAME => Ports::ALLOWED,
+        StateName::NAME => StateName::ALLOWED,
         ListenAddress::NAME => ListenAddress::ALLOWED,
         _ => return None,
     })
+}
+
+/// The texts of the named format of which a wrong one may be a misspelling.
+pub(super) fn candidates(format: &str) -> &'static [&'static str] {
+    if format == StateName::NAME { StateName::CANDIDATES } else { &[] }
 }
 
 impl TextFormat for DurationText {
@@ -302,5 +338,142 @@ impl FromStr for ListenAddress {
 impl fmt::Display for ListenAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
+    }
+}
+
+/// An address, or those that share its first bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AddressRange(pub(super) Network);
+
+/// Why a text is no range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum AddressRangeError {
+    #[error("addresses are not resolved by name (yet): write the address")]
+    HostName,
+    #[error("interfaces are not told apart here: leave out what follows the %")]
+    Zone,
+    #[error("any address counts where none is given: leave it out")]
+    Any,
+    #[error("a text with commas is no list: write [one, other]")]
+    Commas,
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+impl TextFormat for AddressRange {
+    const NAME: &'static str = "vms-address-range";
+    const ALLOWED: &'static str =
+        "an IPv4 or IPv6 address or a range of them, such as 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32";
+}
+
+impl FromStr for AddressRange {
+    type Err = AddressRangeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = match text.parse() {
+            Ok(network) => return Ok(Self(network)),
+            Err(error) => error,
+        };
+        // RFC 1123, section 2.1, and what is found beside it; no name is all digits and dots.
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || ['.', '-', '_'].contains(&c);
+        let address = text.split_once('%').map(|(address, _)| address);
+        Err(match error {
+            NetworkError::NotAnAddress if text == "*" => AddressRangeError::Any,
+            NetworkError::NotAnAddress if text.contains(',') => AddressRangeError::Commas,
+            NetworkError::NotAnAddress
+                if address.is_some_and(|address| address.parse::<Network>().is_ok()) =>
+            {
+                AddressRangeError::Zone
+            }
+            NetworkError::NotAnAddress
+                if text.chars().all(is_of_name) && text.contains(|c: char| c.is_ascii_alphabetic()) =>
+            {
+                AddressRangeError::HostName
+            }
+            error => AddressRangeError::Network(error),
+        })
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// A port, or those from one to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ports(pub(super) PortRange);
+
+/// Why a text is no range of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PortsError {
+    #[error("a text with commas is no list: write [80, 443]")]
+    Commas,
+    #[error(transparent)]
+    Range(#[from] PortRangeError),
+}
+
+impl TextFormat for Ports {
+    const NAME: &'static str = "vms-ports";
+    const ALLOWED: &'static str = "a port from 1 to 65535 or a range such as 8000-8999";
+    const INTEGERS: Option<(u32, u32)> = Some((1, 65_535));
+}
+
+impl FromStr for Ports {
+    type Err = PortsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains(',') { Err(PortsError::Commas) } else { Ok(Self(text.trim().parse()?)) }
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// The state of a socket, by any of its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StateName(pub(super) TcpState);
+
+impl TextFormat for StateName {
+    const NAME: &'static str = "vms-socket-state";
+    const ALLOWED: &'static str = "a state of TCP such as ESTABLISHED, LISTEN, SYN-SENT, TIME-WAIT or CLOSE-WAIT; of UDP established or unconnected";
+    const CANDIDATES: &'static [&'static str] = &[
+        "established",
+        "syn-sent",
+        "syn-received",
+        "syn-recv",
+        "fin-wait-1",
+        "fin-wait-2",
+        "time-wait",
+        "closed",
+        "close-wait",
+        "last-ack",
+        "listen",
+        "closing",
+        "bound-inactive",
+        "unconnected",
+    ];
+}
+
+impl FromStr for StateName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match TcpState::from_name(text) {
+            // The kernel tells of request sockets by this state alone (`inet_req_diag_fill`, net/ipv4/inet_diag.c).
+            Some(TcpState::NewSynReceived) => Ok(Self(TcpState::SynReceived)),
+            Some(state) => Ok(Self(state)),
+            None => Err("not a state of a socket"),
+        }
+    }
+}
+
+impl fmt::Display for StateName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0.as_str())
     }
 }

@@ -43,9 +43,21 @@ impl<'a> Verifier<'a> {
                     }
                 }
             }
-            (Kind::List, value @ Value::Array(..)) => self.list(value, schema, path, secret),
-            (Kind::Text, value @ Value::String(..)) => self.text(value, schema, path, secret),
-            (Kind::Integer, value @ Value::Num(..)) => self.integer(value, schema, path, secret),
+            (Kind::List | Kind::Several, value @ Value::Array(..)) => {
+                self.list(value, schema, path, secret);
+            }
+            (Kind::Text | Kind::TextOrInteger, value @ Value::String(..)) => {
+                self.text(value, schema, path, secret);
+            }
+            (Kind::Several, value @ Value::String(..)) if schema.takes_text() => {
+                self.text(value, schema, path, secret);
+            }
+            (Kind::Integer | Kind::TextOrInteger, value @ Value::Num(..)) => {
+                self.integer(value, schema, path, secret);
+            }
+            (Kind::Several, value @ Value::Num(..)) if schema.takes_integers() => {
+                self.integer(value, schema, path, secret);
+            }
             (Kind::Boolean, Value::Bool(..)) => {}
             (_, value) => self.wrong_type(value, schema, path, secret),
         }
@@ -59,7 +71,8 @@ impl<'a> Verifier<'a> {
         secret: bool,
         place: &Place,
     ) {
-        let is_tagged = !schema.variants().is_empty();
+        let variants = schema.variants();
+        let is_tagged = !variants.is_empty();
         let schema = match is_tagged.then(|| self.variant(entries, schema, path, place)) {
             None => schema,
             Some(Some(variant)) => variant,
@@ -67,7 +80,7 @@ impl<'a> Verifier<'a> {
         };
         for (key, value) in entries.iter() {
             if schema.property(key).is_none() && self.faults.len() < FAULTS_LIMIT {
-                self.unknown_key(key, value, schema, path);
+                self.unknown_key(key, value, schema, &variants, path);
             }
         }
         for name in schema.required().filter(|name| *name != "type") {
@@ -89,8 +102,8 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    /// Which kind of a tagged section it is. Where that cannot be told, but there is only one or one was nearly
-    /// named, it is taken for that, so that the other faults are found as well.
+    /// Which kind of a tagged section it is. Where that cannot be told, but one was nearly named or has more of the keys
+    /// than any other, it is taken for that, so that the other faults are found as well.
     fn variant(
         &mut self,
         entries: &Dict,
@@ -116,20 +129,42 @@ impl<'a> Verifier<'a> {
             }
         };
         self.faults.push(fault.allowed(allowed).meant(near));
-        match (near, variants.as_slice()) {
-            (Some(near), _) => variants.iter().find(|(name, _)| *name == near).map(|(_, variant)| *variant),
-            (None, [(_, only)]) => Some(*only),
-            (None, _) => None,
+        match near {
+            Some(near) => variants.iter().find(|(name, _)| *name == near).map(|(_, variant)| *variant),
+            None => likeliest(entries, &variants),
         }
     }
 
-    fn unknown_key(&mut self, key: &str, value: &Value, schema: Schema<'a>, path: &KeyPath) {
+    fn unknown_key(
+        &mut self,
+        key: &str,
+        value: &Value,
+        schema: Schema<'a>,
+        variants: &[(&str, Schema<'a>)],
+        path: &KeyPath,
+    ) {
+        let owners: Vec<(&str, Schema<'a>)> = variants
+            .iter()
+            .filter_map(|(name, variant)| {
+                let (_, property) = variant.properties().find(|(name, _)| *name == key)?;
+                Some((*name, property))
+            })
+            .collect();
         let siblings = schema.properties().map(|(name, _)| name);
-        let meant = suggest::nearest(key, siblings)
-            .map(str::to_owned)
-            .or_else(|| find_elsewhere(key, self.root, &KeyPath::default()));
+        let meant = match owners.first() {
+            // A right word in the wrong place is no misspelling of another.
+            Some((_, property)) => same_format(*property, schema).map(str::to_owned),
+            None => suggest::nearest(key, siblings)
+                .map(str::to_owned)
+                .or_else(|| find_elsewhere(key, self.root, &KeyPath::default())),
+        };
         let place = self.origins.of(value).place.clone();
-        let mut fault = Fault::new(place, path.key(key), "no such key");
+        let elsewhere: Vec<String> = owners.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let problem = match elsewhere.as_slice() {
+            [] => "no such key".to_owned(),
+            types => format!("no key of this type, but of {}", types.join(" and ")),
+        };
+        let mut fault = Fault::new(place, path.key(key), problem);
         if meant.is_none() {
             let keys: Vec<_> = schema.properties().map(|(name, _)| name).collect();
             fault = fault.allowed(keys.join(", "));
@@ -188,7 +223,9 @@ impl<'a> Verifier<'a> {
                 // What is wrong with a secret could tell of it.
                 let hidden = secret || self.origins.of(value).secret;
                 let problem = if hidden { "not allowed" } else { &problem };
-                self.fault(value, schema, path, secret, problem, None);
+                let near = text::candidates(format).iter().copied();
+                let near = if hidden { None } else { suggest::nearest(text, near) };
+                self.fault(value, schema, path, secret, problem, near);
             } else if let Ok(duration) = text.parse::<DurationText>() {
                 let limit = |keyword| schema.text_limit(keyword).and_then(|limit| limit.parse().ok());
                 if limit("x-minimum").is_some_and(|minimum: DurationText| duration < minimum) {
@@ -218,7 +255,9 @@ impl<'a> Verifier<'a> {
         let problem = match (schema.kind(), value) {
             (Kind::Text, Value::Num(..)) if is_duration => "a number without a unit".to_owned(),
             (Kind::Text, _) if !schema.choices().is_empty() => "not one of the choices".to_owned(),
-            (Kind::Text, Value::Num(..) | Value::Bool(..)) => "not a text: put it in quotes".to_owned(),
+            (Kind::Text | Kind::Several, Value::Num(..) | Value::Bool(..)) => {
+                "not a text: put it in quotes".to_owned()
+            }
             (Kind::Integer, Value::String(_, text)) if text.trim().parse::<i128>().is_ok() => {
                 "a text: remove the quotes".to_owned()
             }
@@ -243,6 +282,24 @@ impl<'a> Verifier<'a> {
             .meant(meant);
         self.faults.push(fault);
     }
+}
+
+/// The one key of a section that holds the same kind of text.
+fn same_format<'a>(property: Schema<'_>, section: Schema<'a>) -> Option<&'a str> {
+    let format = property.format()?;
+    let mut same = section.properties().filter(|(_, own)| own.format() == Some(format));
+    let (name, _) = same.next()?;
+    same.next().is_none().then_some(name)
+}
+
+/// The kind of section that has more of the keys than any other: the only one, where there is one.
+fn likeliest<'a>(entries: &Dict, variants: &[(&str, Schema<'a>)]) -> Option<Schema<'a>> {
+    let known =
+        |schema: Schema<'a>| schema.properties().filter(|(name, _)| entries.contains_key(*name)).count();
+    let most = variants.iter().map(|(_, variant)| known(*variant)).max()?;
+    let mut with_most = variants.iter().filter(|(_, variant)| known(*variant) == most);
+    let (_, first) = with_most.next()?;
+    with_most.next().is_none().then_some(*first)
 }
 
 fn missing(name: &str, schema: Schema<'_>, path: &KeyPath, place: Place) -> Fault {

@@ -2,7 +2,8 @@
 //!
 //! `__` leads into a section or list, and within a name case and `_` do not count: `VMS_EXPORT__QUEUE_BYTES` and
 //! `VMS_EXPORT__QUEUEBYTES` are `export.queueBytes`, `VMS_PROBES__0__NAME` is `probes[0].name`. A variable for a
-//! section or list holds YAML (and so JSON); for a map also `name=value,name=value`.
+//! section or list holds YAML (and so JSON); for a map also `name=value,name=value`. One that may be one value or a list holds
+//! that value, or the list as YAML.
 
 use std::collections::BTreeMap;
 
@@ -89,9 +90,9 @@ pub(super) fn resolve(name: &str, schema: Schema<'_>) -> Option<KeyPath> {
     for segment in name.strip_prefix(PREFIX)?.split("__") {
         let step = match schema.kind() {
             Kind::Section => Step::Key(keys(schema).find(|key| is_same_name(key, segment))?.into()),
-            Kind::List => Step::Index(segment.parse().ok()?),
+            Kind::List | Kind::Several => Step::Index(segment.parse().ok()?),
             // The keys of maps hold dots and dashes, which names of variables cannot.
-            Kind::Map | Kind::Text | Kind::Integer | Kind::Boolean => return None,
+            Kind::Map | Kind::Text | Kind::TextOrInteger | Kind::Integer | Kind::Boolean => return None,
         };
         schema = schema.step(&step)?;
         path = path.step(step);
@@ -122,7 +123,10 @@ fn read_value(
     let setting = schema.at(path);
     let kind = setting.map_or(Kind::Text, Schema::kind);
     match kind {
-        Kind::Text | Kind::Integer | Kind::Boolean => {
+        Kind::Text | Kind::TextOrInteger | Kind::Integer | Kind::Boolean => {
+            return tree::coerce(text.to_owned(), setting, origins.tag(Origin::of(place)));
+        }
+        Kind::Several if !is_list(text) => {
             return tree::coerce(text.to_owned(), setting, origins.tag(Origin::of(place)));
         }
         Kind::Map if is_pairs(text) => match parse_pairs(text) {
@@ -132,7 +136,7 @@ fn read_value(
                 faults.push(fault.allowed("name=value,name=value, or a map in YAML or JSON"));
             }
         },
-        Kind::Section | Kind::Map | Kind::List => {
+        Kind::Section | Kind::Map | Kind::List | Kind::Several => {
             let (root, syntax_faults) = document::parse(text, Format::Yaml);
             for fault in syntax_faults {
                 let line = fault.line.map(|line| format!(" on line {line}")).unwrap_or_default();
@@ -152,6 +156,12 @@ fn read_value(
 fn is_pairs(text: &str) -> bool {
     !text.trim_start().starts_with('{')
         && text.find('=').is_some_and(|equals| text.find(':').is_none_or(|colon| equals < colon))
+}
+
+/// Whether a list is written, rather than one value: `::1` and `::` are no YAML to rely on.
+fn is_list(text: &str) -> bool {
+    let text = text.trim_start();
+    text.starts_with('[') || text.starts_with("- ")
 }
 
 /// The variable that was probably meant.

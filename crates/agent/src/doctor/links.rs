@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use vms_core::monitor::Checked;
+use vms_core::observer::{self, Standing, Status};
 use vms_core::process::Capability;
 
 use super::evaluate::{grant, join, lack, ok};
@@ -11,17 +13,25 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::host;
 
-/// Looks once at every link, as `vms-agent check` does.
+/// Looks once for every probe, as `vms-agent check` does.
 pub(super) fn read(config: &Config) -> Result<Vec<LinkFacts>, Refusal> {
     let mut monitor =
         host::monitor(config, SystemClock::start()).map_err(|error| Refusal::new(error.as_ref()))?;
-    let looks = monitor.check().map_err(|error| Refusal::new(&error))?;
-    let links = looks.into_iter().map(|(probe, look)| {
+    let Checked { links, others } = monitor.check().map_err(|error| Refusal::new(&error))?;
+    let counts = others.into_iter().filter_map(|(probe, finding)| {
+        let Ok(observer::Finding::Standing(Standing { status, unattributed, missing, .. })) = finding else {
+            return None;
+        };
+        let unattributed = usize::try_from(unattributed).unwrap_or(usize::MAX);
+        let (name, is_up) = (probe.name().to_string(), status != Status::Down);
+        Some(LinkFacts { name, is_up, unattributed, missing })
+    });
+    let links = links.into_iter().map(|(probe, look)| {
         let both = look.undirected();
         let (name, unattributed) = (probe.name.to_string(), both.unattributed.len());
         LinkFacts { name, is_up: both.is_up(), unattributed, missing: both.missing }
     });
-    Ok(links.collect())
+    Ok(links.chain(counts).collect())
 }
 
 /// Judges those of which something is not known.
@@ -29,7 +39,7 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
     let links = match &facts.links {
         Ok(links) => links,
         Err(refusal) => {
-            let what = format!("the links could not be looked at: {}", refusal.text);
+            let what = format!("the probes could not be looked for: {}", refusal.text);
             return vec![lack(Area::Probes, Level::Fail, what, None)];
         }
     };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use vms_core::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Value};
-use vms_core::probe::ConnectionProbe;
+use vms_core::probe::Probe;
 use vms_export::exposition::{self, Format, Target};
 
 /// For how long points are told beyond their interval, where nothing newer comes: two more intervals, within these bounds. A
@@ -63,7 +63,7 @@ pub(crate) struct Recorder {
     /// How often the agent tells of itself.
     interval: Duration,
     /// In the order in which the monitor has them.
-    probes: Vec<(Arc<ConnectionProbe>, Option<Told>)>,
+    probes: Vec<(Probe, Option<Told>)>,
     permissions: Option<Told>,
     own: Option<Told>,
     cycle: Taken,
@@ -176,14 +176,15 @@ impl Recorder {
     }
 
     /// Goes on with these probes. What was told of others, or of one that is changed, is not told any more.
-    pub(crate) fn set_probes(&mut self, probes: &[Arc<ConnectionProbe>], interval: Duration) {
-        let mut known: HashMap<Arc<str>, (Arc<ConnectionProbe>, Option<Told>)> = mem::take(&mut self.probes)
+    pub(crate) fn set_probes(&mut self, probes: &[Probe], interval: Duration) {
+        let mut known: HashMap<Arc<str>, (Probe, Option<Told>)> = mem::take(&mut self.probes)
             .into_iter()
-            .map(|(probe, told)| (Arc::clone(&probe.name), (probe, told)))
+            .map(|(probe, told)| (Arc::clone(probe.name()), (probe, told)))
             .collect();
-        let told_of = |probe: &Arc<ConnectionProbe>| {
-            let told = known.remove(&probe.name).and_then(|(former, told)| told.filter(|_| former == *probe));
-            (Arc::clone(probe), told)
+        let told_of = |probe: &Probe| {
+            let told =
+                known.remove(probe.name()).and_then(|(former, told)| told.filter(|_| former == *probe));
+            (probe.clone(), told)
         };
         self.probes = probes.iter().map(told_of).collect();
         self.interval = interval;
@@ -220,12 +221,12 @@ impl Recorder {
         let Taken { began, probes, permissions, own, .. } = mem::take(&mut self.cycle);
         for (index, points) in probes {
             if let Some((probe, told)) = self.probes.get_mut(index) {
-                *told = (!points.is_empty()).then(|| Told::new(points, began, probe.interval));
+                *told = (!points.is_empty()).then(|| Told::new(points, began, probe.interval()));
             }
         }
         // Known as of the last cycle that could measure anything.
         if !permissions.is_empty() {
-            let longest = self.probes.iter().map(|(probe, _)| probe.interval).max().unwrap_or_default();
+            let longest = self.probes.iter().map(|(probe, _)| probe.interval()).max().unwrap_or_default();
             self.permissions = Some(Told::new(permissions, began, longest));
         }
         if !own.is_empty() {
@@ -243,9 +244,9 @@ impl Recorder {
 
 impl Taken {
     /// The place, among those that are due, of the probe of that name.
-    fn find(&mut self, name: &str, probes: &[(Arc<ConnectionProbe>, Option<Told>)]) -> Option<usize> {
+    fn find(&mut self, name: &str, probes: &[(Probe, Option<Told>)]) -> Option<usize> {
         let is_of = |(index, _): &(usize, Vec<DataPoint>)| {
-            probes.get(*index).is_some_and(|(probe, _)| *probe.name == *name)
+            probes.get(*index).is_some_and(|(probe, _)| **probe.name() == *name)
         };
         let ahead = self.probes.get(self.last..).unwrap_or_default();
         let found = ahead.iter().position(is_of).map(|ahead| self.last + ahead);

@@ -1,16 +1,16 @@
 use std::time::SystemTime;
 
 use vms_core::metric::Metric;
-use vms_core::probe::MatchedSourceLabels;
+use vms_core::probe::{ConnectionProbe, MatchedSourceLabels};
 use vms_core::process::ProcessPattern;
 
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn probe(name: &str, interval: Duration) -> Arc<ConnectionProbe> {
+fn probe(name: &str, interval: Duration) -> Probe {
     let process = ProcessPattern { name: "svc".parse().unwrap(), executable: None };
-    Arc::new(ConnectionProbe {
+    Probe::from(ConnectionProbe {
         name: name.into(),
         source_process: process.clone(),
         dest_process: process,

@@ -1,0 +1,107 @@
+use vms_core::discovery::{Edge, Listener, Map};
+
+use super::*;
+use crate::config::{Overrides, Sources};
+use crate::environment::Environment;
+
+fn end(text: &str) -> Endpoint {
+    let address: std::net::SocketAddr = text.parse().unwrap();
+    Endpoint::new(address.ip(), address.port())
+}
+
+fn map(edges: &[(&str, Direction, &str, u64)]) -> Map {
+    let edge = |(process, direction, service, count): &(&str, Direction, &str, u64)| {
+        (Edge { process: (*process).into(), direction: *direction, service: end(service) }, *count)
+    };
+    let listeners = [(Listener { process: "db".into(), at: end("0.0.0.0:5432") }, 1)].into();
+    Map { listeners, edges: edges.iter().map(edge).collect(), ..Map::default() }
+}
+
+fn printed(print: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+    let mut out = Vec::new();
+    print(&mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+const FORWARD: Direction = Direction::Forward;
+const REVERSE: Direction = Direction::Reverse;
+
+#[test]
+fn a_table_has_the_listeners_and_the_edges_and_what_may_not_be_known() {
+    let mut map = map(&[("web", FORWARD, "10.0.0.2:5432", 3), ("db", REVERSE, "[fd00::1]:5432", 1)]);
+    map.unattributed = 2;
+    map.missing.insert(vms_core::process::Capability::SysPtrace);
+    let text = printed(|out| write_table(&map, out));
+    let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(words.contains(&vec!["db", "0.0.0.0:5432"]), "{text}");
+    assert!(words.contains(&vec!["web", "forward", "10.0.0.2:5432", "3"]), "{text}");
+    assert!(words.contains(&vec!["db", "reverse", "[fd00::1]:5432", "1"]), "{text}");
+    assert!(text.contains("of 2 more sockets") && text.contains("grant CAP_SYS_PTRACE"), "{text}");
+}
+
+#[test]
+fn a_configuration_has_a_probe_for_each_client_of_a_service() {
+    let map = map(&[
+        // Another host's service, with two clients here.
+        ("web", FORWARD, "10.0.0.2:5432", 3),
+        ("cron", FORWARD, "10.0.0.2:5432", 1),
+        // A service of this host, with clients elsewhere.
+        ("db", REVERSE, "10.0.0.1:5433", 1),
+        // Both here, the service in two programs.
+        ("we[b]", FORWARD, "127.0.0.1:80", 1),
+        ("a", REVERSE, "127.0.0.1:80", 1),
+        ("b", REVERSE, "127.0.0.1:80", 1),
+    ]);
+    let probes: Vec<(String, String, String)> = probes(&map)
+        .into_iter()
+        .map(|probe| (probe.client, probe.server, probe.service.to_string()))
+        .collect();
+    let expected = [
+        ("*", "db", "10.0.0.1:5433"),
+        ("cron", "*", "10.0.0.2:5432"),
+        ("web", "*", "10.0.0.2:5432"),
+        ("we\\[b\\]", "{a,b}", "127.0.0.1:80"),
+    ];
+    assert_eq!(probes, expected.map(|(client, server, at)| (client.into(), server.into(), at.into())));
+}
+
+#[test]
+fn what_is_emitted_is_a_configuration_whatever_processes_are_called() {
+    let hostile = "${env:X} a\": {x}, 'b\\\n- c: \u{7}# d";
+    let map = map(&[
+        (hostile, FORWARD, "10.0.0.2:5432", 1),
+        ("db", REVERSE, "[fe80::1]:5433", 1),
+        ("a,b", REVERSE, "10.0.0.1:1", 1),
+        ("{c}", REVERSE, "10.0.0.1:1", 1),
+    ]);
+    let text = printed(|out| write_config(&map, out));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.yaml");
+    std::fs::write(&file, &text).unwrap();
+    let environment = Environment::from([("X", "y")]);
+    let sources = Sources { file: Some(&file), environment: &environment, flags: Overrides::default() };
+    let loaded = crate::config::load(&sources).unwrap().config;
+    assert_eq!(loaded.probes.len(), 3, "{text}");
+    let fits = |glob: &NameGlob, name: &str| {
+        let pattern = ProcessPattern { name: glob.clone(), executable: None };
+        let selector = vms_core::process::ProcessSelector::new([&pattern]).unwrap();
+        let names = vms_core::process::ProcessNames {
+            comm: vms_core::process::Known::Is(name.as_bytes()),
+            argv0: vms_core::process::Known::Absent,
+            executable: vms_core::process::Known::Absent,
+        };
+        !selector.fits(&names).certain.is_empty()
+    };
+    let links: Vec<_> = loaded.probes.iter().filter_map(Probe::link).collect();
+    let of = |port: u16| links.iter().find(|link| link.dest_port == port).unwrap();
+    assert!(fits(&of(5432).source_process.name, hostile));
+    for (name, is_fitting) in [("a,b", true), ("{c}", true), ("a", false), ("c", false)] {
+        assert_eq!(fits(&of(1).dest_process.name, name), is_fitting, "{name}");
+    }
+}
+
+#[test]
+fn without_a_link_there_is_nothing_to_configure_and_that_is_said() {
+    let text = printed(|out| write_config(&Map::default(), out));
+    assert!(text.contains("There was none"), "{text}");
+}
