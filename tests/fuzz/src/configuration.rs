@@ -66,6 +66,18 @@ fn check_text(kind: TextKind, text: &str) {
                     assert_eq!(written, text);
                 }
                 TextKind::HeaderName => assert_eq!(written, lowercase),
+                // An address, or one and a number of bits.
+                TextKind::AddressRange => {
+                    let address = written.split('/').next().unwrap_or_default();
+                    let ip: IpAddr = address.parse().expect("a written address is one");
+                    assert!(written.contains('/') || ip == ip.to_canonical(), "{written}");
+                }
+                TextKind::Ports => {
+                    let ports =
+                        written.split('-').map(|port| port.parse::<u16>().expect("a written port is one"));
+                    assert!(ports.clone().is_sorted() && ports.into_iter().all(|port| port > 0), "{written}");
+                }
+                TextKind::StateName => assert_eq!(written, written.to_ascii_uppercase()),
                 TextKind::Ip => {
                     let address = written.split('%').next().unwrap_or_default();
                     let ip: IpAddr = address.parse().expect("a written address is one");

@@ -1,16 +1,17 @@
 //! Replies of the kernel over netlink, beside a second decoder that is written from the headers and knows no cursor.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use vms_core::address::Endpoint;
 use vms_core::connection::{CgroupId, Connection, Cookie, Inode, TcpState};
 use vms_core::health::{Sighting, Vitals};
 use vms_core::namespace::NamespaceId;
+use vms_core::socket::Families;
 use vms_netlink::Codec;
 use vms_netlink::codec::{Messages, Reply};
 use vms_netlink::script::{attribute, message};
-use vms_sock_diag::codec::{LookupRequest, Sightings, Sockets};
+use vms_sock_diag::codec::{LookupRequest, ServingSockets, Sightings, Sockets};
 
 use crate::bounded::bounded;
 use crate::cursor::Cursor;
@@ -46,6 +47,9 @@ fn check_sockets(datagram: &[u8]) {
         check_connection(connection, message.payload);
     });
     check_datagram::<Sightings>(datagram, read_sighting, |_, _| ());
+    check_datagram::<ServingSockets>(datagram, read_serving, |(connection, families), _| {
+        assert!(families.serves(connection.local.ip()), "{connection:?} {families:?}");
+    });
 }
 
 /// Holds every message to what is read in it by hand, and what it tells to a check.
@@ -213,6 +217,23 @@ fn read_connection(payload: &[u8]) -> Option<Connection> {
         }
     }
     Some(connection)
+}
+
+/// The connection, and the versions of IP that its socket serves.
+fn read_serving(payload: &[u8]) -> Option<(Connection, Families)> {
+    const V6_ONLY: u16 = 11;
+    let connection = read_connection(payload)?;
+    let mut is_v6_only = false;
+    for (kind, value) in read_attributes(payload.get(72..)?)? {
+        if kind == V6_ONLY {
+            is_v6_only = *value.first()? > 0;
+        }
+    }
+    let local = Ipv6Addr::from(<[u8; 16]>::try_from(payload.get(8..24)?).ok()?);
+    let ipv4 = payload.first() == Some(&2)
+        || local.octets().starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+    let both = !ipv4 && local == Ipv6Addr::UNSPECIFIED && !is_v6_only;
+    Some((connection, Families { ipv4: ipv4 || both, ipv6: !ipv4 }))
 }
 
 fn read_sighting(payload: &[u8]) -> Option<Sighting> {
