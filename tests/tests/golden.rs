@@ -15,7 +15,7 @@ use vms_agent_tests::{
     AgentCommand, Answer, ContainerGroup, Link, Namespace, Points, Privileges, Protocol, Responder, Scene,
     config, environment, eventually, nat, needs, probe, probe_with, program,
 };
-use vms_core::metric::{ALL, Kind, LINK_ATTRIBUTES, Metric, SCRAPE_DATA_AGE};
+use vms_core::metric::{ALL, Kind, LINK_ATTRIBUTES, Metric, SCRAPE_DATA_AGE, WATCH_ATTRIBUTES};
 
 /// Whom the agent runs as.
 const AGENT: u32 = 61_012;
@@ -112,6 +112,7 @@ fn parse_row(row: &str) -> (String, Entry) {
     let code = |cell: &str| cell.trim_matches('`').to_owned();
     let attributes = attributes.split(',').map(str::trim).flat_map(|attribute| match attribute {
         "*link*" => LINK_ATTRIBUTES.iter().map(|&key| key.to_owned()).collect(),
+        "*watch*" => WATCH_ATTRIBUTES.iter().map(|&key| key.to_owned()).collect(),
         "–" => Vec::new(),
         attribute => vec![code(attribute)],
     });
@@ -145,6 +146,12 @@ fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
         probe_with("served", &scene.name("own"), service, &json!({"matchedSourceLabels": "ip_port"})),
         probe_with("own", &scene.name("own"), link.service(), &json!({"matchedSourceLabels": "ip_port"})),
         probe("hidden", &scene.name("root"), hidden.service()),
+        json!({
+            "type": "connection", "name": "watch", "processName": scene.name("own"), "localAddress": "127.0.0.1",
+            "localPort": "1-65535", "remoteAddress": "127.0.0.0/8", "remotePort": "1-65535", "perFamily": true,
+        }),
+        json!({ "type": "process_mon", "name": "presence", "processName": scene.name("own") }),
+        json!({ "type": "discovery", "name": "discovery", "processName": scene.name("own") }),
     ];
     let mut config = config(&probes);
     config["conntrack"] = json!("auto");

@@ -439,7 +439,7 @@ fn a_table_that_cannot_be_taken_in_turns_no_link_into_a_silent_0() {
     dialer.close(plain);
     let closed = unix_nanoseconds();
     collector.wait_for_value(up, plain_forward, 0, closed);
-    agent.wait_for_log(&["links could not be measured", "by their translation"]);
+    agent.wait_for_log(&["probes could not be measured", "by their translation"]);
     let outcome = |name| [("outcome", name)];
     let failed = |since| {
         let points = collector.wait_for_points("vms.agent.measurements", &outcome("failed"), 2, since);
