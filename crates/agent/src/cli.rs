@@ -27,6 +27,9 @@ pub(crate) struct GlobalArgs {
     /// `/etc/vms-agent/config.yaml`.
     #[arg(short, long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Configuration file of `cnxwatch_exporter` to run as it is, instead; `vms-agent import cnxwatch` makes a lasting one of it.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "config")]
+    pub(crate) cnxwatch: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or a filter such as `info,vms_export=debug`.
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,

@@ -149,6 +149,8 @@ pub(crate) struct SelfTelemetry {
 pub(crate) struct Sources<'a> {
     /// The file that `--config` names.
     pub(crate) file: Option<&'a Path>,
+    /// The file of `cnxwatch_exporter` that `--cnxwatch` names, which takes its place.
+    pub(crate) cnxwatch: Option<&'a Path>,
     /// The environment variables.
     pub(crate) environment: &'a Environment,
     /// What other flags set.
@@ -199,11 +201,12 @@ fn load_as(schema: Schema<'_>, sources: &Sources<'_>, default_file: &Path) -> Re
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
 
-    let file = choose_file(sources, default_file);
-    let file_layer = file.as_deref().map_or_else(
-        || Some(layer::Layer::default()),
-        |path| file::read_layer(path, sources.environment, schema, &mut origins, &mut faults),
-    );
+    let file = sources.cnxwatch.map(Path::to_owned).or_else(|| choose_file(sources, default_file));
+    let file_layer = match (sources.cnxwatch, &file) {
+        (Some(path), _) => file::read_cnxwatch_layer(path, schema, &mut origins, &mut faults),
+        (None, Some(path)) => file::read_layer(path, sources.environment, schema, &mut origins, &mut faults),
+        (None, None) => Some(layer::Layer::default()),
+    };
     let file_is_readable = file_layer.is_some();
     let otel_layer = otel::layer(sources.environment, schema, &mut origins, &mut faults, &mut warnings);
     let vms_layer = vms::layer(sources.environment, schema, &mut origins, &mut faults);

@@ -252,7 +252,8 @@ fn sources<'a>(global: &'a GlobalArgs, environment: &'a Environment) -> Sources<
     if let Some(format) = &global.log_format {
         flags = flags.with("log.format", "--log-format", format);
     }
-    Sources { file: global.config.as_deref(), environment, flags }
+    let GlobalArgs { config, cnxwatch, .. } = global;
+    Sources { file: config.as_deref(), cnxwatch: cnxwatch.as_deref(), environment, flags }
 }
 
 /// Loads the configuration, and tries what only trying can tell.

@@ -202,6 +202,11 @@ impl ConfigErrors {
         faults.dedup();
         Self(faults)
     }
+
+    /// What is wrong.
+    pub(super) fn into_faults(self) -> Vec<Fault> {
+        self.0
+    }
 }
 
 impl fmt::Display for ConfigErrors {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use figment::value::{Dict, Value};
 
+use super::cnxwatch::{self, Imported};
 use super::document::{self, Format};
 use super::fault::{Fault, KeyPath, Place};
 use super::layer::Layer;
@@ -47,11 +48,44 @@ pub(super) fn read_layer(
     let references = Some((environment, path.parent().unwrap_or(Path::new(""))));
     let place = |line| Place::File(path.clone(), Some(line));
     let root = NodeReader { place, schema, references, origins, faults }.value(root?, &KeyPath::default());
+    make_layer(root, &path, origins, faults)
+}
+
+/// Reads a configuration file of `cnxwatch_exporter` as if it were what [`cnxwatch`] makes of it; `None`, and faults, when that is
+/// not all of it.
+pub(super) fn read_cnxwatch_layer(
+    path: &Path,
+    schema: Schema<'_>,
+    origins: &mut Origins,
+    faults: &mut Vec<Fault>,
+) -> Option<Layer> {
+    let yaml = match cnxwatch::import_file(path) {
+        Ok(Imported { yaml, refused: None }) => yaml,
+        Ok(Imported { refused: Some(errors), .. }) | Err(errors) => {
+            faults.extend(errors.into_faults());
+            return None;
+        }
+    };
+    let (root, _it_is_our_own) = document::parse(&yaml, Format::Yaml);
+    let path: Arc<Path> = path.into();
+    // Lines are those of what was made of it.
+    let place = |_line| Place::File(path.clone(), None);
+    let reader = NodeReader { place, schema, references: None, origins: &mut *origins, faults: &mut *faults };
+    let root = { reader }.value(root?, &KeyPath::default());
+    make_layer(root, &path, origins, faults)
+}
+
+fn make_layer(
+    root: Value,
+    path: &Arc<Path>,
+    origins: &mut Origins,
+    faults: &mut Vec<Fault>,
+) -> Option<Layer> {
     let mut settings = match root {
         Value::Dict(_, settings) => settings,
         Value::Empty(..) => Dict::new(),
         _ => {
-            let place = Place::File(path.clone(), None);
+            let place = Place::File(Arc::clone(path), None);
             faults.push(Fault::new(place, KeyPath::default(), "not a map of settings"));
             return None;
         }

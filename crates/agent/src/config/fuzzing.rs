@@ -147,7 +147,8 @@ impl Loader {
     /// The report of everything that is wrong.
     pub fn load(&self, file: Option<&Path>, variables: &[(String, String)]) -> Result<Accepted, String> {
         let environment: Environment = variables.iter().cloned().collect();
-        let sources = Sources { file, environment: &environment, flags: Overrides::default() };
+        let sources =
+            Sources { file, cnxwatch: None, environment: &environment, flags: Overrides::default() };
         let nowhere = PathBuf::from("/nonesuch/config.yaml");
         match load_as(Schema::root(&self.schema), &sources, &nowhere) {
             Ok(Loaded { config, effective, warnings, .. }) => {

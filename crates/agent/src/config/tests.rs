@@ -51,7 +51,10 @@ impl Host {
     }
 
     fn load_with(&self, environment: &Environment, flags: Overrides) -> Result<Loaded, ConfigErrors> {
-        load_or_default(&Sources { file: Some(&self.file), environment, flags }, &self.nowhere())
+        load_or_default(
+            &Sources { file: Some(&self.file), cnxwatch: None, environment, flags },
+            &self.nowhere(),
+        )
     }
 
     fn nowhere(&self) -> PathBuf {
@@ -75,14 +78,16 @@ fn environment<const COUNT: usize>(variables: [(&str, &str); COUNT]) -> Environm
 /// A configuration made from variables alone.
 fn load_environment<const COUNT: usize>(variables: [(&str, &str); COUNT]) -> Result<Loaded, ConfigErrors> {
     let environment: Environment = variables.into_iter().collect();
-    let sources = Sources { file: None, environment: &environment, flags: Overrides::default() };
+    let sources =
+        Sources { file: None, cnxwatch: None, environment: &environment, flags: Overrides::default() };
     load_or_default(&sources, Path::new("/no/such/file.yaml"))
 }
 
 /// The same with a valid probe.
 fn load_with_probe<const COUNT: usize>(variables: [(&str, &str); COUNT]) -> Result<Loaded, ConfigErrors> {
     let environment: Environment = variables.into_iter().chain([PROBES_VARIABLE]).collect();
-    let sources = Sources { file: None, environment: &environment, flags: Overrides::default() };
+    let sources =
+        Sources { file: None, cnxwatch: None, environment: &environment, flags: Overrides::default() };
     load_or_default(&sources, Path::new("/no/such/file.yaml"))
 }
 
@@ -482,7 +487,7 @@ fn the_file_is_the_flags_else_the_variables_else_the_default_one() {
     let variable = environment([("VMS_CONFIG", in_directory("variable.yaml").to_str().unwrap())]);
     let none = Environment::default();
     let interval = |file: Option<&Path>, environment: &Environment| {
-        let sources = Sources { file, environment, flags: Overrides::default() };
+        let sources = Sources { file, cnxwatch: None, environment, flags: Overrides::default() };
         load_or_default(&sources, &in_directory("default.yaml")).unwrap().config.interval.as_secs()
     };
     assert_eq!(interval(Some(&host.file), &variable), 1);
@@ -646,7 +651,8 @@ fn the_form_for_metrics_goes_before_the_general_one() {
         })
         .chain([(PROBES_VARIABLE.0.to_owned(), PROBES_VARIABLE.1)])
         .collect();
-    let sources = Sources { file: None, environment: &variables, flags: Overrides::default() };
+    let sources =
+        Sources { file: None, cnxwatch: None, environment: &variables, flags: Overrides::default() };
     let config = load_or_default(&sources, Path::new("/no/such/file.yaml")).unwrap().config;
     let Exporter::Otlp(export) = config.exporter else { panic!() };
     assert_eq!(export.protocol, Protocol::HttpProtobuf);
@@ -1126,7 +1132,12 @@ fn every_file_that_comes_with_the_agent_loads_without_a_warning() {
         if path.ends_with("config.schema.json") {
             continue;
         }
-        let sources = Sources { file: Some(&path), environment: &environment, flags: Overrides::default() };
+        let sources = Sources {
+            file: Some(&path),
+            cnxwatch: None,
+            environment: &environment,
+            flags: Overrides::default(),
+        };
         match load(&sources) {
             Ok(loaded) => assert_eq!(loaded.warnings, [""; 0], "{}", path.display()),
             Err(errors) => panic!("{errors}"),
@@ -1140,7 +1151,8 @@ fn every_file_that_comes_with_the_agent_loads_without_a_warning() {
 fn the_quickstart_watches_its_own_connection() {
     let path = config_directory().join("quickstart.yaml");
     let environment = Environment::default();
-    let sources = Sources { file: Some(&path), environment: &environment, flags: Overrides::default() };
+    let sources =
+        Sources { file: Some(&path), cnxwatch: None, environment: &environment, flags: Overrides::default() };
     let config = load(&sources).unwrap().config;
     let Exporter::Otlp(export) = &config.exporter else { panic!() };
     let [Probe::Link(probe)] = config.probes.as_slice() else { panic!() };
@@ -1384,7 +1396,7 @@ proptest! {
     #[test]
     fn no_variable_panics_its_source(name in "VMS_[A-Z_0-9]{0,30}|OTEL_EXPORTER_OTLP_(HEADERS|TIMEOUT|ENDPOINT)|VMS_PROBES|VMS_EXPORT__HEADERS", text in "\\PC{0,40}") {
         let environment: Environment = [(name, text)].into_iter().collect();
-        let sources = Sources { file: None, environment: &environment, flags: Overrides::default() };
+        let sources = Sources { file: None, cnxwatch: None, environment: &environment, flags: Overrides::default() };
         let _loaded = load_or_default(&sources, Path::new("/no/such/file.yaml"));
     }
 }
@@ -1397,7 +1409,8 @@ fn the_spool_is_where_systemd_gives_a_directory_unless_configured() {
         (Some(("VMS_EXPORT__SPOOL__DIRECTORY", "/srv/spool")), "/srv/spool"),
     ] {
         let variables: Environment = [PROBES_VARIABLE, given].into_iter().chain(more).collect();
-        let sources = Sources { file: None, environment: &variables, flags: Overrides::default() };
+        let sources =
+            Sources { file: None, cnxwatch: None, environment: &variables, flags: Overrides::default() };
         let loaded = load_or_default(&sources, Path::new("/nonexistent")).unwrap();
         let Exporter::Otlp(export) = loaded.config.exporter else { panic!("otlp is the default") };
         assert_eq!(export.spool.unwrap().directory, Path::new(expected));

@@ -79,7 +79,8 @@ fn what_is_emitted_is_a_configuration_whatever_processes_are_called() {
     let file = directory.path().join("config.yaml");
     std::fs::write(&file, &text).unwrap();
     let environment = Environment::from([("X", "y")]);
-    let sources = Sources { file: Some(&file), environment: &environment, flags: Overrides::default() };
+    let sources =
+        Sources { file: Some(&file), cnxwatch: None, environment: &environment, flags: Overrides::default() };
     let loaded = crate::config::load(&sources).unwrap().config;
     assert_eq!(loaded.probes.len(), 3, "{text}");
     let fits = |glob: &NameGlob, name: &str| {

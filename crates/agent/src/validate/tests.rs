@@ -9,7 +9,12 @@ fn loaded(variables: [(&str, &str); 2]) -> Result<Loaded, String> {
     let environment = Environment::from(variables);
     // An explicit file keeps the test apart from a configuration that this host may have.
     let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-    let sources = Sources { file: Some(file.path()), environment: &environment, flags: Overrides::default() };
+    let sources = Sources {
+        file: Some(file.path()),
+        cnxwatch: None,
+        environment: &environment,
+        flags: Overrides::default(),
+    };
     config::load(&sources).map_err(|faults| faults.to_string())
 }
 

@@ -31,7 +31,8 @@ fn loaded(yaml: &str) -> Vec<Arc<WatchProbe>> {
     let file = directory.path().join("config.yaml");
     std::fs::write(&file, yaml).unwrap();
     let environment = Environment::default();
-    let sources = Sources { file: Some(&file), environment: &environment, flags: Overrides::default() };
+    let sources =
+        Sources { file: Some(&file), cnxwatch: None, environment: &environment, flags: Overrides::default() };
     let loaded = load(&sources).unwrap_or_else(|errors| panic!("{errors}\n{yaml}"));
     assert_eq!(loaded.warnings, [""; 0], "{yaml}");
     let probes = loaded.config.probes.into_iter().map(|probe| match probe {
