@@ -92,7 +92,7 @@ impl Discovery {
         seen: &Seen<'_>,
         map: &mut Map,
     ) -> Result<Option<Arc<Process>>, LookError> {
-        let mut is_unknown = false;
+        let (mut is_unknown, mut lacking) = (false, BTreeSet::new());
         for pattern in &self.patterns {
             match match_holders(&socket.connection, *pattern, seen.scan) {
                 Holding::Fits(owners) => return Ok(owners.into_iter().min_by_key(|owner| owner.pid)),
@@ -100,11 +100,12 @@ impl Discovery {
                 Holding::Undecided => return Err(LookError::CutShort),
                 Holding::Unknown(missing) => {
                     is_unknown = true;
-                    map.missing.extend(missing);
+                    lacking.extend(missing);
                 }
             }
         }
         map.unattributed += u64::from(is_unknown);
+        map.missing.extend(lacking);
         Ok(None)
     }
 
@@ -130,16 +131,15 @@ impl Observer for Discovery {
     }
 
     fn ask(&self, sockets: &[&Socket], question: &mut Question) {
+        question.located.extend(&self.patterns);
         for inode in sockets.iter().filter_map(|socket| socket.connection.inode) {
             question.wanted.entry(inode).or_default().extend(&self.patterns);
         }
     }
 
     fn take_in(&mut self, seen: &Seen<'_>) -> Result<Taken, LookError> {
-        let is_elsewhere =
-            |pattern: &PatternId| seen.scan.elsewhere.contains(pattern) && !seen.scan.here.contains(pattern);
-        if seen.scan.is_displaced && self.patterns.iter().any(is_elsewhere) {
-            return Err(LookError::OutOfSight);
+        for pattern in &self.patterns {
+            seen.require_sight(*pattern)?;
         }
         let listening = Listening::of(seen.sockets);
         let mut map = Map::default();

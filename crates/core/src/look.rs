@@ -307,8 +307,8 @@ pub enum LookError {
     Unsurveyed(Arc<str>),
     /// More sockets fit than it can be found out of who holds them.
     #[error(
-        "more than {MAX_CANDIDATES} sockets fit whose holders would have to be found; give the probe ports or addresses, or \
-         leave out `processName`"
+        "more than {MAX_CANDIDATES} sockets fit, of all probes that count together, and it is not found out who holds so many; \
+         give a probe `connection` ports or addresses, or leave out its `processName`; `discovery` is not for such a host"
     )]
     Crowded,
     /// Whoever fits lives where the agent sees no sockets.
@@ -326,6 +326,13 @@ pub enum LookError {
     /// The processes could not be listed.
     #[error("processes could not be read")]
     Processes(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl LookError {
+    /// Whether looks took more than they may: only then there is to be a pause.
+    pub(crate) fn is_for_want_of_time(&self) -> bool {
+        !matches!(self, Self::Crowded | Self::OutOfSight | Self::Unsurveyed(_))
+    }
 }
 
 /// The states that a look needs: those that count, and `SYN_SENT` for the reason of a "down".
@@ -382,6 +389,8 @@ pub struct Sight {
     scan: HolderScan,
     /// Why no socket was told.
     unsurveyed: Option<Arc<str>>,
+    /// Who asked for sockets.
+    asks: BTreeSet<usize>,
 }
 
 impl Sight {
@@ -395,7 +404,7 @@ impl Sight {
         is_second: bool,
         observer: impl FnOnce(&Seen<'_>) -> Result<T, LookError>,
     ) -> Result<T, LookError> {
-        if let Some(cause) = &self.unsurveyed {
+        if let Some(cause) = self.unsurveyed.as_ref().filter(|_| self.asks.contains(&place)) {
             return Err(LookError::Unsurveyed(Arc::clone(cause)));
         }
         let wanted = self.wanted.get(place).and_then(Option::as_deref).ok_or(LookError::Crowded)?;
@@ -480,6 +489,8 @@ struct Attended {
     /// Those of them that are only there for their names. Of what is in them nothing counts but what matches: the connections of
     /// everybody else's pods have nothing to do with a link.
     named: BTreeSet<NamespaceId>,
+    /// Why not all that have a name were read. That is nothing to links that are up.
+    unnamed: Option<Unread>,
     /// Patterns that processes may fit which live in one that was not read, and why.
     unread: BTreeMap<PatternId, Unread>,
     /// Patterns that processes fit which live where the agent may not look.
@@ -646,15 +657,17 @@ impl LookPlan {
         let Inquiry { wanted, census, known, has_backlog } =
             self.inquire(&dumped, &candidates, named, manner);
         let shown = self.sort_sockets(&sockets, manner.observers.len());
-        let (shown, Question { wanted: asked, counted }) = question(manner.observers, &sockets, shown);
+        let (shown, Question { wanted: asked, counted, located: asked_after }) =
+            question(manner.observers, &sockets, shown);
         let mut wanted = wanted;
         let mut located = if manner.in_use.is_none() { self.patterns.clone() } else { BTreeSet::new() };
+        located.extend(&asked_after);
         for (inode, patterns) in asked {
-            located.extend(&patterns);
             wanted.entry(inode).or_default().extend(patterns);
         }
         let census: BTreeSet<PatternId> = census.union(&counted).copied().collect();
-        let mut scan = if wanted.is_empty() && census.is_empty() && !has_backlog {
+        let asks_nothing = wanted.is_empty() && census.is_empty() && asked_after.is_empty();
+        let mut scan = if asks_nothing && !has_backlog {
             HolderScan::default()
         } else {
             let query = HolderQuery {
@@ -697,7 +710,8 @@ impl LookPlan {
             look.forward.undecided += part.left_out.of(Direction::Forward);
             look.reverse.undecided += part.left_out.of(Direction::Reverse);
         }
-        Ok(Look { links: looks, sight: Sight { sockets, wanted: shown, scan, unsurveyed } })
+        let asks = self.observer_of.iter().copied().collect();
+        Ok(Look { links: looks, sight: Sight { sockets, wanted: shown, scan, unsurveyed, asks } })
     }
 
     /// The places of the sockets that each of so many observers wants.
@@ -732,12 +746,12 @@ impl LookPlan {
         } else {
             let wanted = Some(filter).filter(|_| !self.probes.is_empty());
             match connections.survey(&SocketFilter { connections: wanted, clauses: &self.clauses }) {
-                // What counts may ask for what this kernel does not tell, such as UDP. Links do not.
-                Err(error) if wanted.is_some() => {
+                // What counts may ask for what this kernel does not tell, such as UDP. Links, and what counts processes, do not.
+                Err(error) => {
                     unsurveyed = Some(text_of(&error));
-                    connections
-                        .dump(filter)
-                        .map(|connections| SocketSurvey { connections, sockets: Vec::new() })
+                    let connections =
+                        wanted.map_or_else(|| Ok(Vec::new()), |filter| connections.dump(filter));
+                    connections.map(|connections| SocketSurvey { connections, sockets: Vec::new() })
                 }
                 survey => survey,
             }
@@ -745,7 +759,7 @@ impl LookPlan {
         let SocketSurvey { connections: mut dumped, sockets } =
             survey.map_err(|error| LookError::Connections(Box::new(error)))?;
         let own = dumped.len();
-        if let Some(Attended { namespaces, unread, .. }) = attended {
+        if let Some(Attended { namespaces, named, unnamed, unread, .. }) = attended {
             for (namespace, patterns) in namespaces {
                 // Each takes what all sockets of the host take, and users may make as many as they like.
                 let found = if manner.allowance.is_spent() {
@@ -753,10 +767,18 @@ impl LookPlan {
                 } else {
                     connections.dump_in(*namespace, filter).map_err(|error| Unread::Failed(text_of(&error)))
                 };
-                match found {
-                    Ok(found) if dumped.len() + found.len() <= MAX_DUMPED => dumped.extend(found),
-                    Ok(_) => note_unread(unread, patterns, &Unread::CutShort),
-                    Err(cause) => note_unread(unread, patterns, &cause),
+                let cause = match found {
+                    Ok(found) if dumped.len() + found.len() <= MAX_DUMPED => {
+                        dumped.extend(found);
+                        continue;
+                    }
+                    Ok(_) => Unread::CutShort,
+                    Err(cause) => cause,
+                };
+                if named.contains(namespace) {
+                    unnamed.get_or_insert(cause);
+                } else {
+                    note_unread(unread, patterns, &cause);
                 }
             }
         }
@@ -864,7 +886,7 @@ impl LookPlan {
         rotate(&mut others, manner.now);
         rotate(&mut named, manner.now);
         namespaces.append(&mut others);
-        namespaces.extend(named.iter().copied().map(everybody));
+        namespaces.extend(named.iter().map(|id| (*id, BTreeSet::new())));
         let named = named.into_iter().collect();
         let cut =
             self.patterns.iter().filter(|_| scan.is_cut_short).map(|pattern| (*pattern, Unread::CutShort));
@@ -872,6 +894,7 @@ impl LookPlan {
         Ok(Attended {
             namespaces,
             named,
+            unnamed: scan.named_are_part.then_some(Unread::CutShort),
             unread,
             closed,
             foreign: scan.foreign,
@@ -882,10 +905,13 @@ impl LookPlan {
 
     /// Takes in where those live who fit.
     fn note_attended(&self, attended: Attended, looks: &mut [ProbeLook]) {
-        let Attended { unread, closed, foreign, blurred, containers, .. } = attended;
+        let Attended { unnamed, unread, closed, foreign, blurred, containers, .. } = attended;
         let containers = Arc::new(containers);
         for (look, planned) in looks.iter_mut().zip(&self.probes) {
             look.containers = Some(Arc::clone(&containers));
+            if !look.forward.is_up() && !look.reverse.is_up() {
+                look.unread.clone_from(&unnamed);
+            }
             for direction in Direction::ALL {
                 let pattern = planned.pattern(direction);
                 look.direction_mut(direction).elsewhere |= foreign.contains(&pattern);
@@ -1077,6 +1103,7 @@ fn question(
             all.wanted.entry(inode).or_default().extend(patterns);
         }
         all.counted.extend(question.counted);
+        all.located.extend(question.located);
         Some(shown)
     });
     (is_shown.collect(), all)
@@ -1152,7 +1179,10 @@ pub(crate) fn match_holders(connection: &Connection, pattern: PatternId, scan: &
     // A socket for which no file stands is in a listener's backlog: nobody holds it yet.
     let Some(inode) = connection.inode else { return Holding::Other };
     let holders = scan.holders.get(&inode).map(Vec::as_slice).unwrap_or_default();
-    let owners: Vec<Arc<Process>> = holders.iter().filter(|holder| fits(holder, pattern)).cloned().collect();
+    // Whose network another user may have made, he may have made its connections as well.
+    let counts = |holder: &Arc<Process>| connection.namespace == NamespaceId::OWN || !holder.is_stranger;
+    let fitting = holders.iter().filter(|holder| fits(holder, pattern) && counts(holder));
+    let owners: Vec<Arc<Process>> = fitting.cloned().collect();
     if !owners.is_empty() {
         return Holding::Fits(owners);
     }

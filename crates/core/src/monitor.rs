@@ -138,6 +138,10 @@ pub struct Cycle {
     pub standings: Vec<StatusChange>,
     /// Why probes were not measured, and which.
     pub failure: Option<Failure>,
+    /// Those of them that were measured the last time, or never due before.
+    pub newly_failed: Vec<Arc<str>>,
+    /// How many probes there are that were not measured when they were last due, in this cycle or before.
+    pub still_failing: usize,
     /// Why what was known could not be verified: all was looked for anew.
     pub unverified: Option<LookError>,
     /// The capabilities that began to be missed, and that no longer are.
@@ -310,6 +314,8 @@ pub struct Monitor<C, P, K> {
     doubts: HashMap<usize, BTreeSet<Cookie>>,
     /// The same of observers.
     observer_doubts: BTreeSet<usize>,
+    /// Probes that were not measured when they were last due, but for those out of sight.
+    failing: HashSet<Arc<str>>,
     /// With which connection the next look at a link begins that had too many for one.
     next: HashMap<usize, Cookie>,
     /// When links were last looked at in vain that are known all the same.
@@ -362,6 +368,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             tracked: 0,
             doubts: HashMap::new(),
             observer_doubts: BTreeSet::new(),
+            failing: HashSet::new(),
             next: HashMap::new(),
             tried: HashMap::new(),
             out_of_sight: BTreeSet::new(),
@@ -406,6 +413,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.plans.clear();
         self.doubts.clear();
         self.observer_doubts.clear();
+        self.failing.clear();
         self.next.clear();
         self.tried.clear();
         self.out_of_sight.clear();
@@ -433,7 +441,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let mut known: HashMap<Arc<str>, (Probe, Box<dyn Observer>)> =
             self.observers.drain(..).map(|known| (Arc::clone(known.0.name()), known)).collect();
         for (probe, observer) in new {
-            let kept = known.remove(probe.name()).filter(|(before, _)| *before == probe);
+            let kept = known.remove(probe.name()).filter(|(before, _)| before.is_same_as(&probe));
             let mut observer = kept.map_or(observer, |(_, kept)| kept);
             observer.adopt(&self.selector);
             self.observers.push((probe, observer));
@@ -557,7 +565,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             }
             self.walk_cpu += cost;
             *self.walks.entry(reason).or_default() += u64::from(!pauses);
-            if cycle.failure.is_some() && !pauses {
+            if cycle.failure.as_ref().is_some_and(|failure| failure.error.is_for_want_of_time()) && !pauses {
                 self.pause_until = began.saturating_add(cost * PAUSE_AFTER_CUT);
             }
         }
@@ -577,6 +585,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.told_lacks.extend(&cycle.lacks);
         cycle.unentered = !self.told_unentered && !self.connections.unentered().is_empty();
         self.told_unentered |= cycle.unentered;
+        cycle.still_failing = self.failing.len();
         cycle.took = self.clock.monotonic().saturating_sub(began);
         cycle
     }
@@ -616,12 +625,12 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
                 }
             }
         }
-        if looks.iter().any(|look| look.untranslated && is_down(look)) {
-            return Err(LookError::Untranslated);
+        if let Some(look) = looks.iter().find(|look| look.is_incomplete() && is_down(look)) {
+            return Err(look.shortcoming());
         }
         let links = self.links.iter().map(|link| Arc::clone(link.probe())).zip(looks).collect();
         let probes = self.observers.iter().map(|(probe, _)| probe.clone());
-        let others = probes.zip(findings.into_iter().flatten()).collect();
+        let others = probes.zip(findings).filter_map(|(probe, finding)| Some((probe, finding?))).collect();
         Ok(Checked { links, others })
     }
 
@@ -872,7 +881,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let Some(link) = self.links.get(index) else { return Verdict::Believe };
         if look.is_incomplete() {
             // From what was never seen by a translation, a look without them takes nothing away.
-            let takes_away = look.is_cut_short() || link.is_translated();
+            let takes_away = look.is_cut_short() || look.unread.is_some() || link.is_translated();
             return match () {
                 () if link.is_settled() && takes_away => Verdict::Known,
                 () if link.is_confirmed_by(look) => Verdict::Believe,
@@ -914,7 +923,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
 
     /// The interval by which what a cycle may take is reckoned: the next may be due after that.
     fn shortest_interval(&self) -> Duration {
-        self.links.iter().map(|link| link.probe().interval).min().unwrap_or_default()
+        let links = self.links.iter().map(|link| link.probe().interval);
+        links.chain(self.observers.iter().map(|(probe, _)| probe.interval())).min().unwrap_or_default()
     }
 
     fn absorb(&mut self, index: usize, look: &ProbeLook, wall: SystemTime, taking: &mut Taking<'_>) {
@@ -971,6 +981,9 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     ) {
         for (index, wall) in reported {
             let Some(link) = self.links.get(*index) else { continue };
+            if !self.failing.is_empty() {
+                self.failing.remove(&link.probe().name);
+            }
             link.report(Moment { wall: *wall, monotonic }, self.terms.link_health, emit);
             if self.terms.attribution == AttributionMode::Inferred {
                 link.report_attribution(*wall, emit);
@@ -985,7 +998,10 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
 
     fn report_observed(&mut self, shown: &[(usize, SystemTime)], emit: &mut dyn FnMut(DataPoint)) {
         for (index, wall) in shown {
-            let Some((_, observer)) = self.observers.get_mut(*index) else { continue };
+            let Some((probe, observer)) = self.observers.get_mut(*index) else { continue };
+            if !self.failing.is_empty() {
+                self.failing.remove(probe.name());
+            }
             observer.report(*wall, emit);
             if observer.unattributed() > 0 {
                 self.outcomes.permission_missing += 1;
@@ -1003,6 +1019,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             .map(|link| Arc::clone(&link.probe().name))
             .chain(observers.map(|(probe, _)| Arc::clone(probe.name())))
             .collect();
+        let new = probes.iter().filter(|name| self.failing.insert(Arc::clone(name)));
+        cycle.newly_failed.extend(new.cloned());
         match &mut cycle.failure {
             Some(failure) => failure.probes.extend(probes),
             None => cycle.failure = Some(Failure { probes, error }),

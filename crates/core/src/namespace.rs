@@ -92,6 +92,8 @@ pub struct NamespaceScan {
     /// Where they are wanted, those that have a name and are neither the agent's own nor inhabited, as far as they may be
     /// entered and there is room for them: a process that lives elsewhere may hold sockets of them. Sorted by id.
     pub named: Vec<Namespace>,
+    /// There are more of those, for which there was no room. Others have it the next time.
+    pub named_are_part: bool,
     /// Patterns that a process certainly fits of which it may not be learned where it lives, or that lives where the agent
     /// may not follow. All, where processes are hidden.
     pub closed: BTreeSet<PatternId>,

@@ -65,6 +65,8 @@ pub struct Question {
     pub wanted: BTreeMap<Inode, BTreeSet<PatternId>>,
     /// Patterns of which it matters how many processes fit them.
     pub counted: BTreeSet<PatternId>,
+    /// Patterns of which it matters where whoever fits them lives, should the agent be beside the wrong sockets.
+    pub located: BTreeSet<PatternId>,
 }
 
 /// What one look saw.
@@ -76,6 +78,19 @@ pub struct Seen<'a> {
     pub scan: &'a HolderScan,
     /// Whether this is a second look, after one that was doubted.
     pub is_second: bool,
+}
+
+impl Seen<'_> {
+    /// Whether nothing can be told of the sockets of processes that fit, because these live where the agent sees none.
+    ///
+    /// # Errors
+    /// Then.
+    pub(crate) fn require_sight(&self, pattern: PatternId) -> Result<(), LookError> {
+        let scan = self.scan;
+        let is_elsewhere = scan.elsewhere.contains(&pattern) || scan.maybe_elsewhere.contains(&pattern);
+        let is_hidden = scan.is_displaced && is_elsewhere && !scan.here.contains(&pattern);
+        if is_hidden { Err(LookError::OutOfSight) } else { Ok(()) }
+    }
 }
 
 /// What became of an answer.

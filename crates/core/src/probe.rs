@@ -47,6 +47,31 @@ impl Probe {
         }
     }
 
+    /// Whether the other asks the same, however often.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let interval = Duration::ZERO;
+        match (self, other) {
+            (Self::Link(one), Self::Link(other)) => {
+                ConnectionProbe { interval, ..one.as_ref().clone() }
+                    == ConnectionProbe { interval, ..other.as_ref().clone() }
+            }
+            (Self::Watch(one), Self::Watch(other)) => {
+                WatchProbe { interval, ..one.as_ref().clone() }
+                    == WatchProbe { interval, ..other.as_ref().clone() }
+            }
+            (Self::Presence(one), Self::Presence(other)) => {
+                PresenceProbe { interval, ..one.as_ref().clone() }
+                    == PresenceProbe { interval, ..other.as_ref().clone() }
+            }
+            (Self::Discovery(one), Self::Discovery(other)) => {
+                DiscoveryProbe { interval, ..one.as_ref().clone() }
+                    == DiscoveryProbe { interval, ..other.as_ref().clone() }
+            }
+            _ => false,
+        }
+    }
+
     /// What processes have to fit that matter for it.
     #[must_use]
     pub fn patterns(&self) -> Vec<&ProcessPattern> {

@@ -415,6 +415,9 @@ pub struct Process {
     pub fits: Vec<PatternId>,
     /// Its container; only told where the connections of all network namespaces are looked at, or every holder is wanted.
     pub container: Option<Arc<Container>>,
+    /// It is of another user namespace than the agent; only told where the connections of all network namespaces are looked at.
+    /// Any user can make one, and in it a network with whatever connections he likes.
+    pub is_stranger: bool,
 }
 
 /// What the agent asks about the holders of sockets, once a cycle for all probes together.

@@ -55,7 +55,14 @@ impl Running {
             executable: Known::Is(Path::new(&path)),
         };
         let fits = selector.fits(&names).certain;
-        Arc::new(Process { pid, name: self.comm.clone(), executable: Some(path), fits, container: None })
+        Arc::new(Process {
+            pid,
+            name: self.comm.clone(),
+            executable: Some(path),
+            fits,
+            container: None,
+            is_stranger: false,
+        })
     }
 }
 
@@ -71,7 +78,14 @@ impl Running {
             executable: Known::Denied,
         };
         let fits = selector.fits(&names).certain;
-        Arc::new(Process { pid, name: self.comm.clone(), executable: None, fits, container: None })
+        Arc::new(Process {
+            pid,
+            name: self.comm.clone(),
+            executable: None,
+            fits,
+            container: None,
+            is_stranger: false,
+        })
     }
 }
 
@@ -107,6 +121,8 @@ pub(crate) struct Host {
     pub(crate) homes: BTreeMap<usize, NamespaceId>,
     /// Those of which it is not told where they live.
     pub(crate) homeless: BTreeSet<usize>,
+    /// Processes, by their places, of another user namespace than the agent.
+    pub(crate) strangers: BTreeSet<usize>,
     /// The containers of processes, by their places.
     pub(crate) containers: BTreeMap<usize, Arc<Container>>,
     /// Network namespaces that have names.
@@ -224,7 +240,8 @@ impl Host {
 
     fn in_container(&self, process: &Process, index: usize) -> Arc<Process> {
         let container = self.containers.get(&index).cloned();
-        Arc::new(Process { container, ..process.clone() })
+        let is_stranger = self.strangers.contains(&index);
+        Arc::new(Process { container, is_stranger, ..process.clone() })
     }
 
     pub(crate) fn disconnect_last(&mut self) {

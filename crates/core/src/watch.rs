@@ -89,19 +89,15 @@ impl Observer for Watch {
 
     fn ask(&self, sockets: &[&Socket], question: &mut Question) {
         let Some(pattern) = self.pattern else { return };
+        question.located.insert(pattern);
         for inode in sockets.iter().filter_map(|socket| socket.connection.inode) {
             question.wanted.entry(inode).or_default().insert(pattern);
         }
     }
 
     fn take_in(&mut self, seen: &Seen<'_>) -> Result<Taken, LookError> {
-        // Who lives elsewhere has sockets elsewhere.
-        if let Some(pattern) = &self.pattern
-            && seen.scan.is_displaced
-            && seen.scan.elsewhere.contains(pattern)
-            && !seen.scan.here.contains(pattern)
-        {
-            return Err(LookError::OutOfSight);
+        if let Some(pattern) = self.pattern {
+            seen.require_sight(pattern)?;
         }
         let (mut count, mut by_family, mut unattributed, mut missing) = (0, [0; 2], 0, BTreeSet::new());
         for socket in seen.sockets {

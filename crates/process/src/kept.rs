@@ -13,7 +13,7 @@ use vms_core::connection::Inode;
 use vms_core::process::{PatternId, Pid, Process, ProcessSelector};
 
 use crate::effort::Effort;
-use crate::ledger::Holder;
+use crate::ledger::{Holder, Home};
 use crate::procfs::{Obstacle, ProcessDir};
 
 /// How old the names of a holder may be when it is verified, that is, how late a program that is replaced (exec) or
@@ -273,9 +273,10 @@ impl Socket {
 impl KeptHolder {
     /// Reads the names again. The process stays the same `Arc` while nothing about it has changed.
     fn renew(&mut self, pid: Pid, selector: &ProcessSelector, now: Duration) -> Result<(), Obstacle> {
-        // The handle is of one process, and a process stays in its container.
+        // The handle is of one process, which stays in its container, and cannot come back from a user namespace.
         let holder = Holder::new(pid, self.dir.read_names()?, selector);
-        let process = holder.in_container(self.process.container.clone()).process();
+        let home = Home { container: self.process.container.clone(), is_foreign: self.process.is_stranger };
+        let process = holder.of(home).process();
         if *process != *self.process {
             self.process = process;
         }

@@ -271,25 +271,33 @@ impl<'a> Ledger<'a> {
     }
 }
 
+/// Where a process belongs, as far as that matters.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Home {
+    pub(crate) container: Option<Arc<Container>>,
+    /// It is of another user namespace than the agent.
+    pub(crate) is_foreign: bool,
+}
+
 /// A process that may turn out to hold a wanted socket: described only then.
 #[derive(Debug)]
 pub(crate) struct Holder {
     pid: Pid,
     names: Names,
     fits: Fits,
-    container: Option<Arc<Container>>,
+    home: Home,
     process: Option<Arc<Process>>,
 }
 
 impl Holder {
     pub(crate) fn new(pid: Pid, names: Names, selector: &ProcessSelector) -> Self {
         let fits = selector.fits(&names.known());
-        Self { pid, names, fits, container: None, process: None }
+        Self { pid, names, fits, home: Home::default(), process: None }
     }
 
-    /// The same process, in that container.
-    pub(crate) fn in_container(self, container: Option<Arc<Container>>) -> Self {
-        Self { container, ..self }
+    /// The same process, which belongs there.
+    pub(crate) fn of(self, home: Home) -> Self {
+        Self { home, ..self }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -317,7 +325,7 @@ impl Holder {
 
     /// The process as the core knows it.
     pub(crate) fn process(&mut self) -> Arc<Process> {
-        let (pid, names, fits, container) = (self.pid, &self.names, &self.fits, &self.container);
+        let (pid, names, fits, home) = (self.pid, &self.names, &self.fits, &self.home);
         let process = self.process.get_or_insert_with(|| {
             let executable = match &names.executable {
                 Known::Is(path) => Some(path.clone()),
@@ -332,7 +340,8 @@ impl Holder {
                 name,
                 executable,
                 fits: fits.certain.clone(),
-                container: container.clone(),
+                container: home.container.clone(),
+                is_stranger: home.is_foreign,
             })
         });
         Arc::clone(process)

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 
 use vms_core::process::Pid;
 
-use crate::procfs::Procfs;
+use crate::procfs::{ProcessDir, Procfs};
 
 /// What the kernel tells of a network namespace. It may be nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,6 +84,11 @@ impl Surroundings {
     /// Whether a process is of another user namespace than the agent: who made that may have made its network as well.
     pub(crate) fn is_stranger(&self, users: Option<NonZeroU32>) -> bool {
         self.users.zip(users).is_some_and(|(own, other)| own != other)
+    }
+
+    /// Whether that is of a process of another user namespace, as far as it is told.
+    pub(crate) fn is_strangers(&self, dir: &ProcessDir) -> bool {
+        self.is_stranger(dir.read_user_namespace().ok().flatten())
     }
 
     /// The inode of the agent's own network namespace, where that is told.

@@ -14,7 +14,7 @@ use vms_core::process::{Container, Fits, PatternId, Pid};
 use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::ledger::Holder;
-use crate::named::read_named_namespaces;
+use crate::named::{Named, read_named_namespaces};
 use crate::network::{Surroundings, Whereabouts};
 use crate::privileges::Privileges;
 use crate::procfs::{Obstacle, ProcessDir, Procfs};
@@ -110,7 +110,8 @@ impl Survey<'_> {
             self.residents.kept.retain(|inode, _| inhabited.contains_key(inode));
             // Before all processes were looked at it is not known where strangers live.
             if self.query.named && !self.residents.are_read {
-                scan.named = self.read_named(&inhabited);
+                let named = self.read_named(&inhabited)?;
+                (scan.named, scan.named_are_part) = (named.namespaces, named.are_part);
             }
         }
         for (inode, patterns) in inhabited {
@@ -123,8 +124,11 @@ impl Survey<'_> {
     }
 
     /// The namespaces with a name in which nobody lives who fits, as far as there is room.
-    fn read_named(&mut self, inhabited: &BTreeMap<NonZeroU32, BTreeSet<PatternId>>) -> Vec<Namespace> {
-        let Some(own) = self.surroundings.own_inode() else { return Vec::new() };
+    fn read_named(
+        &mut self,
+        inhabited: &BTreeMap<NonZeroU32, BTreeSet<PatternId>>,
+    ) -> Result<Named, ProcessError> {
+        let Some(own) = self.surroundings.own_inode() else { return Ok(Named::default()) };
         let table = &*self.table;
         let network = |pid: &Pid| match table.remembered(*pid, self.query.now) {
             Some(Remembered::Fitted { network, .. }) => *network,
@@ -134,7 +138,8 @@ impl Survey<'_> {
         let room = self.residents.most.min(MAX_NAMESPACES).saturating_sub(self.residents.kept.len());
         let is_left_out =
             |inode| inode == own || inhabited.contains_key(&inode) || strangers.contains(&inode);
-        read_named_namespaces(self.procfs, room, is_left_out, self.scratch)
+        read_named_namespaces(self.procfs, room, self.query.now, is_left_out, self.scratch)
+            .map_err(|errno| self.procfs.out_of_descriptors(errno))
     }
 
     /// Whether it is remembered where that process lives, or that it does not matter.

@@ -222,12 +222,16 @@ impl Procfs {
         link.ok().map(std::ffi::CString::into_bytes)
     }
 
-    /// Opens a directory as the host's first process has it, and where it may not be seen through that as the agent does; `None`
-    /// where it is not there.
-    pub(crate) fn open_host_directory(&self, path: &str) -> Option<OwnedFd> {
+    /// Opens a directory as the host's first process has it, and where it may not be seen through that as the agent does.
+    pub(crate) fn open_host_directory(&self, path: &str) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |root: &str| openat(&self.root, format!("{root}/root/{path}"), flags, Mode::empty());
-        open("1").or_else(|_| open("self")).ok()
+        open("1").or_else(|_| open("self"))
+    }
+
+    /// The failure of a step that says nothing about any process.
+    pub(crate) fn out_of_descriptors(&self, errno: Errno) -> ProcessError {
+        ProcessError::Io { path: self.path.clone(), source: errno.into() }
     }
 
     /// The failure of a step that says nothing about the process it was about.

@@ -9,17 +9,16 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use vms_core::connection::Inode;
-use vms_core::process::{Container, HolderQuery, HolderScan, Pid};
+use vms_core::process::{HolderQuery, HolderScan, Pid};
 
 use crate::conclusions::Conclusions;
 use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::kept::Kept;
-use crate::ledger::{Holder, Ledger, Recorded};
+use crate::ledger::{Holder, Home, Ledger, Recorded};
 use crate::network::{NetworkNamespace, Surroundings, Whereabouts};
 use crate::parse::TaskKind;
 use crate::pods::Pods;
@@ -222,7 +221,7 @@ impl<'a> Scan<'a> {
             None => self.enter(pid)?,
         };
         let query = self.ledger.query();
-        let mut holder = Holder::new(pid, names, query.selector).in_container(self.container_in(&dir));
+        let mut holder = Holder::new(pid, names, query.selector).of(self.home_of(&dir));
         for (inode, descriptor) in places {
             self.effort.rechecks += 1;
             if dir.holds(*descriptor, *inode)? {
@@ -444,15 +443,17 @@ impl<'a> Scan<'a> {
         if !self.ledger.is_open_for(holder.fits()) {
             return Ok(Seen::PassedOver);
         }
-        let holder = holder.in_container(self.container_in(&dir));
+        let holder = holder.of(self.home_of(&dir));
         self.search_descriptors(dir, holder)
     }
 
-    /// The container of a process, where it matters: to tell series apart, or to a person who asks.
-    fn container_in(&mut self, dir: &ProcessDir) -> Option<Arc<Container>> {
+    /// Where a process belongs: its container tells series apart, or is for a person who asks.
+    fn home_of(&mut self, dir: &ProcessDir) -> Home {
         let query = self.ledger.query();
-        let matters = self.surroundings.is_surveyed || query.every_holder;
-        matters.then(|| self.memory.pods.read_container(dir, query.now)).flatten()
+        let is_surveyed = self.surroundings.is_surveyed;
+        let matters = is_surveyed || query.every_holder;
+        let container = matters.then(|| self.memory.pods.read_container(dir, query.now)).flatten();
+        Home { container, is_foreign: is_surveyed && self.surroundings.is_strangers(dir) }
     }
 
     /// Reads the descriptors of a process that fits, or might.
@@ -551,7 +552,7 @@ impl<'a> Scan<'a> {
             return Ok(());
         }
         let query = self.ledger.query();
-        let mut holder = Holder::new(pid, names, query.selector).in_container(self.container_in(&dir));
+        let mut holder = Holder::new(pid, names, query.selector).of(self.home_of(&dir));
         for (inode, descriptor) in held {
             let recorded = self.ledger.record(inode, &mut holder);
             self.memory.kept.remember(inode, pid, descriptor, recorded != Recorded::Other, query.now);

@@ -11,7 +11,7 @@ use vms_core::process::{Pid, Process, VerifyQuery};
 use crate::effort::Effort;
 use crate::error::ProcessError;
 use crate::kept::Kept;
-use crate::ledger::Holder;
+use crate::ledger::{Holder, Home};
 use crate::network::Surroundings;
 use crate::pods::Pods;
 use crate::procfs::{Obstacle, Procfs};
@@ -102,7 +102,8 @@ impl Verification<'_> {
         }
         let is_surveyed = self.surroundings.is_surveyed;
         let container = is_surveyed.then(|| self.pods.read_container(&dir, now)).flatten();
-        let mut holder = Holder::new(pid, names, self.query.selector).in_container(container);
+        let home = Home { container, is_foreign: is_surveyed && self.surroundings.is_strangers(&dir) };
+        let mut holder = Holder::new(pid, names, self.query.selector).of(home);
         for (index, inode) in pairs {
             if held.contains(inode)
                 && let Some(slot) = verified.get_mut(*index)

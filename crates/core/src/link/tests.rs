@@ -43,6 +43,7 @@ fn up(connections: &[Connection]) -> ProbeLook {
         executable: None,
         fits: Vec::new(),
         container: None,
+        is_stranger: false,
     });
     let addressed = connections.iter().map(|connection| connection.cookie).collect();
     let matched = connections
@@ -375,6 +376,7 @@ fn contained(number: u64, container: Option<&str>, pod: Option<&str>) -> Matched
         executable: None,
         fits: Vec::new(),
         container: container.map(Arc::new),
+        is_stranger: false,
     };
     MatchedConnection {
         connection: Connection {

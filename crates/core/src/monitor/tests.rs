@@ -1647,6 +1647,36 @@ fn a_namespace_that_cannot_be_read_fails_the_links_of_those_who_live_in_it_alone
 }
 
 #[test]
+fn a_check_does_not_call_a_link_down_that_may_be_up_in_a_namespace_that_could_not_be_read() {
+    let mut host = twins();
+    host.broken.extend(FAR);
+    assert!(matches!(everywhere(&host, true).check(), Err(LookError::Unread(_))));
+    host.broken.remove(&FAR[0]);
+    assert!(everywhere(&host, true).check().is_ok(), "up is up all the same");
+}
+
+#[test]
+fn a_link_that_is_up_loses_nothing_by_a_look_that_could_not_read_a_namespace() {
+    let mut monitor = everywhere(&twins(), true);
+    assert_eq!(values(&monitor.tell(&[0]), CONNECTIONS), [2]);
+    monitor.connections.broken.insert(FAR[1]);
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), values(&cycle, CONNECTIONS)), (vec![1], vec![2]));
+    assert_eq!(ages(&cycle), [1.0], "it was no walk of this link");
+}
+
+#[test]
+fn a_stranger_holds_nothing_in_a_namespace_that_he_may_have_made() {
+    for is_stranger in [true, false] {
+        let mut host = twins();
+        host.homes.clear();
+        host.named.extend(FAR);
+        host.strangers = (0..2).filter(|_| is_stranger).collect();
+        assert_eq!(values(&everywhere(&host, true).tell(&[0]), UP), [i64::from(!is_stranger)]);
+    }
+}
+
+#[test]
 fn a_link_is_found_in_a_namespace_with_a_name_in_which_nobody_lives_who_fits() {
     let mut host = twins();
     host.homes.clear();

@@ -36,6 +36,7 @@ fn owner() -> Arc<Process> {
         executable: None,
         fits: vec![pattern()],
         container: None,
+        is_stranger: false,
     })
 }
 

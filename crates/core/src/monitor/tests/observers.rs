@@ -175,6 +175,10 @@ fn who_lives_elsewhere_has_sockets_that_the_agent_does_not_see() {
     let told = one(&host, watch("a", 80, Some("web"), (1, None))).tell(&[0]);
     assert!(told.points.is_empty(), "never 0");
     assert!(matches!(told.cycle.failure.unwrap().error, LookError::OutOfSight));
+    // That no socket fits says no more.
+    let other = watch("a", 81, Some("web"), (1, None));
+    let told = one(&host, other).tell(&[0]);
+    assert!(matches!(told.cycle.failure.unwrap().error, LookError::OutOfSight));
     // Without a process the sockets of the agent's own namespace are what is asked for.
     let told = one(&host, watch("a", 80, None, (1, None))).tell(&[0]);
     assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1]);
@@ -355,4 +359,32 @@ fn what_the_kernel_does_not_tell_fails_those_who_count_and_no_link() {
     let failure = told.cycle.failure.unwrap();
     assert_eq!(failure.probes, ["web".into()]);
     assert_eq!(failure.error.to_string(), "sockets could not be counted: refused");
+    // Nor does it who asks for none.
+    let presence = PresenceProbe {
+        name: "runs".into(),
+        process: ProcessPattern { name: "app".parse().unwrap(), executable: None },
+        bounds: Bounds { least: 1, most: None },
+        interval: Duration::from_secs(1),
+    };
+    let web = Probe::Watch(Arc::new(watch("web", 80, None, (1, None))));
+    let told = observing(&host, vec![web, Probe::Presence(Arc::new(presence))]).tell(&[0, 1]);
+    assert_eq!(values_of(&told, &metric::PROCESS_COUNT), [1]);
+    assert_eq!(told.newly_failed, ["web".into()]);
+}
+
+#[test]
+fn a_probe_that_fails_is_told_to_fail_until_it_is_measured_and_no_longer() {
+    let mut monitor = observing(
+        &host(&[(80, 1)]),
+        vec![Probe::Watch(Arc::new(watch("web", 80, None, (1, None)))), probe("link", 5432, 1).into()],
+    );
+    monitor.connections.tells_no_sockets = true;
+    let told = monitor.tell(&[0, 1]);
+    assert_eq!((told.newly_failed.as_slice(), told.still_failing), (&["web".into()][..], 1));
+    let told = monitor.tell(&[1]);
+    assert_eq!((told.newly_failed.len(), told.still_failing), (0, 1), "it is not due");
+    let told = monitor.tell(&[0]);
+    assert_eq!((told.newly_failed.len(), told.still_failing), (0, 1), "it was told");
+    monitor.connections.tells_no_sockets = false;
+    assert_eq!(monitor.tell(&[0]).still_failing, 0);
 }
