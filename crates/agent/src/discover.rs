@@ -100,16 +100,19 @@ fn write_table(map: &Map, out: &mut impl Write) -> io::Result<()> {
     }
     table.write_to(out)?;
     if map.unattributed > 0 {
-        let missing: Vec<&str> = map.missing.iter().map(|capability| capability.as_str()).collect();
-        let missing =
-            if missing.is_empty() { String::new() } else { format!(": grant {}", missing.join(" and ")) };
-        writeln!(
-            out,
-            "\nof {} more sockets it may not be learned who holds them{missing}; run `vms-agent doctor` for how",
-            map.unattributed
-        )?;
+        writeln!(out, "\n{}", unknown(map))?;
     }
     Ok(())
+}
+
+/// What may not be known, and what to do about it.
+fn unknown(map: &Map) -> String {
+    let missing: Vec<&str> = map.missing.iter().map(|capability| capability.as_str()).collect();
+    let grant = if missing.is_empty() { String::new() } else { format!(": grant {}", missing.join(" and ")) };
+    format!(
+        "of {} more sockets it may not be learned who holds them{grant}; run `vms-agent doctor` for how",
+        map.unattributed
+    )
 }
 
 #[derive(Debug, Serialize)]
@@ -165,6 +168,9 @@ fn write_config(map: &Map, out: &mut impl Write) -> io::Result<()> {
         out,
         "# Where processName or destProcessName is \"*\", name the program that runs at that end."
     )?;
+    if map.unattributed > 0 {
+        writeln!(out, "# Links are missing: {}", unknown(map))?;
+    }
     let probes = probes(map);
     if probes.is_empty() {
         writeln!(out, "# There was none.\nprobes: []")?;
@@ -204,7 +210,7 @@ fn probes(map: &Map) -> Vec<Emitted> {
         side.entry(*service).or_default().insert(process);
     }
     let services: BTreeSet<Endpoint> = clients.keys().chain(servers.keys()).copied().collect();
-    let mut probes = Vec::new();
+    let (mut probes, mut names_taken) = (Vec::new(), BTreeSet::new());
     for service in services {
         let names = |side: &BTreeMap<Endpoint, BTreeSet<&str>>| -> BTreeSet<String> {
             side.get(&service).into_iter().flatten().map(|name| literal(name)).collect()
@@ -221,11 +227,23 @@ fn probes(map: &Map) -> Vec<Emitted> {
             } else {
                 format!("{client} to {service}")
             };
-            let name = name.chars().take(MAX_NAME).collect();
+            let name = distinct(&name, &mut names_taken);
             probes.push(Emitted { name, client, server: server.clone(), service });
         }
     }
     probes
+}
+
+/// That name, cut to what a probe may be called, and told from those that are taken.
+fn distinct(name: &str, taken: &mut BTreeSet<String>) -> String {
+    let mut candidate: String = name.chars().take(MAX_NAME).collect();
+    let mut number = 1;
+    while !taken.insert(candidate.clone()) {
+        number += 1;
+        let suffix = format!("-{number}");
+        candidate = name.chars().take(MAX_NAME - suffix.len()).chain(suffix.chars()).collect();
+    }
+    candidate
 }
 
 /// A glob for that name. A configuration takes what follows a dollar sign for a reference.

@@ -46,7 +46,7 @@ impl Journal {
         if let Some(told) = &cycle.translations {
             self.tell_untold(told.as_ref().err());
         }
-        self.tell_failure(cycle.failure.as_ref());
+        self.tell_failure(cycle);
         if cycle.unentered {
             warn!("{}", advice::UNENTERED);
         }
@@ -97,27 +97,24 @@ impl Journal {
         self.untold = untold.is_some();
     }
 
-    fn tell_failure(&mut self, failure: Option<&Failure>) {
-        match failure {
-            None => {
-                if self.failing_cycles > 0 {
-                    info!(failed_cycles = self.failing_cycles, "probes are measured again");
-                    self.failing_cycles = 0;
-                }
+    fn tell_failure(&mut self, cycle: &Cycle) {
+        if let Some(Failure { probes, error }) = &cycle.failure {
+            self.failing_cycles += 1;
+            let error = chain(error);
+            let which = shown(cycle.newly_failed.iter().map(ToString::to_string).collect());
+            if let Some(which) = which {
+                error!(
+                    probes = which,
+                    error, "probes could not be measured, and are not reported; run `vms-agent doctor`"
+                );
+            } else {
+                debug!(probes = probes.len(), error, "probes could still not be measured");
             }
-            Some(failure) => {
-                self.failing_cycles += 1;
-                let error = chain(&failure.error);
-                let probes = failure.probes.len();
-                if self.failing_cycles == 1 {
-                    error!(
-                        probes,
-                        error, "probes could not be measured, and are not reported; run `vms-agent doctor`"
-                    );
-                } else {
-                    debug!(probes, error, "probes could still not be measured");
-                }
-            }
+        }
+        // Others may not have been due.
+        if cycle.still_failing == 0 && self.failing_cycles > 0 {
+            info!(failed_cycles = self.failing_cycles, "probes are measured again");
+            self.failing_cycles = 0;
         }
     }
 }

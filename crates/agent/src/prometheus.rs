@@ -105,7 +105,7 @@ pub(crate) fn start(listener: Listener, clock: SystemClock) -> Shared {
 async fn serve(listener: Listener, shared: Shared, clock: SystemClock) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener.0).context("the endpoint of Prometheus")?;
     tell_start(listener.local_addr().context("the endpoint of Prometheus")?);
-    let scrapes = Arc::new(Scrapes { shared, clock, writing: Mutex::default() });
+    let scrapes = Arc::new(Scrapes { shared, clock, writing: Arc::default() });
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false);
@@ -155,7 +155,7 @@ struct Scrapes {
     shared: Shared,
     clock: SystemClock,
     /// One at a time writes; the others find what it has written.
-    writing: Mutex<()>,
+    writing: Arc<Mutex<()>>,
 }
 
 impl Scrapes {
@@ -188,13 +188,19 @@ impl Scrapes {
         let written = if let Some(written) = snapshot.written(format, now) {
             written
         } else {
-            let _alone = self.writing.lock().await;
+            // Kept by the writing, which goes on when its client has gone.
+            let alone = Arc::clone(&self.writing).lock_owned().await;
             // The latest, for it may have taken a while until here.
             let (snapshot, now) = (self.shared.present(), self.clock.monotonic());
             match snapshot.written(format, now) {
                 Some(written) => written,
                 // Not on the thread that sends and hears signals, either: there may be thousands of links.
-                None => match tokio::task::spawn_blocking(move || snapshot.write(format, now)).await {
+                None => match tokio::task::spawn_blocking(move || {
+                    let _kept_until_written = alone;
+                    snapshot.write(format, now)
+                })
+                .await
+                {
                     Ok(written) => written,
                     // Only while the agent ends.
                     Err(_ended) => return [Bytes::new(), Bytes::new()],

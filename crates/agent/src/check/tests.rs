@@ -37,6 +37,7 @@ fn up() -> ProbeLook {
             executable: Some("/opt/orders".into()),
             fits: Vec::new(),
             container: None,
+            is_stranger: false,
         })
     };
     let connection = Connection {

@@ -106,3 +106,19 @@ fn without_a_link_there_is_nothing_to_configure_and_that_is_said() {
     let text = printed(|out| write_config(&Map::default(), out));
     assert!(text.contains("There was none"), "{text}");
 }
+
+#[test]
+fn probes_have_names_of_their_own_however_long_programs_are_called() {
+    let long = "x".repeat(255);
+    let map = map(&[(&long, FORWARD, "10.0.0.2:5432", 1), (&long, FORWARD, "10.0.0.3:5432", 1)]);
+    let names: Vec<String> = probes(&map).into_iter().map(|probe| probe.name).collect();
+    assert!(names[0] != names[1] && names.iter().all(|name| name.chars().count() <= MAX_NAME), "{names:?}");
+}
+
+#[test]
+fn a_configuration_says_that_links_are_missing_in_it() {
+    let mut map = map(&[]);
+    map.unattributed = 3;
+    let text = printed(|out| write_config(&map, out));
+    assert!(text.contains("# Links are missing: of 3 more sockets"), "{text}");
+}

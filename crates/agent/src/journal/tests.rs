@@ -43,9 +43,12 @@ fn log_of(cycles: impl IntoIterator<Item = Cycle>) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-fn failed() -> Cycle {
+/// A cycle in which two probes fail, these for the first time.
+fn failed(newly_failed: &[&str]) -> Cycle {
     let error = LookError::Connections("netlink: interrupted".into());
-    Cycle { failure: Some(Failure { probes: vec!["a".into(), "b".into()], error }), ..Cycle::default() }
+    let failure = Some(Failure { probes: vec!["a".into(), "b".into()], error });
+    let newly_failed = newly_failed.iter().map(|name| (*name).into()).collect();
+    Cycle { failure, newly_failed, still_failing: 2, ..Cycle::default() }
 }
 
 #[test]
@@ -61,9 +64,13 @@ fn that_nothing_can_be_verified_is_told_once_and_that_it_can_be_again() {
 
 #[test]
 fn an_outage_of_measuring_is_told_at_its_start_and_at_its_end() {
-    let log = log_of([failed(), failed(), failed(), Cycle::default(), Cycle::default()]);
+    // In one between them, neither is due.
+    let others = Cycle { still_failing: 2, ..Cycle::default() };
+    let cycles = [failed(&["a", "b"]), failed(&[]), others, failed(&[]), Cycle::default(), Cycle::default()];
+    let log = log_of(cycles);
     let lines: Vec<&str> = log.lines().collect();
     assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines[0].contains("a b"), "{log}");
     assert!(lines[0].contains("connections could not be read: netlink: interrupted"), "{log}");
     assert!(lines[0].contains("vms-agent doctor"), "{log}");
     assert!(lines[1].contains("failed_cycles=3"), "{log}");
