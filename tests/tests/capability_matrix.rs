@@ -56,7 +56,7 @@ impl Holder {
             Self::Own => "its own user's process",
             Self::OtherUsers => "another user's",
             Self::NonDumpable => "its own user's, non-dumpable",
-            Self::OtherNamespace => "in another network namespace",
+            Self::OtherNamespace => "its own user's, in another network namespace",
             Self::AnyNamespace => "the same, `namespaces: all`",
         }
     }

@@ -15,6 +15,7 @@ use unicode_width::UnicodeWidthStr as _;
 pub(crate) enum Format {
     /// For people.
     #[default]
+    #[value(alias = "table")]
     Text,
     /// For programs.
     Json,

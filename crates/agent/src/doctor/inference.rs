@@ -29,7 +29,13 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
             "where the capabilities cannot be granted, `attribution: inferred` would tell links whose service has a cgroup of its \
              own; the README says where it errs",
         )],
-        (AttributionMode::Strict, Some(_)) => Vec::new(),
+        (AttributionMode::Strict, Some(in_the_way)) => {
+            let why = advice::for_lack(in_the_way);
+            vec![ok(
+                Area::Privileges,
+                format!("`attribution: inferred` would not help by cgroups here, as {why}"),
+            )]
+        }
         (AttributionMode::Inferred, None) => {
             let by_user = if lacks.contains(&InferenceLack::OwnProcesses) { "" } else { ", or by its user" };
             vec![ok(

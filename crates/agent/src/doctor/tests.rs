@@ -673,10 +673,11 @@ fn what_keeps_conntrack_from_being_read_is_fixed_in_the_way_of_the_setting() {
 }
 
 #[test]
-fn weaker_attribution_is_named_where_it_would_help_and_nowhere_else() {
+fn weaker_attribution_is_named_where_it_would_help_and_elsewhere_what_is_in_its_way() {
     let hints = |change: &dyn Fn(&mut Facts)| {
         let findings = found(|facts| change(facts));
-        findings.iter().filter(|finding| finding.what.contains("attribution: inferred")).count()
+        let is_hint = |finding: &&Finding| finding.what.contains("inferred` would tell");
+        findings.iter().filter(is_hint).count()
     };
     assert_eq!(hints(&|_| {}), 0, "everything may be read");
     assert_eq!(hints(&|facts| facts.own = credentials(998, SYS_PTRACE)), 1);
@@ -688,6 +689,14 @@ fn weaker_attribution_is_named_where_it_would_help_and_nowhere_else() {
         }),
         0
     );
+    let findings = found(|facts| {
+        facts.own = credentials(998, 0);
+        facts.inference.lacks.insert(InferenceLack::NoCgroups);
+    });
+    let says_why = |finding: &Finding| {
+        finding.what.contains("would not help by cgroups here, as no hierarchy of cgroups of version 2")
+    };
+    assert!(findings.iter().any(says_why), "{findings:#?}");
 }
 
 #[test]
