@@ -68,6 +68,8 @@ pub(crate) struct Config {
     pub(crate) exporter: Exporter,
     /// Where they can be scraped beside that.
     pub(crate) prometheus: Option<SocketAddr>,
+    /// Whether watches can be scraped under the names of `cnxwatch_exporter` as well.
+    pub(crate) cnxwatch_names: bool,
     /// What the data says about its origin.
     pub(crate) resource: ResourceConfig,
     /// What the agent logs.

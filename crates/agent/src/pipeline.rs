@@ -10,7 +10,7 @@ use vms_core::metric::DataPoint;
 use vms_core::probe::Probe;
 use vms_export::config::Protocol;
 use vms_export::exporter::Prepared as PreparedConfig;
-use vms_export::exposition::Target;
+use vms_export::exposition::{Names, Target};
 use vms_export::{Encoder, Exporter as OtlpExporter, ExporterHandle, Resource, Stats};
 
 use crate::clock::SystemClock;
@@ -38,6 +38,7 @@ pub(crate) struct Prepared {
     exporter: Option<PreparedExporter>,
     component: Option<&'static str>,
     target: Target,
+    names: Names,
 }
 
 #[derive(Debug)]
@@ -108,7 +109,8 @@ impl Pipeline {
             }
             Exporter::None => Output::Discard,
         };
-        Ok(Prepared { output, exporter, component, target })
+        let names = if config.cnxwatch_names { Names::AlsoCnxwatch } else { Names::Own };
+        Ok(Prepared { output, exporter, component, target, names })
     }
 
     /// Goes on with what was made ready. Has to be called on a thread of the runtime, as [`Self::prepare`].
@@ -126,7 +128,7 @@ impl Pipeline {
         }
         self.component = prepared.component.unwrap_or(self.component);
         if let Some(recorder) = &mut self.recorder {
-            recorder.set_target(prepared.target);
+            recorder.set_target(prepared.target, prepared.names);
         }
     }
 

@@ -17,7 +17,7 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use vms_core::metric::{Attribute, AttributeValue, DataPoint, Kind, Metric, Value};
+use vms_core::metric::{self, Attribute, AttributeValue, DataPoint, Kind, Metric, Value};
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +86,22 @@ impl Target {
     }
 }
 
+/// Under which names the metrics of watches are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Names {
+    /// Their own.
+    #[default]
+    Own,
+    /// Their own, and those that dashboards of `cnxwatch_exporter` ask for, with its labels.
+    AlsoCnxwatch,
+}
+
+/// Metrics of watches, and what they are called by `cnxwatch_exporter` 0.1.3.
+const CNXWATCH: [(&Metric, &str, &str); 2] = [
+    (&metric::WATCH_COUNT, "connection_status_count", "number of socket with same parameter."),
+    (&metric::WATCH_UP, "connection_status_up", "Connection status of the socket (0 down - 1 up)."),
+];
+
 /// Writes the points, grouped by metric, without what has to stand at the [end](Format::end): more may follow of other
 /// metrics. `target`, where it is given, comes first.
 ///
@@ -95,9 +111,10 @@ pub fn encode(
     format: Format,
     target: Option<Arc<Target>>,
     points: Vec<Arc<Vec<DataPoint>>>,
+    names: Names,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Collected { target, points }));
+    registry.register_collector(Box::new(Collected { target, points, names }));
     let mut written = String::new();
     match format {
         Format::OpenMetrics => text::encode_registry(&mut written, &registry)?,
@@ -136,6 +153,7 @@ fn label_name(key: &str) -> String {
 struct Collected {
     target: Option<Arc<Target>>,
     points: Vec<Arc<Vec<DataPoint>>>,
+    names: Names,
 }
 
 impl Collector for Collected {
@@ -161,6 +179,20 @@ impl Collector for Collected {
             let mut encoder = encoder.encode_descriptor(&name, metric.description, unit.as_ref(), kind)?;
             for point in points {
                 encode_point(point, encoder.encode_family(&Labels(point))?)?;
+            }
+        }
+        if self.names == Names::AlsoCnxwatch {
+            for (metric, name, help) in CNXWATCH {
+                // What is told by version of IP has no such name.
+                let points = metrics.get(metric.name).into_iter().flat_map(|(_, points)| points);
+                let mut points = points.filter(|point| point.extra.is_none()).peekable();
+                if points.peek().is_none() {
+                    continue;
+                }
+                let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+                for point in points {
+                    encode_point(point, encoder.encode_family(&CnxwatchLabels(point))?)?;
+                }
             }
         }
         Ok(())
@@ -199,6 +231,37 @@ impl EncodeLabelSet for Labels<'_> {
         }
         if let Some(extra) = point.extra {
             Label { key: extra.key, value: &extra.value }.encode(encoder.encode_label())?;
+        }
+        Ok(())
+    }
+}
+
+/// The labels that `cnxwatch_exporter` gives to a watch, in its order.
+struct CnxwatchLabels<'a>(&'a DataPoint);
+
+impl EncodeLabelSet for CnxwatchLabels<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        let of = |key: &str| {
+            let attribute = self.0.attributes.iter().find(|attribute| attribute.key == key);
+            match attribute.map(|attribute| &attribute.value) {
+                Some(AttributeValue::Str(text)) => text.as_ref(),
+                Some(AttributeValue::Int(_)) | None => "*",
+            }
+        };
+        let lower = of("states").to_ascii_lowercase();
+        // It has no other words for what is not connected.
+        let status = if lower == "unconnected" { "listen" } else { lower.as_str() };
+        for (key, value) in [
+            ("dsthost", of("remote_address")),
+            ("dstport", of("remote_port")),
+            ("name", of("name")),
+            ("process", of("process_name")),
+            ("protocol", of("proto")),
+            ("srchost", of("local_address")),
+            ("srcport", of("local_port")),
+            ("status", status),
+        ] {
+            Label { key, value: &value }.encode(encoder.encode_label())?;
         }
         Ok(())
     }

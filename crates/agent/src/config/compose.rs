@@ -83,6 +83,7 @@ pub(super) fn compose(settings: Settings) -> Result<Config, ConfigErrors> {
             ExporterKind::Console => Exporter::Console,
             ExporterKind::None => Exporter::None,
         },
+        cnxwatch_names: prometheus.cnxwatch_names,
         prometheus: prometheus.listen.map(|address| address.0.0),
         resource: resource_config(resource),
         log: LogConfig { level: log.level.0.0, format: log.format },

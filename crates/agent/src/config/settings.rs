@@ -688,6 +688,10 @@ pub(super) struct Prometheus {
     /// who he is: with another address than one of loopback, whoever reaches it can read them. Default: it does not listen.
     /// Takes effect at the start.
     pub(super) listen: Option<Text<ListenAddress>>,
+
+    /// Whether probes `connection` are told under the names and labels of `cnxwatch_exporter` as well (`connection_status_up`,
+    /// `connection_status_count`), for dashboards that ask for them.
+    pub(super) cnxwatch_names: bool,
 }
 
 /// What the data says about its origin. Host, operating system and container are found out by the agent.

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use vms_core::metric::{self, Attribute, AttributeSet, DataPoint, Value};
-use vms_export::exposition::Target;
+use vms_export::exposition::{Names, Target};
 
 use super::*;
 
@@ -41,7 +41,7 @@ impl Endpoint {
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.0.local_addr().unwrap();
         let mut recorder = Recorder::new(start(listener, clock));
-        recorder.set_target(Target::new([("service.name".to_owned(), "vms-agent".to_owned())]));
+        recorder.set_target(Target::new([("service.name".to_owned(), "vms-agent".to_owned())]), Names::Own);
         recorder.set_probes(&[], Duration::from_secs(15));
         let mut endpoint = Self { address, recorder };
         endpoint.tell(vec![reloads("applied", 1)], clock.monotonic());

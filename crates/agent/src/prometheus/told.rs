@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use vms_core::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Value};
 use vms_core::probe::Probe;
-use vms_export::exposition::{self, Format, Target};
+use vms_export::exposition::{self, Format, Names, Target};
 
 /// For how long points are told beyond their interval, where nothing newer comes: two more intervals, within these bounds. A
 /// cycle or two may be skipped; what is further behind is unknown. The upper bound is the time for which Prometheus itself
@@ -33,6 +33,7 @@ struct Told {
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     target: Arc<Target>,
+    names: Names,
     told: Vec<Told>,
     /// What was written of it, so that scrapes by the hundred write it once. It goes when the snapshot does.
     open_metrics: Mutex<Option<Written>>,
@@ -60,6 +61,7 @@ pub(crate) struct Shared(Arc<Mutex<Arc<Snapshot>>>);
 pub(crate) struct Recorder {
     shared: Shared,
     target: Arc<Target>,
+    names: Names,
     /// How often the agent tells of itself.
     interval: Duration,
     /// In the order in which the monitor has them.
@@ -99,7 +101,8 @@ impl Snapshot {
         let fresh: Vec<&Told> = self.told.iter().filter(|told| now < told.until).collect();
         let points = fresh.iter().map(|told| Arc::clone(&told.points)).collect();
         // It fails by nothing that points hold.
-        let text = exposition::encode(format, Some(Arc::clone(&self.target)), points).unwrap_or_default();
+        let text = exposition::encode(format, Some(Arc::clone(&self.target)), points, self.names)
+            .unwrap_or_default();
         let written = Written {
             format,
             text: text.into(),
@@ -135,7 +138,7 @@ impl Written {
             })
         });
         let ages = vec![Arc::new(ages.collect())];
-        let mut end = exposition::encode(self.format, None, ages).unwrap_or_default();
+        let mut end = exposition::encode(self.format, None, ages, Names::Own).unwrap_or_default();
         end.push_str(self.format.end());
         [self.text, end.into()]
     }
@@ -161,6 +164,7 @@ impl Recorder {
         Self {
             shared,
             target: Arc::default(),
+            names: Names::Own,
             interval: Duration::ZERO,
             probes: Vec::new(),
             permissions: None,
@@ -169,9 +173,10 @@ impl Recorder {
         }
     }
 
-    /// Tells of another resource from now on.
-    pub(crate) fn set_target(&mut self, target: Target) {
+    /// Tells of another resource, or under other names, from now on.
+    pub(crate) fn set_target(&mut self, target: Target, names: Names) {
         self.target = Arc::new(target);
+        self.names = names;
         self.publish();
     }
 
@@ -238,7 +243,8 @@ impl Recorder {
     fn publish(&self) {
         let told = self.probes.iter().filter_map(|(_, told)| told.as_ref());
         let told = told.chain(&self.permissions).chain(&self.own).cloned().collect();
-        self.shared.replace(Snapshot { target: Arc::clone(&self.target), told, ..Snapshot::default() });
+        let (target, names) = (Arc::clone(&self.target), self.names);
+        self.shared.replace(Snapshot { target, names, told, ..Snapshot::default() });
     }
 }
 

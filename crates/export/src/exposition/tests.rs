@@ -18,7 +18,7 @@ fn point(metric: &'static Metric, attributes: &[(&'static str, &str)], value: Va
 }
 
 fn written(format: Format, points: Vec<DataPoint>) -> String {
-    encode(format, None, vec![Arc::new(points)]).unwrap()
+    encode(format, None, vec![Arc::new(points)], Names::Own).unwrap()
 }
 
 /// A point of each metric that there is.
@@ -184,7 +184,7 @@ fn the_resource_is_what_target_info_says_and_no_key_of_it_breaks_the_text() {
     ];
     let target = Arc::new(Target::new(attributes.map(|(key, value)| (key.to_owned(), value.to_owned()))));
     for (format, kind) in [(Format::OpenMetrics, "target info"), (Format::Text, "target_info gauge")] {
-        let text = encode(format, Some(Arc::clone(&target)), Vec::new()).unwrap();
+        let text = encode(format, Some(Arc::clone(&target)), Vec::new(), Names::Own).unwrap();
         assert!(text.contains(&format!("# TYPE {kind}\n")), "{text}");
         let info = "target_info{_1st____=\"x\\ny\",a_b=\"two;one\",service_name=\"other\"} 1\n";
         assert!(text.ends_with(info), "{text}");
@@ -199,6 +199,7 @@ fn the_points_of_a_metric_stand_together_wherever_they_come_from() {
         Format::Text,
         None,
         vec![Arc::new(vec![up("a"), down]), Arc::new(Vec::new()), Arc::new(vec![up("b")])],
+        Names::Own,
     )
     .unwrap();
     assert_eq!(text.matches("# TYPE vms_connection_mon_up_ratio gauge").count(), 1, "{text}");
@@ -229,4 +230,51 @@ fn open_metrics_is_for_who_asks_for_it_at_least_as_much_as_for_text() {
     }
     assert_eq!(Format::negotiate(["text/html", "application/openmetrics-text"]), Format::OpenMetrics);
     assert_eq!(Format::negotiate([]), Format::Text);
+}
+
+#[test]
+fn watches_are_found_under_the_names_of_cnxwatch_where_that_is_asked_for() {
+    let grafana: &[(&'static str, &str)] = &[
+        ("name", "hostname-grafana"),
+        ("proto", "tcp6"),
+        ("local_address", "::"),
+        ("local_port", "3000"),
+        ("states", "LISTEN"),
+    ];
+    let ssh: &[(&'static str, &str)] = &[
+        ("name", "ssh"),
+        ("proto", "tcp"),
+        ("process_name", "ssh*"),
+        ("remote_address", "127.0.0.1"),
+        ("remote_port", "22"),
+        ("states", "ESTABLISHED"),
+    ];
+    let udp: &[(&'static str, &str)] = &[("name", "dns"), ("proto", "udp"), ("states", "UNCONNECTED")];
+    let by_family = Some(Extra { key: "network.type", value: "ipv4" });
+    let points = || {
+        vec![
+            point(&metric::WATCH_COUNT, grafana, Value::Int(1)),
+            point(&metric::WATCH_UP, grafana, Value::Int(1)),
+            point(&metric::WATCH_COUNT, ssh, Value::Int(0)),
+            point(&metric::WATCH_COUNT, udp, Value::Int(2)),
+            DataPoint { extra: by_family, ..point(&metric::WATCH_COUNT, ssh, Value::Int(7)) },
+        ]
+    };
+    for format in [Format::Text, Format::OpenMetrics] {
+        let text = encode(format, None, vec![Arc::new(points())], Names::AlsoCnxwatch).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("connection_status")).collect();
+        assert_eq!(
+            lines,
+            [
+                r#"connection_status_count{dsthost="*",dstport="*",name="hostname-grafana",process="*",protocol="tcp6",srchost="::",srcport="3000",status="listen"} 1"#,
+                r#"connection_status_count{dsthost="127.0.0.1",dstport="22",name="ssh",process="ssh*",protocol="tcp",srchost="*",srcport="*",status="established"} 0"#,
+                r#"connection_status_count{dsthost="*",dstport="*",name="dns",process="*",protocol="udp",srchost="*",srcport="*",status="listen"} 2"#,
+                r#"connection_status_up{dsthost="*",dstport="*",name="hostname-grafana",process="*",protocol="tcp6",srchost="::",srcport="3000",status="listen"} 1"#,
+            ],
+            "{text}"
+        );
+        assert!(text.contains("# TYPE connection_status_up gauge"), "{text}");
+        assert!(text.contains("vms_connection_count"), "{text}");
+    }
+    assert!(!written(Format::Text, points()).contains("connection_status_"));
 }
