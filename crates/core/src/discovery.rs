@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use crate::address::Endpoint;
 use crate::connection::{Direction, TcpState, TcpStates};
 use crate::look::{Holding, LookError, match_holders};
-use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Metric, Value};
+use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Metric};
 use crate::observer::{Finding, Observer, Question, Seen, Taken};
 use crate::process::{Capability, PatternId, Process, ProcessPattern, ProcessSelector};
 use crate::socket::{EndClause, Families, Socket, SocketClause, Transport};
@@ -110,7 +110,7 @@ impl Discovery {
     }
 
     fn point(&self, metric: &'static Metric, value: usize, time: SystemTime) -> DataPoint {
-        point(metric, &self.attributes, u64::try_from(value).unwrap_or(u64::MAX), time)
+        DataPoint::count(metric, &self.attributes, None, u64::try_from(value).unwrap_or(u64::MAX), time)
     }
 }
 
@@ -185,20 +185,26 @@ impl Observer for Discovery {
         let of_edges: HashMap<Edge, Arc<AttributeSet>> = of_edges.collect();
         for (listener, count) in listeners {
             if let Some(attributes) = of_listeners.get(listener) {
-                emit(point(&metric::DISCOVERY_LISTENING, attributes, count, time));
+                emit(DataPoint::count(&metric::DISCOVERY_LISTENING, attributes, None, count, time));
             }
         }
         for (edge, count) in edges {
             if let Some(attributes) = of_edges.get(edge) {
-                emit(point(&metric::DISCOVERY_CONNECTIONS, attributes, count, time));
+                emit(DataPoint::count(&metric::DISCOVERY_CONNECTIONS, attributes, None, count, time));
             }
         }
         emit(self.point(&metric::DISCOVERY_ENDPOINTS, map.listeners.len(), time));
         emit(self.point(&metric::DISCOVERY_EDGES, map.edges.len(), time));
         emit(self.point(&metric::DISCOVERY_OMITTED, omitted, time));
         let established = map.edges.values().sum();
-        emit(point(&metric::DISCOVERY_ESTABLISHED, &self.attributes, established, time));
-        emit(point(&metric::DISCOVERY_UNATTRIBUTED, &self.attributes, map.unattributed, time));
+        emit(DataPoint::count(&metric::DISCOVERY_ESTABLISHED, &self.attributes, None, established, time));
+        emit(DataPoint::count(
+            &metric::DISCOVERY_UNATTRIBUTED,
+            &self.attributes,
+            None,
+            map.unattributed,
+            time,
+        ));
         (self.of_listeners, self.of_edges) = (of_listeners, of_edges);
     }
 
@@ -278,15 +284,4 @@ fn edge_attributes(probe: &DiscoveryProbe, edge: &Edge) -> Arc<AttributeSet> {
         Attribute::new("dest_port", service.port()),
         Attribute::new("direction", direction.as_str()),
     ]))
-}
-
-fn point(metric: &'static Metric, attributes: &Arc<AttributeSet>, value: u64, time: SystemTime) -> DataPoint {
-    DataPoint {
-        metric,
-        attributes: Arc::clone(attributes),
-        extra: None,
-        time,
-        start: None,
-        value: Value::Int(i64::try_from(value).unwrap_or(i64::MAX)),
-    }
 }

@@ -4,6 +4,7 @@
 //! by address ([`ProcessAdapter::find_holders`]), and decides. It remembers nothing; see [`crate::link`].
 //! It costs a walk over every socket of the host: between looks, [`crate::monitor`] only verifies what is known.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
@@ -654,18 +655,21 @@ impl LookPlan {
         };
         let fitting = self.find_candidates(&dumped, &host, manner.begin_with);
         let candidates = fitting.taken;
-        let Inquiry { wanted, census, known, has_backlog } =
+        let Inquiry { mut wanted, mut census, known, has_backlog } =
             self.inquire(&dumped, &candidates, named, manner);
         let shown = self.sort_sockets(&sockets, manner.observers.len());
         let (shown, Question { wanted: asked, counted, located: asked_after }) =
             question(manner.observers, &sockets, shown);
-        let mut wanted = wanted;
-        let mut located = if manner.in_use.is_none() { self.patterns.clone() } else { BTreeSet::new() };
-        located.extend(&asked_after);
         for (inode, patterns) in asked {
             wanted.entry(inode).or_default().extend(patterns);
         }
-        let census: BTreeSet<PatternId> = census.union(&counted).copied().collect();
+        census.extend(&counted);
+        let of_links = Some(&self.patterns).filter(|_| manner.in_use.is_none());
+        let located = match of_links {
+            // There may be thousands of patterns, and nobody but links.
+            Some(patterns) if asked_after.is_empty() => Cow::Borrowed(patterns),
+            patterns => Cow::Owned(patterns.into_iter().flatten().chain(&asked_after).copied().collect()),
+        };
         let asks_nothing = wanted.is_empty() && census.is_empty() && asked_after.is_empty();
         let mut scan = if asks_nothing && !has_backlog {
             HolderScan::default()

@@ -180,6 +180,21 @@ pub struct DataPoint {
     pub value: Value,
 }
 
+impl DataPoint {
+    /// A gauge that counts.
+    #[must_use]
+    pub fn count(
+        metric: &'static Metric,
+        attributes: &Arc<AttributeSet>,
+        extra: Option<Extra>,
+        count: u64,
+        time: SystemTime,
+    ) -> Self {
+        let value = Value::Int(i64::try_from(count).unwrap_or(i64::MAX));
+        Self { metric, attributes: Arc::clone(attributes), extra, time, start: None, value }
+    }
+}
+
 /// The attributes that tell links apart.
 pub const LINK_ATTRIBUTES: &[&str] = &[
     "name",

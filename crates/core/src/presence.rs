@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::look::LookError;
-use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Metric, Value};
+use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Metric};
 use crate::observer::{Bounds, Finding, Observer, Question, Seen, Status, Taken, Tally};
 use crate::process::{Capability, PatternId, ProcessPattern, ProcessSelector};
 use crate::socket::Socket;
@@ -52,17 +52,10 @@ impl Presence {
         &self,
         metric: &'static Metric,
         extra: Option<Extra>,
-        value: u64,
+        count: u64,
         time: SystemTime,
     ) -> DataPoint {
-        DataPoint {
-            metric,
-            attributes: Arc::clone(&self.attributes),
-            extra,
-            time,
-            start: None,
-            value: Value::Int(i64::try_from(value).unwrap_or(i64::MAX)),
-        }
+        DataPoint::count(metric, &self.attributes, extra, count, time)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::look::{Holding, LookError, match_holders};
-use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Metric, Value};
+use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Metric};
 use crate::observer::{Bounds, Finding, Observer, Question, Seen, Status, Taken, Tally};
 use crate::process::{Capability, PatternId, ProcessPattern, ProcessSelector};
 use crate::socket::{Socket, SocketClause};
@@ -64,17 +64,10 @@ impl Watch {
         &self,
         metric: &'static Metric,
         extra: Option<Extra>,
-        value: u64,
+        count: u64,
         time: SystemTime,
     ) -> DataPoint {
-        DataPoint {
-            metric,
-            attributes: Arc::clone(&self.attributes),
-            extra,
-            time,
-            start: None,
-            value: Value::Int(i64::try_from(value).unwrap_or(i64::MAX)),
-        }
+        DataPoint::count(metric, &self.attributes, extra, count, time)
     }
 }
 
