@@ -10,6 +10,7 @@ use crate::address::Endpoint;
 use crate::connection::{Connection, ConnectionFilter};
 use crate::health::Sighting;
 use crate::infer::{OutsiderQuery, OutsiderScan, SuspectQuery};
+use crate::name::{NameQuery, Resolution};
 use crate::namespace::{Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{HolderQuery, HolderScan, Process, VerifyQuery};
 use crate::socket::{SocketFilter, SocketSurvey};
@@ -140,6 +141,12 @@ pub enum Untold {
     /// They could not be told this time.
     #[error("translations (NAT) could not be read")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// A source of what host names mean.
+pub trait NameAdapter: fmt::Debug {
+    /// What is known of a name at present. Nobody is asked, and nothing is waited for.
+    fn resolution(&self, query: &NameQuery) -> Resolution;
 }
 
 /// Time, passed in so that tests can hold it still.

@@ -18,6 +18,7 @@ pub mod link;
 pub mod look;
 pub mod metric;
 pub mod monitor;
+pub mod name;
 pub mod namespace;
 pub mod observer;
 pub mod presence;
@@ -31,4 +32,4 @@ mod track;
 pub mod translation;
 pub mod watch;
 
-pub use adapter::{Clock, ConnAdapter, ProcessAdapter, TranslationAdapter};
+pub use adapter::{Clock, ConnAdapter, NameAdapter, ProcessAdapter, TranslationAdapter};

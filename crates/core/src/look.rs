@@ -17,6 +17,7 @@ use crate::address::Endpoint;
 use crate::allowance::Allowance;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
 use crate::infer::{self, Attribution, AttributionMode, InferenceLack};
+use crate::name::HostName;
 use crate::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery};
 use crate::observer::{Observer, Question, Seen};
 use crate::probe::ConnectionProbe;
@@ -306,6 +307,14 @@ pub enum LookError {
     /// The sockets could not be told for which probes ask that count.
     #[error("sockets could not be counted: {0}")]
     Unsurveyed(Arc<str>),
+    /// What a host name means is not known for certain, and without that the answer may be false.
+    #[error("the host name `{name}` could not be resolved: {cause}")]
+    Unresolved {
+        /// The name.
+        name: HostName,
+        /// Why, and what to do.
+        cause: Arc<str>,
+    },
     /// More sockets fit than it can be found out of who holds them.
     #[error(
         "more than {MAX_CANDIDATES} sockets fit, of all probes that count together, and it is not found out who holds so many; \
@@ -332,7 +341,7 @@ pub enum LookError {
 impl LookError {
     /// Whether looks took more than they may: only then there is to be a pause.
     pub(crate) fn is_for_want_of_time(&self) -> bool {
-        !matches!(self, Self::Crowded | Self::OutOfSight | Self::Unsurveyed(_))
+        !matches!(self, Self::Crowded | Self::OutOfSight | Self::Unsurveyed(_) | Self::Unresolved { .. })
     }
 }
 

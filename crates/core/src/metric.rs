@@ -327,6 +327,10 @@ metrics! {
     /// How many more there may be.
     WATCH_UNATTRIBUTED = "vms.connection.unattributed", "{socket}", Kind::Gauge, [] + WATCH,
         "Sockets that the watch would be for, whose holder the agent was not permitted to learn. Sent with `processName` or `processPath`.";
+    /// What names mean.
+    WATCH_RESOLVED = "vms.connection.resolved", "s", Kind::Gauge,
+        ["name", "dns.question.name", "network.local.address", "network.peer.address"],
+        "Time since a host name of the watch was found to have that address, which sockets have at this host's end (network.local.address) or at the other (network.peer.address). Sent where `localAddress` or `remoteAddress` has a name.";
     /// How processes stand.
     PROCESS_RUNNING = "vms.process_mon.running", "1", Kind::Gauge, ["name", "process_name", "state"],
         "1 for the state that the processes are in, and 0 for the others: down below minCount, warning above maxCount, else up.";

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::adapter::{Clock, ConnAdapter, ProcessAdapter, TranslationAdapter, Untold};
+use crate::adapter::{Clock, ConnAdapter, NameAdapter, ProcessAdapter, TranslationAdapter, Untold};
 use crate::allowance::Allowance;
 use crate::budget::{Budget, CpuShare};
 use crate::connection::{Connection, Cookie, Direction, Inode};
@@ -287,6 +287,8 @@ pub struct Monitor<C, P, K> {
     processes: P,
     /// Absent where nobody asks for translations.
     translations: Option<Box<dyn TranslationAdapter>>,
+    /// Absent where no probe has a host name.
+    names: Option<Box<dyn NameAdapter>>,
     /// What came of asking for them last, until that is told.
     told: Option<Result<(), Untold>>,
     /// When translations may be asked for again after they could not be read.
@@ -349,6 +351,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             connections,
             processes,
             translations: None,
+            names: None,
             told: None,
             untold_until: Duration::ZERO,
             clock: Arc::new(clock),
@@ -458,6 +461,11 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         self.translations = Some(translations);
     }
 
+    /// Puts a source of what host names mean in force.
+    pub fn set_names(&mut self, names: Box<dyn NameAdapter>) {
+        self.names = Some(names);
+    }
+
     /// Why translations could not be told when they were last asked for.
     #[must_use]
     pub fn untold(&self) -> Option<&Untold> {
@@ -509,6 +517,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let wall = self.clock.wall();
         let Set { links: due, observers } = self.sort(due);
         let due = due.as_slice();
+        self.resolve(&observers);
         let mut cycle = Cycle { unverified: self.verify(due, began).err(), ..Cycle::default() };
         let planned = self.plan_walk(due, began, cycle.unverified.is_none());
         // What counts needs a look each time. Links come along where they need one as well.
@@ -597,6 +606,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
     pub fn check(&mut self) -> Result<Checked, LookError> {
         let all =
             Set { links: (0..self.links.len()).collect(), observers: (0..self.observers.len()).collect() };
+        self.resolve(&all.observers);
         let allowance = Allowance::unlimited();
         let Look { links: mut looks, sight } = self.look(&all, true, &HashMap::new(), &allowance)?;
         // As before a "down" is reported: a connection that is replaced meanwhile can be missed by one walk.
@@ -647,6 +657,22 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             Ok(Taken::Doubt) => None,
             Ok(Taken::Answer(_)) => observer.finding().map(Ok),
             Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Tells these observers what host names mean now, and forgets the plans of those for whom that makes a difference.
+    fn resolve(&mut self, observers: &[usize]) {
+        let Some(names) = &self.names else { return };
+        let mut changed = BTreeSet::new();
+        for index in observers {
+            if let Some((_, observer)) = self.observers.get_mut(*index)
+                && observer.resolve(names.as_ref())
+            {
+                changed.insert(*index);
+            }
+        }
+        if !changed.is_empty() {
+            self.plans.retain(|set, _| !set.observers.iter().any(|index| changed.contains(index)));
         }
     }
 

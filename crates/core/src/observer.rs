@@ -9,10 +9,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::adapter::NameAdapter;
 use crate::connection::Inode;
 use crate::discovery::Map;
 use crate::look::LookError;
 use crate::metric::DataPoint;
+use crate::name::Resolved;
 use crate::process::{Capability, HolderScan, PatternId, ProcessSelector};
 use crate::socket::{Socket, SocketClause};
 
@@ -20,6 +22,11 @@ use crate::socket::{Socket, SocketClause};
 pub trait Observer: fmt::Debug + Send {
     /// Takes note of the ids that the patterns of its probe have from now on.
     fn adopt(&mut self, selector: &ProcessSelector);
+
+    /// Takes note of what host names mean now, where its probe has any. Returns whether its clauses are others since.
+    fn resolve(&mut self, _names: &dyn NameAdapter) -> bool {
+        false
+    }
 
     /// The sockets that it has to be shown: those that any of these wants.
     fn clauses(&self) -> Vec<SocketClause> {
@@ -168,6 +175,8 @@ pub struct Standing {
     pub unattributed: u64,
     /// The capabilities whose absence is to blame for that.
     pub missing: BTreeSet<Capability>,
+    /// What host names of the probe were taken for.
+    pub resolved: Vec<Resolved>,
 }
 
 /// A change of a probe's status, told once.
@@ -226,7 +235,7 @@ impl Tally {
         if status == Status::Down && before != Some(Status::Down) && !is_second {
             return Taken::Doubt;
         }
-        let standing = Standing { status, count, unattributed, missing };
+        let standing = Standing { status, count, unattributed, missing, resolved: Vec::new() };
         self.standing = Some(standing.clone());
         let has_changed = before != Some(status);
         Taken::Answer(has_changed.then(|| StatusChange {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::address::{Endpoint, ServiceIp, Zone};
 use crate::connection::{Connection, Direction};
 use crate::discovery::{Discovery, DiscoveryProbe};
+use crate::name::NameQuery;
 use crate::observer::Observer;
 use crate::presence::{Presence, PresenceProbe};
 use crate::process::ProcessPattern;
@@ -80,6 +81,15 @@ impl Probe {
             Self::Watch(probe) => probe.process.iter().collect(),
             Self::Presence(probe) => vec![&probe.process],
             Self::Discovery(probe) => probe.processes.iter().collect(),
+        }
+    }
+
+    /// The host names that it takes to be resolved.
+    #[must_use]
+    pub fn names(&self) -> Vec<NameQuery> {
+        match self {
+            Self::Watch(probe) => probe.names().map(|(_, query)| query).collect(),
+            Self::Link(_) | Self::Presence(_) | Self::Discovery(_) => Vec::new(),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::process::ProcessPattern;
 use crate::test_host::{Access, Host, Nat, Running};
 use crate::translation::Translation;
 
+mod names;
 mod observers;
 
 /// Time that passes when the test says so; walks take none of it, unless it says so.

@@ -11,7 +11,7 @@ use crate::presence::PresenceProbe;
 use crate::socket::{EndClause, Families, PortRange, Socket, SocketClause, Transport};
 use crate::watch::WatchProbe;
 
-fn watch(name: &str, port: u16, process: Option<&str>, bounds: (u64, Option<u64>)) -> WatchProbe {
+pub(super) fn watch(name: &str, port: u16, process: Option<&str>, bounds: (u64, Option<u64>)) -> WatchProbe {
     WatchProbe {
         name: name.into(),
         process: process.map(|name| ProcessPattern { name: name.parse().unwrap(), executable: None }),
@@ -22,6 +22,8 @@ fn watch(name: &str, port: u16, process: Option<&str>, bounds: (u64, Option<u64>
             local: EndClause { ports: vec![PortRange::port(port)], ..EndClause::default() },
             remote: EndClause::default(),
         },
+        local_names: Vec::new(),
+        remote_names: Vec::new(),
         bounds: Bounds { least: bounds.0, most: bounds.1 },
         by_family: false,
         interval: Duration::from_secs(1),
@@ -47,7 +49,7 @@ fn socket(port: u16, inode: u64, families: Families) -> Socket {
     }
 }
 
-fn host(sockets: &[(u16, u64)]) -> Host {
+pub(super) fn host(sockets: &[(u16, u64)]) -> Host {
     let mut host = Host::default();
     host.sockets = sockets.iter().map(|(port, inode)| socket(*port, *inode, Families::IPV4)).collect();
     host
@@ -57,12 +59,12 @@ fn observing(host: &Host, probes: Vec<Probe>) -> Monitor<Host, Host, Manual> {
     Monitor::new(host.clone(), host.clone(), Manual::default(), probes, Terms::default()).unwrap()
 }
 
-fn one(host: &Host, probe: WatchProbe) -> Monitor<Host, Host, Manual> {
+pub(super) fn one(host: &Host, probe: WatchProbe) -> Monitor<Host, Host, Manual> {
     observing(host, vec![Probe::Watch(Arc::new(probe))])
 }
 
 /// The values of the points of that metric.
-fn values_of(told: &Told, metric: &Metric) -> Vec<i64> {
+pub(super) fn values_of(told: &Told, metric: &Metric) -> Vec<i64> {
     let points = told.points.iter().filter(|point| point.metric.name == metric.name);
     points.map(|point| if let Value::Int(value) = point.value { value } else { unreachable!() }).collect()
 }
