@@ -12,6 +12,7 @@ use vms_core::namespace::Namespaces;
 use vms_core::probe::Probe;
 use vms_core::process::SelectorBuilder;
 use vms_process::{Privileges, ProcReader};
+use vms_resolver::Resolver;
 use vms_sock_diag::{SockDiag, may_enter_namespaces};
 
 use crate::clock::SystemClock;
@@ -27,11 +28,11 @@ pub(crate) type HostMonitor = Monitor<SockDiag, ProcReader, SystemClock>;
 /// would be an hour without an answer.
 const SPREAD: Duration = Duration::from_secs(30);
 
-/// A monitor of the configured probes.
+/// A monitor of the configured probes, whose host names mean what the resolver says.
 ///
 /// # Errors
 /// When the kernel has no `sock_diag`, or the configured /proc cannot be read.
-pub(crate) fn monitor(config: &Config, clock: SystemClock) -> anyhow::Result<HostMonitor> {
+pub(crate) fn monitor(config: &Config, names: &Resolver, clock: SystemClock) -> anyhow::Result<HostMonitor> {
     let connections = match config.terms.namespaces {
         Namespaces::Own => SockDiag::open(&config.proc_root),
         Namespaces::All => {
@@ -42,6 +43,7 @@ pub(crate) fn monitor(config: &Config, clock: SystemClock) -> anyhow::Result<Hos
     let connections = connections.context("sockets cannot be read")?;
     let mut monitor =
         Monitor::new(connections, named_processes(config)?, clock, config.probes.clone(), config.terms)?;
+    monitor.set_names(Box::new(names.clone()));
     if config.conntrack == ConntrackMode::Auto {
         monitor.set_translations(Box::new(Conntrack::new(&config.proc_root)));
     }

@@ -20,6 +20,7 @@ mod host;
 mod import;
 mod journal;
 mod measuring;
+mod names;
 mod patience;
 mod pipeline;
 mod pod_lister;
@@ -156,7 +157,9 @@ fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> an
     let config = load(global, environment)?.config;
     let config = check::select(config, &args.names)?;
     let mode = config.terms.attribution;
-    let checked = host::monitor(&config, SystemClock::start()).and_then(|mut monitor| {
+    let monitor =
+        names::look_up(&config).and_then(|names| host::monitor(&config, &names, SystemClock::start()));
+    let checked = monitor.and_then(|mut monitor| {
         let checked = monitor.check();
         if let Some(untold) = monitor.untold() {
             let untold = journal::chain(untold);

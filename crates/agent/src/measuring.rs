@@ -15,6 +15,7 @@ use vms_core::Clock;
 use vms_core::probe::Probe;
 use vms_core::schedule::{Due, Schedule};
 use vms_export::ExporterHandle;
+use vms_resolver::Resolver;
 
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -200,6 +201,7 @@ impl Worker {
     /// When the kernel has no `sock_diag`, or the configured /proc cannot be read.
     pub(crate) fn new(
         config: Config,
+        names: &Resolver,
         mut pipeline: Pipeline,
         resource: &[(String, String)],
         clock: SystemClock,
@@ -209,7 +211,7 @@ impl Worker {
         let phase = host::phase(resource);
         pipeline.set_probes(&config.probes, config.interval);
         Ok(Self {
-            monitor: host::monitor(&config, clock)?,
+            monitor: host::monitor(&config, names, clock)?,
             schedule: Schedule::new(clock.monotonic(), phase, intervals(&config)),
             metrics: SelfMetrics::new(clock.wall()),
             journal: Journal::default(),

@@ -12,12 +12,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::warn;
 use vms_export::ExporterHandle;
+use vms_resolver::Resolver;
 
 use crate::clock::SystemClock;
 use crate::config::{Config, Exporter, Loaded, ResourceConfig};
 use crate::environment::Environment;
 use crate::host;
 use crate::measuring::Control;
+use crate::names;
 use crate::pipeline::{Pipeline, Prepared};
 use crate::watch::{Watch, Watching};
 
@@ -50,6 +52,7 @@ pub(crate) struct Reloader {
     pub(crate) load: Load,
     pub(crate) watching: Watching,
     pub(crate) measuring: Control,
+    pub(crate) names: Resolver,
     pub(crate) environment: Environment,
     pub(crate) clock: SystemClock,
 }
@@ -177,6 +180,9 @@ impl Reloader {
         let (seen, _) = self.watching.look();
         let loaded = (self.load)()?;
         let change = in_force.prepare(&loaded.config, &self.environment, self.clock)?;
+        // So that the first look with it knows what its names mean.
+        self.names.want_also(&names::wanted(&loaded.config)).context("host names cannot be resolved")?;
+        let _is_known = self.names.wait(names::PATIENCE);
         let watch = seen.follow(loaded.files());
         Ok(Wanted { loaded, change, watch })
     }

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::environment::Environment;
 use crate::heartbeat::Heartbeat;
 use crate::measuring::{Reserved, Worker};
+use crate::names;
 use crate::pipeline::{self, Pipeline};
 use crate::prometheus::{self, Listener};
 use crate::reload::{InForce, Load, Reloaded, Reloader, Reloading};
@@ -80,22 +81,30 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
     let mut give_back = tokio::time::interval(GIVE_BACK);
     give_back.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
+    // Before there is anything that would have to wait: later a reload does it, on a thread of its own.
+    let names = names::begin(&config, names::PATIENCE)?;
     let scraped = listener.map(|listener| prometheus::start(listener, clock));
     let pipeline = Pipeline::start(&config, resource.clone(), clock, scraped)?;
     // Beside the worker, so that what waits is delivered even if a cycle does not end.
     let mut in_force = InForce::new(&config, resource.clone(), pipeline.exporter());
     let heartbeat = tell_heartbeat(heartbeat);
     let worker = {
-        let config = config.clone();
-        move || Worker::new(config, pipeline, &resource, clock, heartbeat, ServiceManager::find())
+        let (config, names) = (config.clone(), names.clone());
+        move || Worker::new(config, &names, pipeline, &resource, clock, heartbeat, ServiceManager::find())
     };
     let (mut measuring, first_look_in) = thread.begin(worker).await?;
     tell_start(&config, first_look_in);
     ServiceManager::ready(config.probes.len());
 
     let watching = Watching::new(watch);
-    let reloader =
-        Reloader { load, watching: watching.clone(), measuring: measuring.control(), environment, clock };
+    let reloader = Reloader {
+        load,
+        watching: watching.clone(),
+        measuring: measuring.control(),
+        names: names.clone(),
+        environment,
+        clock,
+    };
     let mut reload_wanted = false;
     let mut reloading: Option<Reloading> = None;
     let mut abandoned = 0;
@@ -135,6 +144,8 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
                         );
                     }
                 }
+                // Those of a configuration that is not in force, or no longer, are forgotten.
+                names.want(&names::wanted(&config)).context("host names cannot be resolved")?;
                 ServiceManager::ready(config.probes.len());
             }
             () = measuring.ended() => anyhow::bail!("the measuring thread ended unexpectedly"),

@@ -4,10 +4,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use vms_core::look::LookError;
+use vms_core::name::Resolved;
 use vms_core::observer::{Bounds, Finding, Standing, Status};
 use vms_core::probe::Probe;
 
-use crate::terminal::{Cell, Table, Tone};
+use crate::terminal::{Cell, Table, Tone, escape};
 
 /// One line of the answer: a probe that counts.
 #[derive(Debug, Serialize)]
@@ -21,9 +22,45 @@ pub(crate) struct Tally {
     min_count: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_count: Option<u64>,
+    /// What host names of the probe were taken for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    resolved: Vec<Name>,
     /// What is counted, in a few words.
     #[serde(skip)]
     what: String,
+}
+
+/// A host name and its addresses.
+#[derive(Debug, Serialize)]
+struct Name {
+    name: String,
+    addresses: Vec<String>,
+    /// Why it may have others by now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overdue: Option<String>,
+}
+
+impl Name {
+    fn new(resolved: &Resolved) -> Self {
+        Self {
+            name: resolved.name.to_string(),
+            addresses: resolved.addresses.iter().map(ToString::to_string).collect(),
+            overdue: resolved.overdue.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// All of it in a few words.
+    fn describe(&self) -> String {
+        const SHOWN: usize = 8;
+        let mut shown: Vec<&str> = self.addresses.iter().take(SHOWN).map(String::as_str).collect();
+        let more = match self.addresses.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!("and {more} more"),
+        };
+        shown.extend(Some(more.as_str()).filter(|more| !more.is_empty()));
+        let overdue = self.overdue.as_ref().map_or_else(String::new, |cause| format!(" ({cause})"));
+        format!("{} is {}{overdue}", self.name, shown.join(", "))
+    }
 }
 
 impl Tally {
@@ -49,6 +86,7 @@ impl Tally {
             unattributed: standing.unattributed,
             min_count: least,
             max_count: most,
+            resolved: standing.resolved.iter().map(Name::new).collect(),
             what,
         })
     }
@@ -107,5 +145,11 @@ pub(super) fn write_table(counts: &[Tally], out: &mut impl Write) -> io::Result<
             plain(tally.expected()),
         ]);
     }
-    table.write_to(out)
+    table.write_to(out)?;
+    for tally in counts {
+        for name in &tally.resolved {
+            writeln!(out, "{}: {}", escape(&tally.name), escape(&name.describe()))?;
+        }
+    }
+    Ok(())
 }

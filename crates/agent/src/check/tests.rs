@@ -183,7 +183,13 @@ fn the_container_and_the_pod_of_an_owner_stand_beside_its_number() {
 /// What a watch and a count of processes found.
 fn others() -> Vec<(Probe, Result<Finding, LookError>)> {
     let standing = |status, count, unattributed| {
-        Finding::Standing(Standing { status, count, unattributed, missing: BTreeSet::new() })
+        Finding::Standing(Standing {
+            status,
+            count,
+            unattributed,
+            missing: BTreeSet::new(),
+            resolved: Vec::new(),
+        })
     };
     let watch = |name: &str, bounds| {
         Probe::Watch(Arc::new(WatchProbe {
@@ -196,6 +202,8 @@ fn others() -> Vec<(Probe, Result<Finding, LookError>)> {
                 local: EndClause::default(),
                 remote: EndClause::default(),
             },
+            local_names: Vec::new(),
+            remote_names: Vec::new(),
             bounds,
             by_family: false,
             interval: Duration::from_secs(1),

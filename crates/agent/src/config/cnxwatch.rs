@@ -11,11 +11,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
+use vms_core::name::HostName;
+
 use super::document::{self, Content, Format, Node};
 use super::effective::scalar_text;
 use super::fault::{ConfigErrors, FAULTS_LIMIT, Fault, KeyPath, Place, Step, quote};
 use super::settings::SocketProtocol;
-use super::text::AddressRange;
+use super::text::Address;
 use super::{file, suggest};
 use crate::terminal::escape;
 
@@ -161,20 +163,31 @@ const FIELDS: [&str; 10] =
     ["name", "host", "srcHost", "port", "srcPort", "dstHost", "dstPort", "protocol", "process", "status"];
 
 /// An end's address, as it is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Host {
     Unset,
     /// `*` or `any`.
     Any,
     Ip(IpAddr),
+    Name(HostName),
 }
 
 impl Host {
     /// The address, where it is one that a connection can have.
-    fn peer(self) -> Option<IpAddr> {
+    fn peer(&self) -> Option<IpAddr> {
         match self {
-            Self::Ip(ip) if !ip.is_unspecified() => Some(ip),
+            Self::Ip(ip) if !ip.is_unspecified() => Some(*ip),
             _ => None,
+        }
+    }
+
+    /// The line of an end that is wanted to be there, where it can be.
+    fn line(&self, key: &str) -> Option<Line> {
+        match self {
+            Self::Name(name) => Some(Line::new(key, &value_text(name.as_str())).with(
+                "cnxwatch looks a name up once, when it starts, and takes the first address; here all of its addresses count, and it is looked up again.",
+            )),
+            host => host.peer().map(|ip| Line::new(key, &value_text(&ip.to_string()))),
         }
     }
 }
@@ -214,9 +227,9 @@ impl SocketReader<'_> {
         let is_listening = status.is_empty() || status == "listen";
         let ends = Ends { local: local?, remote: remote?, is_listening };
 
-        let family = self.family(fields, &protocol, ends)?;
+        let family = self.family(fields, &protocol, &ends)?;
         if is_listening {
-            self.refuse_peer(fields, ends.remote, remote_port);
+            self.refuse_peer(fields, &ends.remote, remote_port);
             if ends.local == Host::Unset {
                 lines.push(Line::comment("Without host cnxwatch does not start here: any address counts."));
             }
@@ -229,20 +242,18 @@ impl SocketReader<'_> {
         lines.extend(process);
         let any =
             if family.is_ipv4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
-        let literal = match ends.local {
-            Host::Ip(ip) if is_listening || !ip.is_unspecified() => Some(ip),
-            Host::Any if is_listening => Some(any),
-            _ => None,
+        let address = |ip: IpAddr| Line::new("localAddress", &value_text(&ip.to_string()));
+        let literal = match &ends.local {
+            Host::Ip(ip) if is_listening => Some(address(*ip)),
+            Host::Any if is_listening => Some(
+                address(any)
+                    .with(format!("{host_key} * is {any} to cnxwatch, and no other; see exact below.")),
+            ),
+            host => host.line("localAddress"),
         };
+        let is_literal = literal.is_some();
         match literal {
-            Some(ip) => {
-                let line = Line::new("localAddress", &value_text(&ip.to_string()));
-                lines.push(match ends.local {
-                    Host::Any => line
-                        .with(format!("{host_key} * is {any} to cnxwatch, and no other; see exact below.")),
-                    _ => line,
-                });
-            }
+            Some(line) => lines.push(line),
             None if !is_listening => {
                 lines.push(Line::comment(format!(
                     "Where no srcHost is named cnxwatch wants {any} at this end, which no connection has, and tells 0: any address counts."
@@ -253,8 +264,8 @@ impl SocketReader<'_> {
         if let Some(port) = local_port {
             lines.push(Line::new("localPort", &port.to_string()));
         }
-        match ends.remote.peer() {
-            Some(ip) => lines.push(Line::new("remoteAddress", &value_text(&ip.to_string()))),
+        match ends.remote.line("remoteAddress") {
+            Some(line) => lines.push(line),
             None if !is_listening => {
                 lines.push(Line::comment(format!(
                     "Where no dstHost is named cnxwatch wants {any} at the other end, which no connection has, and tells 0: any address counts."
@@ -273,7 +284,7 @@ impl SocketReader<'_> {
             (true, false) => Line::new("states", "LISTEN"),
             (false, _) => Line::new("states", "ESTABLISHED"),
         });
-        if is_listening && literal.is_some() {
+        if is_listening && is_literal {
             lines.push(Line::new("exact", "true").with(
                 "As cnxwatch: only what is bound to that very address counts. With false, what is bound to all addresses does as well.",
             ));
@@ -346,11 +357,12 @@ impl SocketReader<'_> {
         if let Ok(ip) = text.parse::<IpAddr>() {
             return (key, Some(Host::Ip(ip.to_canonical())));
         }
-        let problem = match text.parse::<AddressRange>() {
-            Ok(_) => "cnxwatch knows no ranges of addresses".to_owned(),
+        let problem = match text.parse::<Address>() {
+            Ok(Address::Host(name)) => return (key, Some(Host::Name(name))),
+            Ok(Address::Range(_)) => "cnxwatch knows no ranges of addresses".to_owned(),
             Err(error) => error.to_string(),
         };
-        self.refuse(fields, key, &problem, "an IPv4 or IPv6 address, or * for any");
+        self.refuse(fields, key, &problem, "an IPv4 or IPv6 address, a host name, or * for any");
         (key, None)
     }
 
@@ -431,10 +443,10 @@ impl SocketReader<'_> {
     }
 
     /// What is listening has no other end.
-    fn refuse_peer(&mut self, fields: &Fields, remote: Host, port: Option<u16>) {
+    fn refuse_peer(&mut self, fields: &Fields, remote: &Host, port: Option<u16>) {
         let problem = "a socket that listens has no other end, so that cnxwatch tells 0";
         let allowed = "none, or `status: established`";
-        if remote.peer().is_some() {
+        if remote.line("").is_some() {
             self.refuse(fields, "dstHost", problem, allowed);
         }
         if port.is_some() {
@@ -443,13 +455,14 @@ impl SocketReader<'_> {
     }
 
     /// Which sockets the addresses are of.
-    fn family(&mut self, fields: &Fields, written: &str, ends: Ends) -> Option<Family> {
+    fn family(&mut self, fields: &Fields, written: &str, ends: &Ends) -> Option<Family> {
         let is_udp = written.starts_with("udp");
         let is_ipv6_table = written.ends_with('6');
-        let local = match ends.local {
-            Host::Ip(ip) if ends.is_listening => Some(ip),
+        let local = match &ends.local {
+            Host::Ip(ip) if ends.is_listening => Some(*ip),
             host => host.peer(),
         };
+        let is_named = [&ends.local, &ends.remote].iter().any(|host| matches!(host, Host::Name(_)));
         let is_ipv4 = match (local, ends.remote.peer()) {
             (Some(local), Some(remote)) if local.is_ipv4() != remote.is_ipv4() => {
                 let family = if local.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -464,7 +477,12 @@ impl SocketReader<'_> {
             (Some(ip), _) | (None, Some(ip)) => ip.is_ipv4(),
             (None, None) => !is_ipv6_table,
         };
+        // Which version the addresses of a name are of is not known here.
+        let is_open =
+            is_named && local.or_else(|| ends.remote.peer()).is_none() && !written.ends_with(['4', '6']);
         let protocol = match (is_udp, is_ipv4) {
+            (false, _) if is_open => SocketProtocol::Tcp,
+            (true, _) if is_open => SocketProtocol::Udp,
             (false, true) => SocketProtocol::Tcp4,
             (false, false) => SocketProtocol::Tcp6,
             (true, true) => SocketProtocol::Udp4,
@@ -476,6 +494,9 @@ impl SocketReader<'_> {
             _ if shown.ends_with('4') => {
                 line.with(format!("cnxwatch takes {shown}, and then never tells of it."))
             }
+            _ if is_open => line.with(format!(
+                "To cnxwatch {shown} is IPv4, so that it tells 0 where the first address of a name is of IPv6; here both count."
+            )),
             (true, true) => line.with(format!(
                 "To cnxwatch {shown} is IPv6 sockets, of which those of dual-stack programs have IPv4 addresses; here IPv4 sockets count as well."
             )),
@@ -536,7 +557,7 @@ impl SocketReader<'_> {
 }
 
 /// The addresses of a socket, and whether it has the second end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Ends {
     local: Host,
     remote: Host,

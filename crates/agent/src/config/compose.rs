@@ -10,11 +10,12 @@ use vms_core::connection::{TcpState, TcpStates};
 use vms_core::discovery::DiscoveryProbe;
 use vms_core::infer::AttributionMode;
 use vms_core::monitor::Terms;
+use vms_core::name::HostName;
 use vms_core::observer::Bounds;
 use vms_core::presence::PresenceProbe;
 use vms_core::probe::{self, ConnectionProbe};
 use vms_core::process::{NameGlob, ProcessPattern};
-use vms_core::socket::{EndClause, SocketClause, Transport};
+use vms_core::socket::{EndClause, Network, SocketClause, Transport};
 use vms_core::watch::WatchProbe;
 use vms_export::ExportConfig;
 use vms_export::config::{self as export, Secret, SpoolConfig, TlsFiles};
@@ -26,7 +27,7 @@ use super::settings::{
     MatchedSourceLabels, Probe, ProcessMon, Protocol, Resource, Settings, Spool, SpoolMode,
 };
 use super::several::Several;
-use super::text::{AddressRange, ExactPath, Ports, Text, TextFormat};
+use super::text::{Address, ExactPath, Ports, Text, TextFormat};
 use super::{Config, Exporter, LogConfig, ResourceConfig, SelfTelemetry, endpoint};
 
 /// The attribute that `resource.serviceName` sets.
@@ -137,8 +138,8 @@ fn watch_probe(probe: Connection, interval: Duration) -> WatchProbe {
     let (name, executable) = (probe.process_name.map(|name| name.0), path(probe.process_path));
     let process = (name.is_some() || executable.is_some())
         .then(|| ProcessPattern { name: name.unwrap_or_else(NameGlob::any), executable });
-    let networks =
-        |several: Option<Several<Text<AddressRange>>>| values(several).map(|range| range.0).collect();
+    let (local, local_names) = addresses(probe.local_address);
+    let (remote, remote_names) = addresses(probe.remote_address);
     let ports = |several: Option<Several<Text<Ports>>>| values(several).map(|range| range.0).collect();
     let states: Vec<TcpState> = probe.states.0.iter().map(|state| state.0.0).collect();
     WatchProbe {
@@ -148,23 +149,29 @@ fn watch_probe(probe: Connection, interval: Duration) -> WatchProbe {
             transport: probe.protocol.transport(),
             families: probe.protocol.families(),
             states: TcpStates::of(&states),
-            local: EndClause {
-                networks: networks(probe.local_address),
-                ports: ports(probe.local_port),
-                exact: probe.exact,
-            },
+            local: EndClause { networks: local, ports: ports(probe.local_port), exact: probe.exact },
             // What has no peer is nobody's: its unspecified address stands for no other.
-            remote: EndClause {
-                networks: networks(probe.remote_address),
-                ports: ports(probe.remote_port),
-                exact: true,
-            },
+            remote: EndClause { networks: remote, ports: ports(probe.remote_port), exact: true },
         },
+        local_names,
+        remote_names,
         bounds: bounds(probe.min_count, probe.max_count),
         by_family: probe.per_family,
         interval: probe.interval.map_or(interval, |own| own.0.0),
         labels,
     }
+}
+
+/// The addresses that are written, and the hosts whose addresses are to be found out.
+fn addresses(several: Option<Several<Text<Address>>>) -> (Vec<Network>, Vec<HostName>) {
+    let (mut networks, mut names) = (Vec::new(), Vec::new());
+    for address in values(several) {
+        match address {
+            Address::Range(network) => networks.push(network),
+            Address::Host(name) => names.push(name),
+        }
+    }
+    (networks, names)
 }
 
 fn values<T>(several: Option<Several<Text<T>>>) -> impl Iterator<Item = T> {

@@ -21,7 +21,7 @@ use super::percent::PercentText;
 use super::schema::Schema;
 use super::settings::{self, Protocol};
 use super::substitution;
-use super::text::{AddressRange, ExactPath, HeaderName, HeaderValue, LogFilter, Ports, StateName};
+use super::text::{Address, ExactPath, HeaderName, HeaderValue, LogFilter, Ports, StateName};
 use super::{Config, Exporter, Loaded, Sources, load_as};
 use crate::environment::Environment;
 use crate::telemetry::LogLevel;
@@ -318,8 +318,8 @@ pub enum TextKind {
     HeaderName,
     /// The value of a header.
     HeaderValue,
-    /// A range of addresses.
-    AddressRange,
+    /// An address, a range of them, or a host name.
+    Address,
     /// A range of ports.
     Ports,
     /// The state of a socket.
@@ -337,7 +337,7 @@ impl TextKind {
         Self::LogFilter,
         Self::HeaderName,
         Self::HeaderValue,
-        Self::AddressRange,
+        Self::Address,
         Self::Ports,
         Self::StateName,
     ];
@@ -359,7 +359,7 @@ impl TextKind {
             Self::LogFilter => read::<LogFilter>(text),
             Self::HeaderName => read::<HeaderName>(text),
             Self::HeaderValue => read::<HeaderValue>(text),
-            Self::AddressRange => read::<AddressRange>(text),
+            Self::Address => read::<Address>(text),
             Self::Ports => read::<Ports>(text),
             Self::StateName => read::<StateName>(text),
         }

@@ -15,7 +15,7 @@ use super::duration::DurationText;
 use super::endpoint;
 use super::fault::{Fault, KeyPath, Place};
 use super::settings::{Protocol, SocketProtocol};
-use super::text::{AddressRange, StateName};
+use super::text::{Address, StateName};
 use super::tree::{self, Origins};
 use crate::environment::Environment;
 
@@ -175,7 +175,8 @@ impl<'a> Relations<'a> {
         for key in ["localAddress", "remoteAddress"] {
             let written = several(probe, key, path);
             let networks = written.into_iter().filter_map(|(value, path)| {
-                let AddressRange(network) = self.parse(value)?;
+                // What a name will mean is not known here.
+                let Address::Range(network) = self.parse(value)? else { return None };
                 // What is bound to all addresses may serve another version than its own.
                 (!network.address().is_unspecified()).then_some((value, path, network))
             });

@@ -22,8 +22,7 @@ use super::duration::DurationText;
 use super::percent::PercentText;
 use super::several::Several;
 use super::text::{
-    AddressRange, ExactPath, HeaderName, HeaderValue, ListenAddress, LogFilter, Ports, StateName, Text,
-    TextFormat,
+    Address, ExactPath, HeaderName, HeaderValue, ListenAddress, LogFilter, Ports, StateName, Text, TextFormat,
 };
 
 /// The JSON Schema (draft 7, which editors know best) of a configuration file.
@@ -303,15 +302,16 @@ pub(super) struct Connection {
     /// /proc/PID/exe shows: symbolic links are not followed.
     pub(super) process_path: Option<Text<ExactPath>>,
 
-    /// The addresses of this host's end: one, or a range of them (CIDR), or a list of these. A socket that is bound to all
-    /// addresses (0.0.0.0 or ::) counts for each of them, unless exact is set.
-    pub(super) local_address: Option<Several<Text<AddressRange>>>,
+    /// The addresses of this host's end: one, a range of them (CIDR), those of a host by its name, or a list of these. A
+    /// name is resolved by the hosts file and the name servers, all its A and AAAA records, and again when their time to
+    /// live is over. A socket that is bound to all addresses (0.0.0.0 or ::) counts for each of them, unless exact is set.
+    pub(super) local_address: Option<Several<Text<Address>>>,
 
     /// The ports of this host's end: one, or a range as in 8000-8999, or a list of these.
     pub(super) local_port: Option<Several<Text<Ports>>>,
 
     /// The addresses of the other end, as localAddress. A socket without a peer has none, and counts for 0.0.0.0 and :: alone.
-    pub(super) remote_address: Option<Several<Text<AddressRange>>>,
+    pub(super) remote_address: Option<Several<Text<Address>>>,
 
     /// The ports of the other end, as localPort.
     pub(super) remote_port: Option<Several<Text<Ports>>>,

@@ -814,7 +814,7 @@ fn watch_of(lines: &str) -> Arc<WatchProbe> {
 fn every_field_of_a_watch_arrives() {
     let watch = watch_of(
         "processName: nginx, processPath: /usr/sbin/nginx, localAddress: [10.0.0.0/8, '::1'], \
-         localPort: [80, '443', 8000-8999], remoteAddress: 192.0.2.1, remotePort: 1024-65535, protocol: tcp, \
+         localPort: [80, '443', 8000-8999], remoteAddress: [192.0.2.1, DB.example.com], remotePort: 1024-65535, protocol: tcp, \
          states: [established, TIME_WAIT, estab, syn-recv], exact: true, minCount: 2, maxCount: 3, perFamily: true, \
          interval: 5s",
     );
@@ -842,6 +842,8 @@ fn every_field_of_a_watch_arrives() {
                 exact: true,
             },
         },
+        local_names: Vec::new(),
+        remote_names: vec!["db.example.com".parse().unwrap()],
         bounds: Bounds { least: 2, most: Some(3) },
         by_family: true,
         interval: Duration::from_secs(5),
@@ -850,7 +852,7 @@ fn every_field_of_a_watch_arrives() {
             text("process_name", "nginx"),
             text("local_address", "10.0.0.0/8,::1"),
             text("local_port", "80,443,8000-8999"),
-            text("remote_address", "192.0.2.1"),
+            text("remote_address", "192.0.2.1,db.example.com"),
             text("remote_port", "1024-65535"),
             text("states", "ESTABLISHED,TIME-WAIT,SYN-RECEIVED"),
         ],
@@ -970,7 +972,7 @@ fn every_fault_of_probes_that_count_is_told_at_once_with_its_line() {
         r#"probes:
   - type: conection
     name: first
-    localAddress: db.example.com
+    localAddress: -db.example.com
     remoteAddress: [10.0.0.1/8, 10.0.0.256, fe80::1%eth0, "*", 10, "10.0.0.1, 10.0.0.2", {}]
     localPort: 83617
     remotePort: [80, 0, 9-8, http, "80,443", 80.5, []]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing_subscriber::EnvFilter;
 use vms_core::address::ServiceIp;
 use vms_core::connection::TcpState;
+use vms_core::name::{HostName, HostNameError};
 use vms_core::process::NameGlob;
 use vms_core::socket::{Network, NetworkError, PortRange, PortRangeError};
 
@@ -107,7 +108,7 @@ pub(super) fn check(format: &str, text: &str) -> Result<(), String> {
         LogFilter::NAME => parse::<LogFilter>(text),
         HeaderName::NAME => parse::<HeaderName>(text),
         HeaderValue::NAME => parse::<HeaderValue>(text),
-        AddressRange::NAME => parse::<AddressRange>(text),
+        Address::NAME => parse::<Address>(text),
         Ports::NAME => parse::<Ports>(text),
         StateName::NAME => parse::<StateName>(text),
         ListenAddress::NAME => parse::<ListenAddress>(text),
@@ -126,7 +127,7 @@ pub(super) fn allowed(format: &str) -> Option<&'static str> {
         LogFilter::NAME => LogFilter::ALLOWED,
         HeaderName::NAME => HeaderName::ALLOWED,
         HeaderValue::NAME => HeaderValue::ALLOWED,
-        AddressRange::NAME => AddressRange::ALLOWED,
+        Address::NAME => Address::ALLOWED,
         Ports::NAME => Ports::ALLOWED,
         StateName::NAME => StateName::ALLOWED,
         ListenAddress::NAME => ListenAddress::ALLOWED,
@@ -341,15 +342,18 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// An address, or those that share its first bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct AddressRange(pub(super) Network);
+/// What an end of a socket may have for an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    /// One, or those that share its first bits.
+    Range(Network),
+    /// Those of a host.
+    Host(HostName),
+}
 
-/// Why a text is no range of addresses.
+/// Why a text is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum AddressRangeError {
-    #[error("addresses are not resolved by name (yet): write the address")]
-    HostName,
+pub(super) enum AddressError {
     #[error("interfaces are not told apart here: leave out what follows the %")]
     Zone,
     #[error("any address counts where none is given: leave it out")]
@@ -358,46 +362,46 @@ pub(super) enum AddressRangeError {
     Commas,
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    Host(#[from] HostNameError),
 }
 
-impl TextFormat for AddressRange {
-    const NAME: &'static str = "vms-address-range";
-    const ALLOWED: &'static str =
-        "an IPv4 or IPv6 address or a range of them, such as 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32";
+impl TextFormat for Address {
+    const NAME: &'static str = "vms-address";
+    const ALLOWED: &'static str = "an IPv4 or IPv6 address, a range of them, or a host name, such as 10.0.0.1, 2001:db8::/32 or db.example.com";
 }
 
-impl FromStr for AddressRange {
-    type Err = AddressRangeError;
+impl FromStr for Address {
+    type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = match text.parse() {
-            Ok(network) => return Ok(Self(network)),
+            Ok(network) => return Ok(Self::Range(network)),
             Err(error) => error,
         };
-        // RFC 1123, section 2.1, and what is found beside it; no name is all digits and dots.
-        let is_of_name = |c: char| c.is_ascii_alphanumeric() || ['.', '-', '_'].contains(&c);
         let address = text.split_once('%').map(|(address, _)| address);
-        Err(match error {
-            NetworkError::NotAnAddress if text == "*" => AddressRangeError::Any,
-            NetworkError::NotAnAddress if text.contains(',') => AddressRangeError::Commas,
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || ['.', '-', '_'].contains(&c);
+        let is_name = text.chars().all(is_of_name) && text.contains(|c: char| c.is_ascii_alphabetic());
+        match error {
+            NetworkError::NotAnAddress if text == "*" => Err(AddressError::Any),
+            NetworkError::NotAnAddress if text.contains(',') => Err(AddressError::Commas),
             NetworkError::NotAnAddress
                 if address.is_some_and(|address| address.parse::<Network>().is_ok()) =>
             {
-                AddressRangeError::Zone
+                Err(AddressError::Zone)
             }
-            NetworkError::NotAnAddress
-                if text.chars().all(is_of_name) && text.contains(|c: char| c.is_ascii_alphabetic()) =>
-            {
-                AddressRangeError::HostName
-            }
-            error => AddressRangeError::Network(error),
-        })
+            NetworkError::NotAnAddress if is_name => Ok(Self::Host(text.parse()?)),
+            error => Err(AddressError::Network(error)),
+        }
     }
 }
 
-impl fmt::Display for AddressRange {
+impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
+        match self {
+            Self::Range(network) => network.fmt(formatter),
+            Self::Host(name) => name.fmt(formatter),
+        }
     }
 }
 

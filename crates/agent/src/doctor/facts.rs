@@ -294,6 +294,20 @@ pub(crate) struct LinkFacts {
     pub(crate) unattributed: usize,
     /// What that would take.
     pub(crate) missing: BTreeSet<Capability>,
+    /// Why nothing is known of it, where that is so.
+    pub(crate) unmeasured: Option<String>,
+}
+
+impl LinkFacts {
+    /// Of one that is down, and may be up by connections of which the holder may not be learned.
+    pub(crate) fn new(name: String, unattributed: usize, missing: BTreeSet<Capability>) -> Self {
+        Self { name, is_up: false, unattributed, missing, unmeasured: None }
+    }
+
+    /// Of one that could not be measured.
+    pub(crate) fn unmeasured(name: String, problem: String) -> Self {
+        Self { unmeasured: Some(problem), ..Self::new(name, 0, BTreeSet::new()) }
+    }
 }
 
 /// What a configured executable is on this host.

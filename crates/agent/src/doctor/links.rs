@@ -12,24 +12,31 @@ use super::{Area, Finding, Level};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::host;
+use crate::journal::chain;
+use crate::names;
 
 /// Looks once for every probe, as `vms-agent check` does.
 pub(super) fn read(config: &Config) -> Result<Vec<LinkFacts>, Refusal> {
-    let mut monitor =
-        host::monitor(config, SystemClock::start()).map_err(|error| Refusal::new(error.as_ref()))?;
+    let mut monitor = names::look_up(config)
+        .and_then(|names| host::monitor(config, &names, SystemClock::start()))
+        .map_err(|error| Refusal::new(error.as_ref()))?;
     let Checked { links, others } = monitor.check().map_err(|error| Refusal::new(&error))?;
     let counts = others.into_iter().filter_map(|(probe, finding)| {
-        let Ok(observer::Finding::Standing(Standing { status, unattributed, missing, .. })) = finding else {
-            return None;
+        let name = probe.name().to_string();
+        let (status, unattributed, missing) = match finding {
+            Ok(observer::Finding::Standing(Standing { status, unattributed, missing, .. })) => {
+                (status, unattributed, missing)
+            }
+            Ok(observer::Finding::Map(_)) => return None,
+            Err(error) => return Some(LinkFacts::unmeasured(name, chain(&error))),
         };
         let unattributed = usize::try_from(unattributed).unwrap_or(usize::MAX);
-        let (name, is_up) = (probe.name().to_string(), status != Status::Down);
-        Some(LinkFacts { name, is_up, unattributed, missing })
+        Some(LinkFacts { is_up: status != Status::Down, ..LinkFacts::new(name, unattributed, missing) })
     });
     let links = links.into_iter().map(|(probe, look)| {
         let both = look.undirected();
         let (name, unattributed) = (probe.name.to_string(), both.unattributed.len());
-        LinkFacts { name, is_up: both.is_up(), unattributed, missing: both.missing }
+        LinkFacts { is_up: both.is_up(), ..LinkFacts::new(name, unattributed, both.missing) }
     });
     Ok(links.chain(counts).collect())
 }
@@ -43,11 +50,17 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
             return vec![lack(Area::Probes, Level::Fail, what, None)];
         }
     };
-    links.iter().filter(|link| link.unattributed > 0).map(|link| evaluate_link(link, facts)).collect()
+    let unmeasured = links.iter().filter_map(|link| {
+        let problem = link.unmeasured.as_ref()?;
+        let what = format!("{}: it could not be measured: {problem}", link.name);
+        Some(lack(Area::Probes, Level::Fail, what, None))
+    });
+    let unattributed = links.iter().filter(|link| link.unattributed > 0);
+    unmeasured.chain(unattributed.map(|link| evaluate_link(link, facts))).collect()
 }
 
 fn evaluate_link(link: &LinkFacts, facts: &Facts) -> Finding {
-    let LinkFacts { name, is_up, unattributed, missing } = link;
+    let LinkFacts { name, is_up, unattributed, missing, .. } = link;
     let count = match unattributed {
         1 => "1 connection fits by address, and this process may not learn who holds it".to_owned(),
         count => {

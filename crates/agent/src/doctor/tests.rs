@@ -75,8 +75,7 @@ fn sound() -> Facts {
 }
 
 fn link(name: &str, unattributed: usize, missing: &[Capability]) -> LinkFacts {
-    let missing = missing.iter().copied().collect();
-    LinkFacts { name: name.to_owned(), is_up: false, unattributed, missing }
+    LinkFacts::new(name.to_owned(), unattributed, missing.iter().copied().collect())
 }
 
 /// A running agent that has given up all that it can do without.

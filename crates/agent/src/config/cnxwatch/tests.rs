@@ -107,6 +107,22 @@ fn what_cnxwatch_could_find_is_counted_as_there() {
             "localAddress: \"::\", localPort: 22, protocol: tcp6, states: LISTEN, exact: true",
             &["As cnxwatch"],
         ),
+        // Names: of whichever version their addresses are, unless something else says.
+        (
+            "host: localhost, port: 80",
+            "localAddress: localhost, localPort: 80, protocol: tcp, states: LISTEN, exact: true",
+            &["cnxwatch looks a name up once", "To cnxwatch tcp is IPv4", "As cnxwatch"],
+        ),
+        (
+            "srcHost: 10.0.0.1, dstHost: DB.example.com, dstPort: 5432, status: established",
+            "localAddress: \"10.0.0.1\", remoteAddress: db.example.com, remotePort: 5432, protocol: tcp4, states: ESTABLISHED",
+            &["cnxwatch looks a name up once", "dual-stack programs count as well"],
+        ),
+        (
+            "srcHost: a.test, dstHost: b.test, protocol: tcp6, status: established",
+            "localAddress: a.test, remoteAddress: b.test, protocol: tcp6, states: ESTABLISHED",
+            &["cnxwatch looks a name up once", "cnxwatch looks a name up once"],
+        ),
         // An IPv4 address of an IPv6 socket.
         (
             "srcHost: 10.0.0.1, dstHost: '::ffff:10.0.0.2', dstPort: 5432, protocol: tcp6, status: established",
@@ -209,9 +225,9 @@ fn what_cannot_be_said_is_refused_all_at_once_with_line_and_name_beside_what_can
     host: 10.0.0.1
     port: 83617
   - name: named
-    srcHost: localhost
+    srcHost: db..example
     srcPort: ssh
-    dstHost: db.example.com
+    dstHost: -db.example.com
     dstPort: -1
     status: Established
     protocol: tpc
