@@ -232,9 +232,8 @@ fn clients_that_do_not_get_on_move_no_cycle_and_keep_no_scrape_out() {
     wait_for_up(&watched.host);
     let began = unix_nanoseconds();
     watched.host.inside(|| {
-        let start = now();
         let mut clients = Vec::new();
-        for number in 0..60 {
+        for number in 0..100 {
             let mut client = connect().unwrap();
             match number % 4 {
                 // Says nothing.
@@ -244,15 +243,16 @@ fn clients_that_do_not_get_on_move_no_cycle_and_keep_no_scrape_out() {
                 // Has very much to say, which need not be heard to its end.
                 2 => drop(client.write_all(&b"GET /metrics HTTP/1.1\r\nX: ".repeat(4096))),
                 // Does not read.
-                _ => client.write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n").unwrap(),
+                _ => client.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap(),
             }
             clients.push(client);
         }
         for _ in 0..3 {
+            let start = now();
             let scrape = Scrape::here("").unwrap();
             assert!(scrape.head.starts_with("HTTP/1.1 200"), "{}", scrape.head);
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         }
-        assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
         // All of them are let go of.
         for mut client in clients {
             drop(client.read_to_end(&mut Vec::new()));

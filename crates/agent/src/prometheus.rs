@@ -2,7 +2,7 @@
 //!
 //! A scrape tells what the last cycle of each probe told: it causes no look, and the measuring thread knows nothing of it. Who
 //! may connect is not known and not asked, so all that one may take is bounded: its connection serves one request, within a
-//! time, and there are so many at once; others wait in the kernel's queue.
+//! time, and there are so many at once; where all places are taken, whoever comes has that of somebody who has had his time.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,19 +22,18 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tracing::{debug, error, info, warn};
 use vms_core::Clock;
 use vms_export::exposition::Format;
 
 use crate::clock::SystemClock;
 
+mod room;
 mod told;
 
+use room::Room;
 pub(crate) use told::{Recorder, Shared};
-
-/// Connections at once.
-const CONNECTIONS: usize = 32;
 
 /// How long the head of a request may take.
 const HEAD: Duration = Duration::from_secs(2);
@@ -106,14 +105,12 @@ async fn serve(listener: Listener, shared: Shared, clock: SystemClock) -> anyhow
     let listener = tokio::net::TcpListener::from_std(listener.0).context("the endpoint of Prometheus")?;
     tell_start(listener.local_addr().context("the endpoint of Prometheus")?);
     let scrapes = Arc::new(Scrapes { shared, clock, writing: Arc::default() });
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let room = Room::default();
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false);
     server.max_buf_size(HEAD_BYTES).max_headers(HEAD_LINES);
     let mut is_refused = false;
     loop {
-        // Never closed.
-        let permit = Arc::clone(&room).acquire_owned().await?;
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -126,17 +123,25 @@ async fn serve(listener: Listener, shared: Shared, clock: SystemClock) -> anyhow
             }
         };
         is_refused = false;
+        let (place, notice) = room.enter(&clock).await;
         let scrapes = Arc::clone(&scrapes);
-        let answer = service_fn(move |request| Arc::clone(&scrapes).answer(request));
+        let answer = service_fn(move |request| {
+            place.ask(clock.monotonic());
+            Arc::clone(&scrapes).answer(request)
+        });
         let connection = server.serve_connection(TokioIo::new(stream), answer);
         tokio::spawn(async move {
-            match tokio::time::timeout(WHOLE, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!("a scrape ended early: {error}"),
-                Err(_elapsed) => debug!("a scrape took longer than {WHOLE:?} and was ended"),
+            tokio::select! {
+                ended = tokio::time::timeout(WHOLE, connection) => match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!("a scrape ended early: {error}"),
+                    Err(_elapsed) => debug!("a scrape took longer than {WHOLE:?} and was ended"),
+                },
+                _gone = notice => debug!("a connection was ended, for others wait"),
             }
-            drop(permit);
         });
+        // What has just come may have its request with it: read that before the next one comes, and wants the place.
+        tokio::task::yield_now().await;
     }
 }
 
