@@ -29,6 +29,7 @@ use vms_export::exposition::Format;
 
 use crate::clock::SystemClock;
 
+mod authority;
 mod room;
 mod told;
 
@@ -103,8 +104,10 @@ pub(crate) fn start(listener: Listener, clock: SystemClock) -> Shared {
 /// When the runtime does not take the socket.
 async fn serve(listener: Listener, shared: Shared, clock: SystemClock) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener.0).context("the endpoint of Prometheus")?;
-    tell_start(listener.local_addr().context("the endpoint of Prometheus")?);
-    let scrapes = Arc::new(Scrapes { shared, clock, writing: Arc::default() });
+    let address = listener.local_addr().context("the endpoint of Prometheus")?;
+    tell_start(address);
+    let is_local = address.ip().is_loopback();
+    let scrapes = Arc::new(Scrapes { shared, clock, is_local, writing: Arc::default() });
     let room = Room::default();
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false);
@@ -159,12 +162,17 @@ fn tell_start(address: SocketAddr) {
 struct Scrapes {
     shared: Shared,
     clock: SystemClock,
+    /// The endpoint is on a loopback address.
+    is_local: bool,
     /// One at a time writes; the others find what it has written.
     writing: Arc<Mutex<()>>,
 }
 
 impl Scrapes {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Pieces>, Infallible> {
+        if self.is_local && !authority::is_local(request.uri(), request.headers()) {
+            return Ok(plain(StatusCode::MISDIRECTED_REQUEST, authority::ADVICE));
+        }
         let path = request.uri().path();
         if ![METRICS, "/"].contains(&path) {
             return Ok(plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n"));

@@ -216,6 +216,35 @@ async fn who_asks_and_does_not_read_keeps_nobody_out() {
 }
 
 #[tokio::test]
+async fn on_a_loopback_address_another_name_than_localhost_is_told_what_to_do() {
+    let endpoint = Endpoint::start();
+    for path in ["/metrics", "/", "/elsewhere"] {
+        for request in [
+            format!("GET {path} HTTP/1.1\r\nhost: page.example:9293\r\n\r\n"),
+            format!("GET http://page.example{path} HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+        ] {
+            let refused = endpoint.ask(&request).await;
+            assert_eq!(refused.status, "421", "{request}");
+            assert!(refused.body.contains("as 127.0.0.1, [::1] or localhost"), "{}", refused.body);
+        }
+    }
+    for host in ["host: 127.0.0.1:9293\r\n", "host: localhost\r\n", ""] {
+        assert_eq!(
+            endpoint.ask(&format!("GET /metrics HTTP/1.1\r\n{host}\r\n")).await.status,
+            "200",
+            "{host}"
+        );
+    }
+    assert_eq!(endpoint.ask("GET /metrics HTTP/1.0\r\n\r\n").await.status, "200");
+}
+
+#[tokio::test]
+async fn on_every_address_every_name_is_answered() {
+    let endpoint = Endpoint::listening(([0, 0, 0, 0], 0).into());
+    assert_eq!(endpoint.ask("GET /metrics HTTP/1.1\r\nhost: this-host:9293\r\n\r\n").await.status, "200");
+}
+
+#[tokio::test]
 async fn who_sends_a_byte_at_a_time_has_no_longer_than_any_other() {
     let endpoint = Endpoint::start();
     let mut stream = endpoint.connect().await;
