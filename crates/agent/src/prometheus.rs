@@ -16,7 +16,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue,
+    VARY,
+};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -25,7 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Mutex;
 use tracing::{debug, error, info, warn};
 use vms_core::Clock;
-use vms_export::exposition::Format;
+use vms_export::exposition::{Coding, Format};
 
 use crate::clock::SystemClock;
 
@@ -34,6 +37,7 @@ mod room;
 mod told;
 
 use room::Room;
+use told::Form;
 pub(crate) use told::{Recorder, Shared};
 
 /// How long the head of a request may take.
@@ -185,32 +189,37 @@ impl Scrapes {
         if path == "/" {
             return Ok(plain(StatusCode::OK, "vms-agent: metrics are at /metrics\n"));
         }
-        let accept = request.headers().get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
-        let format = Format::negotiate(accept);
-        let written = self.write(format).await;
+        let (format, coding) = (
+            Format::negotiate(values(&request, &ACCEPT)),
+            Coding::negotiate(values(&request, &ACCEPT_ENCODING)),
+        );
+        let written = self.write(Form { format, coding }).await;
         let mut response = Response::new(Pieces::from(written));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-        headers.insert(VARY, HeaderValue::from_static("accept"));
+        if let Some(coding) = coding.name() {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding));
+        }
+        headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
 
-    async fn write(&self, format: Format) -> [Bytes; 2] {
+    async fn write(&self, form: Form) -> [Bytes; 2] {
         let (snapshot, now) = (self.shared.present(), self.clock.monotonic());
-        let written = if let Some(written) = snapshot.written(format, now) {
+        let written = if let Some(written) = snapshot.written(form, now) {
             written
         } else {
             // Kept by the writing, which goes on when its client has gone.
             let alone = Arc::clone(&self.writing).lock_owned().await;
             // The latest, for it may have taken a while until here.
             let (snapshot, now) = (self.shared.present(), self.clock.monotonic());
-            match snapshot.written(format, now) {
+            match snapshot.written(form, now) {
                 Some(written) => written,
                 // Not on the thread that sends and hears signals, either: there may be thousands of links.
                 None => match tokio::task::spawn_blocking(move || {
                     let _kept_until_written = alone;
-                    snapshot.write(format, now)
+                    snapshot.write(form, now)
                 })
                 .await
                 {
@@ -222,6 +231,10 @@ impl Scrapes {
         };
         written.answer(self.clock.monotonic(), self.clock.wall())
     }
+}
+
+fn values<'a>(request: &'a Request<Incoming>, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    request.headers().get_all(name).into_iter().filter_map(|value| value.to_str().ok())
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Pieces> {

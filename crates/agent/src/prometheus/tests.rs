@@ -35,6 +35,9 @@ fn reloads(outcome: &str, count: i64) -> DataPoint {
 struct Answer {
     status: String,
     headers: BTreeMap<String, String>,
+    /// As it came.
+    raw: Vec<u8>,
+    /// As it is read.
     body: String,
 }
 
@@ -71,18 +74,23 @@ impl Endpoint {
         drop(stream.write_all(request.as_bytes()).await);
         let mut answer = Vec::new();
         timeout(2 * WHOLE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
-        let answer = String::from_utf8(answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let end = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
+        let (head, raw) = (std::str::from_utf8(&answer[..end]).unwrap(), answer[end + 4..].to_vec());
         let (status, headers) = head.split_once("\r\n").unwrap();
         let header = |line: &str| {
             let (name, value) = line.split_once(": ").unwrap();
             (name.to_ascii_lowercase(), value.to_owned())
         };
-        Answer {
-            status: status.split(' ').nth(1).unwrap().to_owned(),
-            headers: headers.split("\r\n").map(header).collect(),
-            body: body.to_owned(),
+        let headers: BTreeMap<String, String> = headers.split("\r\n").map(header).collect();
+        let mut body = String::new();
+        if headers.contains_key("content-encoding") && !raw.is_empty() {
+            let mut decoder = flate2::bufread::GzDecoder::new(raw.as_slice());
+            io::Read::read_to_string(&mut decoder, &mut body).unwrap();
+            assert_eq!(decoder.into_inner(), b"", "it is one member");
+        } else {
+            body = String::from_utf8(raw.clone()).unwrap();
         }
+        Answer { status: status.split(' ').nth(1).unwrap().to_owned(), headers, raw, body }
     }
 
     async fn get(&self, path: &str, headers: &str) -> Answer {
@@ -112,6 +120,35 @@ async fn a_scrape_is_answered_in_the_format_that_it_asks_for() {
     assert!(open.body.contains("# TYPE vms_agent_config_reloads counter\n"), "{}", open.body);
     assert!(open.body.ends_with("\n# EOF\n"), "{}", open.body);
     assert_eq!(open.body.matches("# EOF").count(), 1);
+}
+
+#[tokio::test]
+async fn a_scrape_is_compressed_where_it_asks_for_that() {
+    let mut endpoint = Endpoint::start();
+    endpoint.tell((0..1000).map(|number| reloads(&number.to_string(), number)).collect(), Duration::ZERO);
+    let without_age = |body: &str| -> Vec<String> {
+        let lines = body.lines().filter(|line| !line.starts_with("vms_agent_scrape_data_age"));
+        lines.map(str::to_owned).collect()
+    };
+    for accept in ["", "accept: application/openmetrics-text;version=1.0.0\r\n"] {
+        let plain = endpoint.get("/metrics", accept).await;
+        assert_eq!(plain.headers.get("content-encoding"), None);
+        let gzip = endpoint.get("/metrics", &format!("{accept}accept-encoding: gzip\r\n")).await;
+        assert_eq!(gzip.headers["content-encoding"], "gzip");
+        assert_eq!(gzip.headers["content-length"], gzip.raw.len().to_string());
+        assert_eq!(gzip.headers["content-type"], plain.headers["content-type"]);
+        assert_eq!(without_age(&gzip.body), without_age(&plain.body));
+        assert!(gzip.raw.len() < plain.raw.len() / 4, "{} of {}", gzip.raw.len(), plain.raw.len());
+        for answer in [plain, gzip] {
+            assert_eq!(answer.headers["vary"], "accept, accept-encoding");
+        }
+    }
+    let head = "HEAD /metrics HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\n\r\n";
+    let head = endpoint.ask(head).await;
+    assert_eq!((&*head.headers["content-encoding"], head.raw.len()), ("gzip", 0));
+    // What is said to people is not.
+    let root = endpoint.get("/", "accept-encoding: gzip\r\n").await;
+    assert_eq!(root.headers.get("content-encoding"), None);
 }
 
 #[tokio::test]
