@@ -11,6 +11,7 @@ use vms_core::look::LookError;
 use vms_core::monitor::{Cycle, Failure, LimitChange, PermissionChange, SightChange};
 use vms_core::observer::{Status, StatusChange};
 use vms_core::process::Process;
+use vms_core::with_causes;
 
 use crate::advice;
 
@@ -69,7 +70,7 @@ impl Journal {
     fn tell_unverified(&mut self, unverified: Option<&LookError>) {
         match unverified {
             Some(error) if !self.unverified => warn!(
-                error = chain(error),
+                error = with_causes(error),
                 "known connections could not be looked up one by one: each cycle walks over all sockets instead, which \
                  costs more and is no less exact; run `vms-agent doctor`"
             ),
@@ -82,12 +83,12 @@ impl Journal {
     fn tell_untold(&mut self, untold: Option<&Untold>) {
         match untold {
             Some(error @ Untold::Unavailable(_)) if !self.untold => warn!(
-                error = chain(error),
+                error = with_causes(error),
                 "links to addresses that are translated on this host (NAT) are not seen at the server's end; run \
                  `vms-agent doctor` for the fix, or set `conntrack: off`"
             ),
             Some(error @ Untold::Failed(_)) if !self.untold => warn!(
-                error = chain(error),
+                error = with_causes(error),
                 "conntrack could not be read: links that may be known by it alone are not reported while they are not \
                  seen otherwise; run `vms-agent doctor`"
             ),
@@ -100,7 +101,7 @@ impl Journal {
     fn tell_failure(&mut self, cycle: &Cycle) {
         if let Some(Failure { probes, error }) = &cycle.failure {
             self.failing_cycles += 1;
-            let error = chain(error);
+            let error = with_causes(error);
             let which = shown(cycle.newly_failed.iter().map(ToString::to_string).collect());
             if let Some(which) = which {
                 error!(
@@ -117,18 +118,6 @@ impl Journal {
             self.failing_cycles = 0;
         }
     }
-}
-
-/// An error and its causes, outermost first.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn tell_change(change: &LinkChange) {
