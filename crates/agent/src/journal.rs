@@ -1,5 +1,6 @@
 //! What the log says of cycles: each change once, each outage at its start and at its end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
@@ -8,8 +9,10 @@ use vms_core::connection::Direction;
 use vms_core::infer::{Attribution, InferenceLack};
 use vms_core::link::{LinkChange, MAX_SOURCES};
 use vms_core::look::LookError;
+use vms_core::metric;
 use vms_core::monitor::{Cycle, Failure, LimitChange, PermissionChange, SightChange};
 use vms_core::observer::{Status, StatusChange};
+use vms_core::probe::Probe;
 use vms_core::process::Process;
 use vms_core::with_causes;
 
@@ -22,9 +25,22 @@ pub(crate) struct Journal {
     overrunning: bool,
     unverified: bool,
     untold: bool,
+    /// The metrics by which the probes that there are tell what the agent may not learn.
+    flags: BTreeSet<&'static str>,
 }
 
 impl Journal {
+    /// Tells of cycles of these probes from now on.
+    pub(crate) fn set_probes(&mut self, probes: &[Probe]) {
+        let flag = |probe: &Probe| match probe {
+            Probe::Link(_) => Some(metric::UNATTRIBUTED.name),
+            Probe::Watch(watch) => watch.process.is_some().then_some(metric::WATCH_UNATTRIBUTED.name),
+            Probe::Presence(_) => Some(metric::PROCESS_POSSIBLE.name),
+            Probe::Discovery(_) => Some(metric::DISCOVERY_UNATTRIBUTED.name),
+        };
+        self.flags = probes.iter().filter_map(flag).collect();
+    }
+
     /// Tells what a cycle brought.
     pub(crate) fn tell(&mut self, cycle: &Cycle) {
         for change in &cycle.changes {
@@ -34,7 +50,7 @@ impl Journal {
             tell_standing(change);
         }
         for change in &cycle.permissions {
-            tell_permission(*change);
+            self.tell_permission(*change);
         }
         for lack in &cycle.lacks {
             tell_lack(*lack);
@@ -96,6 +112,23 @@ impl Journal {
             _ => {}
         }
         self.untold = untold.is_some();
+    }
+
+    fn tell_permission(&self, change: PermissionChange) {
+        let capability = change.capability.as_str();
+        if change.missing {
+            let flags = self.flags.iter().copied().collect::<Vec<_>>().join(" or ");
+            warn!(
+                capability,
+                "other users' processes cannot be looked into: \"down\" may be wrong, and a count too low, where {flags} is not 0; \
+                 run `vms-agent doctor` for the fix"
+            );
+        } else {
+            info!(
+                capability,
+                "no answer depends any more on other users' processes that cannot be looked into"
+            );
+        }
     }
 
     fn tell_failure(&mut self, cycle: &Cycle) {
@@ -177,7 +210,7 @@ fn tell_standing(change: &StatusChange) {
     let StatusChange { name, what, standing, bounds } = change;
     let (probe, count, unattributed) = (name.as_ref(), standing.count, standing.unattributed);
     match standing.status {
-        Status::Up => info!(probe, count, "there are enough {what}"),
+        Status::Up => info!(probe, count, "there are as many {what} as expected"),
         Status::Warning => {
             let most = bounds.most;
             warn!(
@@ -198,19 +231,6 @@ fn tell_standing(change: &StatusChange) {
             least = bounds.least,
             "there are fewer {what} than expected: start what is missing, or run `vms-agent check` and correct the probe"
         ),
-    }
-}
-
-fn tell_permission(change: PermissionChange) {
-    let capability = change.capability.as_str();
-    if change.missing {
-        warn!(
-            capability,
-            "connections of other users' processes cannot be attributed: \"down\" may be wrong where \
-             vms.connection_mon.unattributed is not 0; run `vms-agent doctor` for the fix"
-        );
-    } else {
-        info!(capability, "connections can be attributed again");
     }
 }
 
