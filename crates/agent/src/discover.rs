@@ -99,6 +99,9 @@ fn write_table(map: &Map, out: &mut impl Write) -> io::Result<()> {
         ]);
     }
     table.write_to(out)?;
+    if map.listeners.is_empty() && map.edges.is_empty() {
+        writeln!(out, "no process was seen that listens or is connected")?;
+    }
     if map.unattributed > 0 {
         writeln!(out, "\n{}", unknown(map))?;
     }
@@ -182,7 +185,7 @@ fn write_config(map: &Map, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "# A * within a name stands for bytes that are not UTF-8.")?;
     }
     if probes.is_empty() {
-        writeln!(out, "# There was none.\nprobes: []")?;
+        writeln!(out, "# There was none, and the agent needs one.\nprobes: []")?;
         return Ok(());
     }
     writeln!(out, "probes:")?;

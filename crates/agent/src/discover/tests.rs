@@ -169,6 +169,8 @@ fn what_is_emitted_is_a_configuration_whatever_processes_are_called() {
 fn without_a_link_there_is_nothing_to_configure_and_that_is_said() {
     let text = printed(|out| write_config(&Map::default(), out));
     assert!(text.contains("There was none"), "{text}");
+    let text = printed(|out| write_table(&Map::default(), out));
+    assert_eq!(text, "no process was seen that listens or is connected\n");
 }
 
 #[test]
