@@ -15,7 +15,7 @@ use vms_core::Clock;
 pub(super) const PLACES: usize = 32;
 
 /// For how long whoever has asked is answered, although others wait for his place. What thousands of links have to tell takes
-/// some hundredths of a second.
+/// a tenth of a second.
 pub(super) const TURN: Duration = Duration::from_millis(500);
 
 /// The places.
