@@ -33,7 +33,7 @@ run: toolchain ## Builds, then shows a receiver and an agent that watches its ow
 	@deploy/quickstart.sh $(FAST_AGENT)
 
 test: toolchain $(ROTEL) ## Runs every test; as root, or those that need network namespaces say that they were skipped
-	@deploy/need.sh ip:iproute2 tc:iproute2 nft:nftables setpriv:util-linux strace:strace openssl:openssl valgrind:valgrind mkfs.ext4:e2fsprogs faketime:faketime podman:podman runc:runc catatonit:catatonit $(if $(CI),promtool:prometheus) || $(if $(CI),false,true)
+	@deploy/need.sh ip:iproute2 tc:iproute2 nft:nftables setpriv:util-linux strace:strace openssl:openssl valgrind:valgrind mkfs.ext4:e2fsprogs faketime:faketime curl:curl podman:podman runc:runc catatonit:catatonit $(if $(CI),promtool:prometheus) || $(if $(CI),false,true)
 	$(CARGO) build --locked --profile fast --package vms-agent --package vms-bench --bin vms-agent --bin vms-steady
 	VMS_AGENT_BIN='$(abspath $(FAST_AGENT))' VMS_STEADY_BIN='$(abspath $(TARGET_DIR)/fast/vms-steady)' ROTEL_AGENT='$(abspath $(ROTEL))' VMS_TESTS_FAIL_ON_SKIP=$(if $(CI),1) \
 		$(CARGO) test --locked --workspace

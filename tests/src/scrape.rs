@@ -1,7 +1,7 @@
 //! Scraping an agent, as Prometheus does.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::deadline::PATIENCE;
@@ -46,13 +46,31 @@ impl Scrape {
     /// # Errors
     /// Why there is no answer.
     pub fn here(accept: &str) -> std::io::Result<Self> {
-        let mut stream = connect()?;
         let accept = if accept.is_empty() { String::new() } else { format!("Accept: {accept}\r\n") };
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {ENDPOINT}\r\n{accept}\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-        Ok(Self { head: head.to_owned(), body: body.to_owned() })
+        Self::with(&accept)
+    }
+
+    /// Scrapes the agent on a host, and has what it tells compressed.
+    #[must_use]
+    #[track_caller]
+    pub fn compressed(host: &Namespace) -> Self {
+        host.inside(|| Self::with("Accept-Encoding: gzip\r\n")).expect("the agent can be scraped")
+    }
+
+    fn with(headers: &str) -> std::io::Result<Self> {
+        let mut stream = connect()?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {ENDPOINT}\r\n{headers}\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let end = answer.windows(4).position(|end| end == b"\r\n\r\n").ok_or(ErrorKind::UnexpectedEof)?;
+        let (head, body) = (String::from_utf8_lossy(&answer[..end]).into_owned(), &answer[end + 4..]);
+        let mut text = String::new();
+        if head.contains("content-encoding: gzip") {
+            flate2::bufread::GzDecoder::new(body).read_to_string(&mut text)?;
+        } else {
+            text = String::from_utf8_lossy(body).into_owned();
+        }
+        Ok(Self { head, body: text })
     }
 
     /// Each sample, by its series; the value as it is written.

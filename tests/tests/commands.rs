@@ -61,6 +61,34 @@ fn the_doctor_names_each_lack_and_its_fix() {
 }
 
 #[test]
+fn what_is_imported_replaces_no_file_and_the_exit_status_says_so() {
+    needs!(Need::Agent);
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let whole =
+        scene.write("whole.yml", "sockets:\n  - { name: web, host: 127.0.0.1, port: 80, status: listen }\n");
+    let part = scene.write("part.yml", "sockets: 1\n");
+    let output = whole.with_file_name("new.yaml");
+    let (whole, part, output) = (whole.to_str().unwrap(), part.to_str().unwrap(), output.to_str().unwrap());
+    let agent = AgentCommand::new(&scene, &host);
+    for (arguments, status, words) in [
+        (&["import", "cnxwatch", whole, "--output", output][..], 0, ""),
+        (
+            &["import", "cnxwatch", whole, "--output", output],
+            1,
+            "name another file in --output, or remove it",
+        ),
+        (&["import", "cnxwatch", part], 2, "sockets"),
+    ] {
+        let said = agent.output(arguments);
+        let text = String::from_utf8_lossy(&said.stderr);
+        assert_eq!(said.status.code(), Some(status), "{arguments:?}: {text}");
+        assert!(text.contains(words), "{arguments:?}: {text}");
+    }
+    let imported = std::fs::read_to_string(output).unwrap();
+    assert!(imported.contains("type: connection"), "{imported}");
+}
+
+#[test]
 fn help_and_version_are_told_and_exit_0() {
     needs!(Need::Agent);
     let (scene, host) = (Scene::new(), Namespace::new());

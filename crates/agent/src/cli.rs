@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Health(HealthArgs),
     /// Make a configuration of this agent from another tool's, and print it.
     ///
-    /// Exit status: 0 all of it, 2 not all of it, or none.
+    /// Exit status: 0 all of it, 1 it could not be written, 2 not all of it, or none.
     Import(ImportArgs),
     /// Receive OTLP on loopback and print what arrives, for trying things out.
     Sink(SinkArgs),

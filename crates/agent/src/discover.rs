@@ -20,7 +20,7 @@ use vms_process::{Privileges, ProcReader};
 use vms_sock_diag::SockDiag;
 
 use crate::clock::SystemClock;
-use crate::terminal::{Cell, Format, Table, Tone};
+use crate::terminal::{self, Cell, Format, Table, Tone};
 
 /// What `discover` takes.
 #[derive(Debug, Args)]
@@ -99,6 +99,9 @@ fn write_table(map: &Map, out: &mut impl Write) -> io::Result<()> {
         ]);
     }
     table.write_to(out)?;
+    if map.listeners.is_empty() && map.edges.is_empty() {
+        writeln!(out, "no process was seen that listens or is connected")?;
+    }
     if map.unattributed > 0 {
         writeln!(out, "\n{}", unknown(map))?;
     }
@@ -107,7 +110,7 @@ fn write_table(map: &Map, out: &mut impl Write) -> io::Result<()> {
 
 /// What may not be known, and what to do about it.
 fn unknown(map: &Map) -> String {
-    let missing: Vec<&str> = map.missing.iter().map(|capability| capability.as_str()).collect();
+    let missing = missing(map);
     let grant = if missing.is_empty() { String::new() } else { format!(": grant {}", missing.join(" and ")) };
     format!(
         "of {} more sockets it may not be learned who holds them{grant}; run `vms-agent doctor` for how",
@@ -115,11 +118,17 @@ fn unknown(map: &Map) -> String {
     )
 }
 
+fn missing(map: &Map) -> Vec<&'static str> {
+    map.missing.iter().map(|capability| capability.as_str()).collect()
+}
+
 #[derive(Debug, Serialize)]
 struct Discovered {
     listeners: Vec<ListenerLine>,
     edges: Vec<EdgeLine>,
     unattributed: u64,
+    /// The capabilities without which it may not be learned who holds those.
+    missing: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,9 +164,9 @@ fn write_json(map: &Map, out: &mut impl Write) -> io::Result<()> {
         listeners: map.listeners.keys().map(listener).collect(),
         edges: map.edges.iter().map(edge).collect(),
         unattributed: map.unattributed,
+        missing: missing(map),
     };
-    serde_json::to_writer_pretty(&mut *out, &discovered)?;
-    writeln!(out)
+    terminal::write_json(&discovered, out)
 }
 
 /// Writes probes for the links that there are, one for each pair of a service and a client. What runs at the other end on
@@ -172,8 +181,11 @@ fn write_config(map: &Map, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "# Links are missing: {}", unknown(map))?;
     }
     let probes = probes(map);
+    if map.edges.keys().any(|edge| edge.process.contains(char::REPLACEMENT_CHARACTER)) {
+        writeln!(out, "# A * within a name stands for bytes that are not UTF-8.")?;
+    }
     if probes.is_empty() {
-        writeln!(out, "# There was none.\nprobes: []")?;
+        writeln!(out, "# There was none, and the agent needs one.\nprobes: []")?;
         return Ok(());
     }
     writeln!(out, "probes:")?;
@@ -217,12 +229,12 @@ fn probes(map: &Map) -> Vec<Emitted> {
         };
         let (clients, servers) = (names(&clients), names(&servers));
         let or_anybody = |names: BTreeSet<String>| -> BTreeSet<String> {
-            if names.is_empty() { BTreeSet::from(["*".to_owned()]) } else { names }
+            if names.is_empty() { BTreeSet::from([ANY.to_owned()]) } else { names }
         };
         let servers = or_anybody(servers);
         let server = alternatives(&servers);
         for client in or_anybody(clients) {
-            let name = if client == "*" {
+            let name = if client == ANY {
                 format!("{server} at {service}")
             } else {
                 format!("{client} to {service}")
@@ -246,13 +258,21 @@ fn distinct(name: &str, taken: &mut BTreeSet<String>) -> String {
     candidate
 }
 
-/// A glob for that name. A configuration takes what follows a dollar sign for a reference.
+/// The glob that every name fits.
+const ANY: &str = "*";
+
+/// A glob that this name fits, and as few others as can be written. A configuration takes what follows a dollar sign for a
+/// reference, and has no words for bytes that are not UTF-8, of which one to three have been replaced each time.
 fn literal(name: &str) -> String {
-    NameGlob::literal(name).replace('$', "?")
+    let glob = NameGlob::literal(name).replace('$', "?").replace(char::REPLACEMENT_CHARACTER, ANY);
+    if glob.chars().all(|character| character == '*') { ANY.to_owned() } else { glob }
 }
 
 /// One glob for all of them.
 fn alternatives(names: &BTreeSet<String>) -> String {
+    if names.contains(ANY) {
+        return ANY.to_owned();
+    }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     match names.as_slice() {
         [name] => (*name).to_owned(),
@@ -260,9 +280,9 @@ fn alternatives(names: &BTreeSet<String>) -> String {
     }
 }
 
-/// As YAML takes it, whatever is in it: JSON's strings are YAML's.
+/// As YAML takes it, and no terminal acts upon it, whatever is in it: JSON's strings are YAML's.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    terminal::escape_json(&serde_json::Value::from(text).to_string()).into_owned()
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 /// What `import` takes.
@@ -16,7 +15,7 @@ pub(crate) struct ImportArgs {
     /// Its configuration file.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Write there instead of to standard output; the file must not be there yet.
+    /// Write there instead of to standard output. A file that is there already is left as it is: exit status 1.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -38,8 +37,16 @@ pub(crate) fn write(yaml: &str, output: Option<&Path>, otherwise: &mut dyn Write
     };
     // What stands in a configuration, such as where measurements go, is not in the other tool's.
     let file = OpenOptions::new().write(true).create_new(true).open(path);
-    file.and_then(|mut file| write_all(yaml, &mut file))
-        .with_context(|| format!("{} cannot be written", path.display()))
+    file.and_then(|mut file| write_all(yaml, &mut file)).map_err(|error| {
+        let path = path.display();
+        let told = match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                format!("{path} cannot be written and is left as it is: name another file in --output, or remove it")
+            }
+            _ => format!("{path} cannot be written: name another file in --output"),
+        };
+        anyhow::Error::new(error).context(told)
+    })
 }
 
 fn write_all(yaml: &str, output: &mut dyn Write) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! What the log says of cycles: each change once, each outage at its start and at its end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
@@ -8,9 +9,12 @@ use vms_core::connection::Direction;
 use vms_core::infer::{Attribution, InferenceLack};
 use vms_core::link::{LinkChange, MAX_SOURCES};
 use vms_core::look::LookError;
+use vms_core::metric;
 use vms_core::monitor::{Cycle, Failure, LimitChange, PermissionChange, SightChange};
 use vms_core::observer::{Status, StatusChange};
+use vms_core::probe::Probe;
 use vms_core::process::Process;
+use vms_core::with_causes;
 
 use crate::advice;
 
@@ -21,9 +25,22 @@ pub(crate) struct Journal {
     overrunning: bool,
     unverified: bool,
     untold: bool,
+    /// The metrics by which the probes that there are tell what the agent may not learn.
+    flags: BTreeSet<&'static str>,
 }
 
 impl Journal {
+    /// Tells of cycles of these probes from now on.
+    pub(crate) fn set_probes(&mut self, probes: &[Probe]) {
+        let flag = |probe: &Probe| match probe {
+            Probe::Link(_) => Some(metric::UNATTRIBUTED.name),
+            Probe::Watch(watch) => watch.process.is_some().then_some(metric::WATCH_UNATTRIBUTED.name),
+            Probe::Presence(_) => Some(metric::PROCESS_POSSIBLE.name),
+            Probe::Discovery(_) => Some(metric::DISCOVERY_UNATTRIBUTED.name),
+        };
+        self.flags = probes.iter().filter_map(flag).collect();
+    }
+
     /// Tells what a cycle brought.
     pub(crate) fn tell(&mut self, cycle: &Cycle) {
         for change in &cycle.changes {
@@ -33,7 +50,7 @@ impl Journal {
             tell_standing(change);
         }
         for change in &cycle.permissions {
-            tell_permission(*change);
+            self.tell_permission(*change);
         }
         for lack in &cycle.lacks {
             tell_lack(*lack);
@@ -69,7 +86,7 @@ impl Journal {
     fn tell_unverified(&mut self, unverified: Option<&LookError>) {
         match unverified {
             Some(error) if !self.unverified => warn!(
-                error = chain(error),
+                error = with_causes(error),
                 "known connections could not be looked up one by one: each cycle walks over all sockets instead, which \
                  costs more and is no less exact; run `vms-agent doctor`"
             ),
@@ -82,12 +99,12 @@ impl Journal {
     fn tell_untold(&mut self, untold: Option<&Untold>) {
         match untold {
             Some(error @ Untold::Unavailable(_)) if !self.untold => warn!(
-                error = chain(error),
+                error = with_causes(error),
                 "links to addresses that are translated on this host (NAT) are not seen at the server's end; run \
                  `vms-agent doctor` for the fix, or set `conntrack: off`"
             ),
             Some(error @ Untold::Failed(_)) if !self.untold => warn!(
-                error = chain(error),
+                error = with_causes(error),
                 "conntrack could not be read: links that may be known by it alone are not reported while they are not \
                  seen otherwise; run `vms-agent doctor`"
             ),
@@ -97,10 +114,27 @@ impl Journal {
         self.untold = untold.is_some();
     }
 
+    fn tell_permission(&self, change: PermissionChange) {
+        let capability = change.capability.as_str();
+        if change.missing {
+            let flags = self.flags.iter().copied().collect::<Vec<_>>().join(" or ");
+            warn!(
+                capability,
+                "other users' processes cannot be looked into: \"down\" may be wrong, and a count too low, where {flags} is not 0; \
+                 run `vms-agent doctor` for the fix"
+            );
+        } else {
+            info!(
+                capability,
+                "no answer depends any more on other users' processes that cannot be looked into"
+            );
+        }
+    }
+
     fn tell_failure(&mut self, cycle: &Cycle) {
         if let Some(Failure { probes, error }) = &cycle.failure {
             self.failing_cycles += 1;
-            let error = chain(error);
+            let error = with_causes(error);
             let which = shown(cycle.newly_failed.iter().map(ToString::to_string).collect());
             if let Some(which) = which {
                 error!(
@@ -117,18 +151,6 @@ impl Journal {
             self.failing_cycles = 0;
         }
     }
-}
-
-/// An error and its causes, outermost first.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn tell_change(change: &LinkChange) {
@@ -188,7 +210,7 @@ fn tell_standing(change: &StatusChange) {
     let StatusChange { name, what, standing, bounds } = change;
     let (probe, count, unattributed) = (name.as_ref(), standing.count, standing.unattributed);
     match standing.status {
-        Status::Up => info!(probe, count, "there are enough {what}"),
+        Status::Up => info!(probe, count, "there are as many {what} as expected"),
         Status::Warning => {
             let most = bounds.most;
             warn!(
@@ -209,19 +231,6 @@ fn tell_standing(change: &StatusChange) {
             least = bounds.least,
             "there are fewer {what} than expected: start what is missing, or run `vms-agent check` and correct the probe"
         ),
-    }
-}
-
-fn tell_permission(change: PermissionChange) {
-    let capability = change.capability.as_str();
-    if change.missing {
-        warn!(
-            capability,
-            "connections of other users' processes cannot be attributed: \"down\" may be wrong where \
-             vms.connection_mon.unattributed is not 0; run `vms-agent doctor` for the fix"
-        );
-    } else {
-        info!(capability, "connections can be attributed again");
     }
 }
 

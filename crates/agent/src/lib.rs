@@ -162,7 +162,7 @@ fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> an
     let checked = monitor.and_then(|mut monitor| {
         let checked = monitor.check();
         if let Some(untold) = monitor.untold() {
-            let untold = journal::chain(untold);
+            let untold = vms_core::with_causes(untold);
             let words = format!("vms-agent: {untold}; links are told without: see `vms-agent doctor`\n");
             telemetry::write_last_words(io::stderr(), &words);
         }
@@ -192,7 +192,9 @@ fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> an
         complain(&error.context(format!("{} could not be measured", unseen.join(", "))));
     }
     for (name, error) in unknown {
-        complain(&anyhow::anyhow!(journal::chain(error)).context(format!("{name} could not be measured")));
+        complain(
+            &anyhow::anyhow!(vms_core::with_causes(error)).context(format!("{name} could not be measured")),
+        );
     }
     Ok(if is_printed(&printed) { status } else { COULD_NOT_MEASURE })
 }

@@ -210,11 +210,13 @@ impl Worker {
     ) -> anyhow::Result<Self> {
         let phase = host::phase(resource);
         pipeline.set_probes(&config.probes, config.interval);
+        let mut journal = Journal::default();
+        journal.set_probes(&config.probes);
         Ok(Self {
             monitor: host::monitor(&config, names, clock)?,
             schedule: Schedule::new(clock.monotonic(), phase, intervals(&config)),
             metrics: SelfMetrics::new(clock.wall()),
-            journal: Journal::default(),
+            journal,
             config,
             pipeline,
             clock,
@@ -324,6 +326,7 @@ impl Worker {
             })?;
         }
         self.pipeline.set_probes(&new.probes, new.interval);
+        self.journal.set_probes(&new.probes);
         self.monitor.set_terms(new.terms);
         self.schedule = self.schedule.remade(self.clock.monotonic(), self.phase, intervals(&new));
         self.config = new;

@@ -2,7 +2,7 @@
 //!
 //! A scrape tells what the last cycle of each probe told: it causes no look, and the measuring thread knows nothing of it. Who
 //! may connect is not known and not asked, so all that one may take is bounded: its connection serves one request, within a
-//! time, and there are so many at once; others wait in the kernel's queue.
+//! time, and there are so many at once; where all places are taken, whoever comes has that of somebody who has had his time.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -16,25 +16,29 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue,
+    VARY,
+};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tracing::{debug, error, info, warn};
 use vms_core::Clock;
-use vms_export::exposition::Format;
+use vms_export::exposition::{Coding, Format};
 
 use crate::clock::SystemClock;
 
+mod authority;
+mod room;
 mod told;
 
+use room::Room;
+use told::Form;
 pub(crate) use told::{Recorder, Shared};
-
-/// Connections at once.
-const CONNECTIONS: usize = 32;
 
 /// How long the head of a request may take.
 const HEAD: Duration = Duration::from_secs(2);
@@ -104,16 +108,16 @@ pub(crate) fn start(listener: Listener, clock: SystemClock) -> Shared {
 /// When the runtime does not take the socket.
 async fn serve(listener: Listener, shared: Shared, clock: SystemClock) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener.0).context("the endpoint of Prometheus")?;
-    tell_start(listener.local_addr().context("the endpoint of Prometheus")?);
-    let scrapes = Arc::new(Scrapes { shared, clock, writing: Arc::default() });
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let address = listener.local_addr().context("the endpoint of Prometheus")?;
+    tell_start(address);
+    let is_local = address.ip().is_loopback();
+    let scrapes = Arc::new(Scrapes { shared, clock, is_local, writing: Arc::default() });
+    let room = Room::default();
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false);
     server.max_buf_size(HEAD_BYTES).max_headers(HEAD_LINES);
     let mut is_refused = false;
     loop {
-        // Never closed.
-        let permit = Arc::clone(&room).acquire_owned().await?;
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -126,17 +130,25 @@ async fn serve(listener: Listener, shared: Shared, clock: SystemClock) -> anyhow
             }
         };
         is_refused = false;
+        let (place, notice) = room.enter(&clock).await;
         let scrapes = Arc::clone(&scrapes);
-        let answer = service_fn(move |request| Arc::clone(&scrapes).answer(request));
+        let answer = service_fn(move |request| {
+            place.ask(clock.monotonic());
+            Arc::clone(&scrapes).answer(request)
+        });
         let connection = server.serve_connection(TokioIo::new(stream), answer);
         tokio::spawn(async move {
-            match tokio::time::timeout(WHOLE, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!("a scrape ended early: {error}"),
-                Err(_elapsed) => debug!("a scrape took longer than {WHOLE:?} and was ended"),
+            tokio::select! {
+                ended = tokio::time::timeout(WHOLE, connection) => match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!("a scrape ended early: {error}"),
+                    Err(_elapsed) => debug!("a scrape took longer than {WHOLE:?} and was ended"),
+                },
+                _gone = notice => debug!("a connection was ended, for others wait"),
             }
-            drop(permit);
         });
+        // What has just come may have its request with it: read that before the next one comes, and wants the place.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -154,12 +166,17 @@ fn tell_start(address: SocketAddr) {
 struct Scrapes {
     shared: Shared,
     clock: SystemClock,
+    /// The endpoint is on a loopback address.
+    is_local: bool,
     /// One at a time writes; the others find what it has written.
     writing: Arc<Mutex<()>>,
 }
 
 impl Scrapes {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Pieces>, Infallible> {
+        if self.is_local && !authority::is_local(request.uri(), request.headers()) {
+            return Ok(plain(StatusCode::MISDIRECTED_REQUEST, authority::ADVICE));
+        }
         let path = request.uri().path();
         if ![METRICS, "/"].contains(&path) {
             return Ok(plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n"));
@@ -172,32 +189,37 @@ impl Scrapes {
         if path == "/" {
             return Ok(plain(StatusCode::OK, "vms-agent: metrics are at /metrics\n"));
         }
-        let accept = request.headers().get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
-        let format = Format::negotiate(accept);
-        let written = self.write(format).await;
+        let (format, coding) = (
+            Format::negotiate(values(&request, &ACCEPT)),
+            Coding::negotiate(values(&request, &ACCEPT_ENCODING)),
+        );
+        let written = self.write(Form { format, coding }).await;
         let mut response = Response::new(Pieces::from(written));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-        headers.insert(VARY, HeaderValue::from_static("accept"));
+        if let Some(coding) = coding.name() {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding));
+        }
+        headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
 
-    async fn write(&self, format: Format) -> [Bytes; 2] {
+    async fn write(&self, form: Form) -> [Bytes; 2] {
         let (snapshot, now) = (self.shared.present(), self.clock.monotonic());
-        let written = if let Some(written) = snapshot.written(format, now) {
+        let written = if let Some(written) = snapshot.written(form, now) {
             written
         } else {
             // Kept by the writing, which goes on when its client has gone.
             let alone = Arc::clone(&self.writing).lock_owned().await;
             // The latest, for it may have taken a while until here.
             let (snapshot, now) = (self.shared.present(), self.clock.monotonic());
-            match snapshot.written(format, now) {
+            match snapshot.written(form, now) {
                 Some(written) => written,
                 // Not on the thread that sends and hears signals, either: there may be thousands of links.
                 None => match tokio::task::spawn_blocking(move || {
                     let _kept_until_written = alone;
-                    snapshot.write(format, now)
+                    snapshot.write(form, now)
                 })
                 .await
                 {
@@ -209,6 +231,10 @@ impl Scrapes {
         };
         written.answer(self.clock.monotonic(), self.clock.wall())
     }
+}
+
+fn values<'a>(request: &'a Request<Incoming>, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    request.headers().get_all(name).into_iter().filter_map(|value| value.to_str().ok())
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Pieces> {

@@ -8,6 +8,7 @@ use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Effects, Style};
+use serde::Serialize;
 use unicode_width::UnicodeWidthStr as _;
 
 /// Whom output is for.
@@ -64,18 +65,43 @@ impl Tone {
 /// Whoever may start a process chooses its name: control characters (ECMA-48 C0 and C1, with them every escape
 /// sequence), line separators and the marks that reorder what is read (Unicode UAX #9) become `\n`, `\u{1b}`.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    escape_by(text, |character, escaped| escaped.extend(character.escape_default()))
+}
+
+/// The same within a line of JSON, or of YAML that is written as JSON, where nothing of what is unsafe stands outside of strings:
+/// what is read of it stays as it was (RFC 8259, section 7).
+pub(crate) fn escape_json(line: &str) -> Cow<'_, str> {
+    escape_by(line, |character, escaped| {
+        let mut units = [0; 2];
+        let units = character.encode_utf16(&mut units).iter();
+        escaped.extend(units.map(|unit| format!("\\u{unit:04x}")));
+    })
+}
+
+fn escape_by(text: &str, append: impl Fn(char, &mut String)) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 8);
     for character in text.chars() {
         if is_unsafe(character) {
-            escaped.extend(character.escape_default());
+            append(character, &mut escaped);
         } else {
             escaped.push(character);
         }
     }
     Cow::Owned(escaped)
+}
+
+/// Writes a value as JSON, in lines for people, and harmless to a terminal.
+///
+/// # Errors
+/// Those of the stream, and of what cannot be represented.
+pub(crate) fn write_json(value: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
+    for line in serde_json::to_string_pretty(value)?.lines() {
+        writeln!(out, "{}", escape_json(line))?;
+    }
+    Ok(())
 }
 
 /// Whether a character could do more to a terminal than show itself.

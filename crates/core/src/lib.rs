@@ -10,6 +10,7 @@ pub mod adapter;
 pub mod address;
 pub mod allowance;
 pub mod budget;
+mod causes;
 pub mod connection;
 pub mod discovery;
 pub mod health;
@@ -33,3 +34,4 @@ pub mod translation;
 pub mod watch;
 
 pub use adapter::{Clock, ConnAdapter, NameAdapter, ProcessAdapter, TranslationAdapter};
+pub use causes::with_causes;

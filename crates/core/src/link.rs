@@ -431,14 +431,13 @@ impl Link {
             for flag in
                 self.flagged.iter().filter(|((known, _), _)| *known == direction).map(|(_, flag)| flag)
             {
-                emit(DataPoint {
-                    metric: &metric::UNATTRIBUTED,
-                    attributes: Arc::clone(&flag.attributes),
-                    extra: None,
-                    time: at.wall,
-                    start: None,
-                    value: int(flag.unattributed),
-                });
+                emit(DataPoint::count(
+                    &metric::UNATTRIBUTED,
+                    &flag.attributes,
+                    None,
+                    flag.unattributed,
+                    at.wall,
+                ));
             }
         }
     }
@@ -793,14 +792,7 @@ impl Series {
             push(&metric::DOWN_REASON, Some(Extra { key: "reason", value: reason.as_str() }), flag(true));
         }
         for (attributes, _, connections) in &self.translated {
-            emit(DataPoint {
-                metric: &metric::TRANSLATED,
-                attributes: Arc::clone(attributes),
-                extra: None,
-                time: at.wall,
-                start: None,
-                value: int(*connections),
-            });
+            emit(DataPoint::count(&metric::TRANSLATED, attributes, None, *connections, at.wall));
         }
         let mut push = |metric: &'static Metric, extra: Option<Extra>, value: Value| {
             emit(self.point(metric, extra, value, at));
@@ -816,14 +808,9 @@ impl Series {
     fn report_attribution(&self, time: SystemTime, emit: &mut dyn FnMut(DataPoint)) {
         let Some(finding) = self.finding else { return };
         for attribution in Attribution::ALL {
-            emit(DataPoint {
-                metric: &metric::ATTRIBUTION,
-                attributes: Arc::clone(&self.attributes),
-                extra: Some(Extra { key: "attribution", value: attribution.as_str() }),
-                time,
-                start: None,
-                value: int(finding.attributions.by(attribution)),
-            });
+            let extra = Some(Extra { key: "attribution", value: attribution.as_str() });
+            let connections = finding.attributions.by(attribution);
+            emit(DataPoint::count(&metric::ATTRIBUTION, &self.attributes, extra, connections, time));
         }
     }
 

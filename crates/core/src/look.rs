@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::adapter::{ConnAdapter, ProcessAdapter};
 use crate::address::Endpoint;
 use crate::allowance::Allowance;
+use crate::causes::with_causes;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
 use crate::infer::{self, Attribution, AttributionMode, InferenceLack};
 use crate::name::HostName;
@@ -272,18 +273,6 @@ pub enum Unread {
     CutShort,
     /// They could not be told: what is in the way, with its causes.
     Failed(Arc<str>),
-}
-
-/// An error and its causes.
-fn text_of(error: &dyn Error) -> Arc<str> {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.into()
 }
 
 /// A look that failed: nothing is known, and nothing may be reported.
@@ -761,7 +750,7 @@ impl LookPlan {
             match connections.survey(&SocketFilter { connections: wanted, clauses: &self.clauses }) {
                 // What counts may ask for what this kernel does not tell, such as UDP. Links, and what counts processes, do not.
                 Err(error) => {
-                    unsurveyed = Some(text_of(&error));
+                    unsurveyed = Some(with_causes(&error).into());
                     let connections =
                         wanted.map_or_else(|| Ok(Vec::new()), |filter| connections.dump(filter));
                     connections.map(|connections| SocketSurvey { connections, sockets: Vec::new() })
@@ -778,7 +767,9 @@ impl LookPlan {
                 let found = if manner.allowance.is_spent() {
                     Err(Unread::CutShort)
                 } else {
-                    connections.dump_in(*namespace, filter).map_err(|error| Unread::Failed(text_of(&error)))
+                    connections
+                        .dump_in(*namespace, filter)
+                        .map_err(|error| Unread::Failed(with_causes(&error).into()))
                 };
                 let cause = match found {
                     Ok(found) if dumped.len() + found.len() <= MAX_DUMPED => {

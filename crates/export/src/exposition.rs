@@ -19,6 +19,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use vms_core::metric::{self, Attribute, AttributeValue, DataPoint, Kind, Metric, Value};
 
+mod coding;
+
+use coding::Compressor;
+pub use coding::{Beginning, Coding};
+
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -36,8 +41,7 @@ impl Format {
         for range in accept.into_iter().flat_map(|value| value.split(',')) {
             let mut parts = range.split(';').map(str::trim);
             let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-            let quality = quality.map_or(1.0, |quality| quality.parse().unwrap_or_default());
+            let quality = quality(parts);
             match kind.as_str() {
                 "application/openmetrics-text" => open_metrics = open_metrics.max(quality),
                 "text/plain" | "text/*" => text = text.max(quality),
@@ -64,6 +68,12 @@ impl Format {
             Self::Text => "",
         }
     }
+}
+
+/// How much a client would like what has these parameters (RFC 9110, section 12.4.2): not at all where that makes no sense.
+fn quality<'a>(mut parameters: impl Iterator<Item = &'a str>) -> f32 {
+    let quality = parameters.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    quality.map_or(1.0, |quality| quality.parse().unwrap_or_default())
 }
 
 /// What `target_info` says: the attributes of the resource, under names that labels may have.
@@ -113,14 +123,39 @@ pub fn encode(
     points: Vec<Arc<Vec<DataPoint>>>,
     names: Names,
 ) -> Result<String, fmt::Error> {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Collected { target, points, names }));
-    let mut written = String::new();
-    match format {
-        Format::OpenMetrics => text::encode_registry(&mut written, &registry)?,
-        Format::Text => prometheus_text::encode(&mut written, &registry)?,
+    let mut text = String::new();
+    write(&mut text, format, Collected { target, points, names })?;
+    Ok(text)
+}
+
+/// The same, as it goes on the wire.
+///
+/// # Errors
+/// Never by what the points hold.
+pub fn encode_beginning(
+    format: Format,
+    coding: Coding,
+    target: Option<Arc<Target>>,
+    points: Vec<Arc<Vec<DataPoint>>>,
+    names: Names,
+) -> Result<Beginning, fmt::Error> {
+    match coding {
+        Coding::Identity => encode(format, target, points, names).map(Beginning::from),
+        Coding::Gzip => {
+            let mut compressor = Compressor::new();
+            write(&mut compressor, format, Collected { target, points, names })?;
+            compressor.finish().map_err(|_never| fmt::Error)
+        }
     }
-    Ok(written)
+}
+
+fn write(writer: &mut impl Write, format: Format, collected: Collected) -> fmt::Result {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(collected));
+    match format {
+        Format::OpenMetrics => text::encode_registry(writer, &registry),
+        Format::Text => prometheus_text::encode(writer, &registry),
+    }
 }
 
 /// The name of a metric, without what its unit and its kind append.

@@ -685,8 +685,8 @@ impl Default for Backoff {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct Prometheus {
     /// The address and port at which the agent listens, such as 127.0.0.1:9293; metrics are at /metrics there. Nobody is asked
-    /// who he is: with another address than one of loopback, whoever reaches it can read them. Default: it does not listen.
-    /// Takes effect at the start.
+    /// who he is: with another address than one of loopback, whoever reaches it can read them. One of loopback answers to an IP
+    /// address and to localhost alone. Default: it does not listen. Takes effect at the start.
     pub(super) listen: Option<Text<ListenAddress>>,
 
     /// Whether probes `connection` are told under the names and labels of `cnxwatch_exporter` as well (`connection_status_up`,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use vms_core::monitor::Checked;
 use vms_core::observer::{self, Standing, Status};
 use vms_core::process::Capability;
+use vms_core::with_causes;
 
 use super::evaluate::{grant, join, lack, ok};
 use super::facts::{Facts, LinkFacts, Refusal};
@@ -12,7 +13,6 @@ use super::{Area, Finding, Level};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::host;
-use crate::journal::chain;
 use crate::names;
 
 /// Looks once for every probe, as `vms-agent check` does.
@@ -28,7 +28,7 @@ pub(super) fn read(config: &Config) -> Result<Vec<LinkFacts>, Refusal> {
                 (status, unattributed, missing)
             }
             Ok(observer::Finding::Map(_)) => return None,
-            Err(error) => return Some(LinkFacts::unmeasured(name, chain(&error))),
+            Err(error) => return Some(LinkFacts::unmeasured(name, with_causes(&error))),
         };
         let unattributed = usize::try_from(unattributed).unwrap_or(usize::MAX);
         Some(LinkFacts { is_up: status != Status::Down, ..LinkFacts::new(name, unattributed, missing) })

@@ -4,8 +4,14 @@ use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
+use vms_core::connection::{TcpState, TcpStates};
+use vms_core::discovery::DiscoveryProbe;
+use vms_core::observer::{Bounds, Standing};
+use vms_core::presence::PresenceProbe;
 use vms_core::probe::{ConnectionProbe, MatchedSourceLabels};
-use vms_core::process::ProcessPattern;
+use vms_core::process::{Capability, ProcessPattern};
+use vms_core::socket::{EndClause, Families, SocketClause, Transport};
+use vms_core::watch::WatchProbe;
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -30,11 +36,16 @@ impl MakeWriter<'_> for Lines {
 }
 
 fn log_of(cycles: impl IntoIterator<Item = Cycle>) -> String {
+    log_with(&[], cycles)
+}
+
+fn log_with(probes: &[Probe], cycles: impl IntoIterator<Item = Cycle>) -> String {
     let lines = Lines::default();
     let subscriber =
         tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).without_time().finish();
     tracing::subscriber::with_default(subscriber, || {
         let mut journal = Journal::default();
+        journal.set_probes(probes);
         for cycle in cycles {
             journal.tell(&cycle);
         }
@@ -117,21 +128,25 @@ fn what_keeps_holders_from_being_inferred_is_told_with_what_to_do() {
     );
 }
 
+fn link(matched_source_labels: MatchedSourceLabels) -> ConnectionProbe {
+    let pattern = ProcessPattern { name: "orders".parse().unwrap(), executable: None };
+    ConnectionProbe {
+        name: "orders-db".into(),
+        source_process: pattern.clone(),
+        dest_process: pattern,
+        dest_ip: "10.0.0.5".parse().unwrap(),
+        dest_port: 5432,
+        source_ip: None,
+        source_port: None,
+        interval: Duration::from_secs(15),
+        matched_source_labels,
+    }
+}
+
 #[test]
 fn a_probe_with_more_sources_than_series_is_named_with_what_to_do_and_when_it_is_over() {
     let cycle = |labels, unreported| {
-        let pattern = ProcessPattern { name: "orders".parse().unwrap(), executable: None };
-        let probe = Arc::new(ConnectionProbe {
-            name: "orders-db".into(),
-            source_process: pattern.clone(),
-            dest_process: pattern,
-            dest_ip: "10.0.0.5".parse().unwrap(),
-            dest_port: 5432,
-            source_ip: None,
-            source_port: None,
-            interval: Duration::from_secs(15),
-            matched_source_labels: labels,
-        });
+        let probe = Arc::new(link(labels));
         Cycle { limits: vec![LimitChange { probe, unreported }], ..Cycle::default() }
     };
     for (labels, advice) in [
@@ -149,5 +164,85 @@ fn a_probe_with_more_sources_than_series_is_named_with_what_to_do_and_when_it_is
         assert_eq!(lines[0].contains("matchedSourceLabels"), names_labels, "{log}");
         assert!(lines[1].contains("INFO") && lines[1].contains("link=\"orders-db\""), "{log}");
         assert!(lines[1].contains("again"), "{log}");
+    }
+}
+
+#[test]
+fn what_is_as_expected_again_is_told_truly_after_too_few_and_after_too_many() {
+    let cycle = |status, count| {
+        let standing = Standing { status, count, unattributed: 0, missing: BTreeSet::new() };
+        let bounds = Bounds { least: 2, most: Some(4) };
+        let change = StatusChange { name: "pool".into(), what: "processes", standing, bounds };
+        Cycle { standings: vec![change], ..Cycle::default() }
+    };
+    let log = log_of([
+        cycle(Status::Warning, 5),
+        cycle(Status::Up, 4),
+        cycle(Status::Down, 1),
+        cycle(Status::Up, 2),
+    ]);
+    let lines: Vec<&str> = log.lines().collect();
+    assert!(lines[0].contains("more processes than expected") && lines[0].contains("most=4"), "{log}");
+    assert!(lines[2].contains("fewer processes than expected") && lines[2].contains("least=2"), "{log}");
+    for line in [lines[1], lines[3]] {
+        assert!(line.contains("there are as many processes as expected"), "{log}");
+    }
+}
+
+#[test]
+fn a_capability_that_is_missed_is_told_with_the_metrics_that_the_probes_flag_it_by() {
+    let process = || ProcessPattern { name: "svc".parse().unwrap(), executable: None };
+    let interval = Duration::from_secs(15);
+    let bounds = Bounds { least: 1, most: None };
+    let link = || Probe::from(link(MatchedSourceLabels::None));
+    let presence = || {
+        Probe::Presence(Arc::new(PresenceProbe {
+            name: "count".into(),
+            process: process(),
+            bounds,
+            interval,
+        }))
+    };
+    let watch = |process| {
+        Probe::Watch(Arc::new(WatchProbe {
+            name: "watch".into(),
+            process,
+            clause: SocketClause {
+                transport: Transport::Tcp,
+                families: Families::BOTH,
+                states: TcpStates::of(&[TcpState::Established]),
+                local: EndClause::default(),
+                remote: EndClause::default(),
+            },
+            bounds,
+            by_family: false,
+            interval,
+            labels: Vec::new(),
+        }))
+    };
+    let discovery = || {
+        let processes = vec![process()];
+        Probe::Discovery(Arc::new(DiscoveryProbe { name: "map".into(), processes, most: 10, interval }))
+    };
+    let change = |missing| {
+        let change = PermissionChange { capability: Capability::SysPtrace, missing };
+        Cycle { permissions: vec![change], ..Cycle::default() }
+    };
+    for (probes, flags) in [
+        (vec![link(), link()], "where vms.connection_mon.unattributed is not 0"),
+        // Whoever holds them, they count.
+        (vec![link(), watch(None)], "where vms.connection_mon.unattributed is not 0"),
+        (vec![watch(Some(process()))], "where vms.connection.unattributed is not 0"),
+        (
+            vec![link(), discovery(), presence()],
+            "where vms.connection_mon.unattributed or vms.discovery.unattributed or vms.process_mon.possible is not 0",
+        ),
+    ] {
+        let log = log_with(&probes, [change(true), change(false)]);
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 2, "{log}");
+        assert!(lines[0].contains(flags) && lines[0].contains("CAP_SYS_PTRACE"), "{log}");
+        assert!(lines[0].contains("vms-agent doctor"), "{log}");
+        assert!(lines[1].contains("INFO") && lines[1].contains("CAP_SYS_PTRACE"), "{log}");
     }
 }

@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use vms_core::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Value};
 use vms_core::probe::Probe;
-use vms_export::exposition::{self, Format, Names, Target};
+use vms_export::exposition::{self, Beginning, Coding, Format, Names, Target};
 
 /// For how long points are told beyond their interval, where nothing newer comes: two more intervals, within these bounds. A
 /// cycle or two may be skipped; what is further behind is unknown. The upper bound is the time for which Prometheus itself
@@ -36,16 +36,23 @@ pub(crate) struct Snapshot {
     names: Names,
     told: Vec<Told>,
     /// What was written of it, so that scrapes by the hundred write it once. It goes when the snapshot does.
-    open_metrics: Mutex<Option<Written>>,
-    text: Mutex<Option<Written>>,
+    /// Each form has one.
+    written: Mutex<Vec<Written>>,
+}
+
+/// In which form a scrape is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Form {
+    pub(crate) format: Format,
+    pub(crate) coding: Coding,
 }
 
 /// What was written of a snapshot.
 #[derive(Debug, Clone)]
 pub(crate) struct Written {
-    format: Format,
+    form: Form,
     /// All but the age of the data, and what stands at the end.
-    text: Bytes,
+    beginning: Beginning,
     newest: Option<Duration>,
     oldest: Option<Duration>,
     /// From when on something in it is too old.
@@ -92,35 +99,36 @@ impl Told {
 
 impl Snapshot {
     /// What was written of it before, where all of that may still be told.
-    pub(crate) fn written(&self, format: Format, now: Duration) -> Option<Written> {
-        self.kept(format).clone().filter(|written| now < written.until)
+    pub(crate) fn written(&self, form: Form, now: Duration) -> Option<Written> {
+        self.kept().iter().find(|written| written.form == form && now < written.until).cloned()
     }
 
     /// Writes what may be told, and keeps it. This takes a while where there are many links.
-    pub(crate) fn write(&self, format: Format, now: Duration) -> Written {
+    pub(crate) fn write(&self, form: Form, now: Duration) -> Written {
         let fresh: Vec<&Told> = self.told.iter().filter(|told| now < told.until).collect();
         let points = fresh.iter().map(|told| Arc::clone(&told.points)).collect();
         // It fails by nothing that points hold.
-        let text = exposition::encode(format, Some(Arc::clone(&self.target)), points, self.names)
-            .unwrap_or_default();
+        let Form { format, coding } = form;
+        let target = Some(Arc::clone(&self.target));
+        let beginning = exposition::encode_beginning(format, coding, target, points, self.names)
+            .unwrap_or_else(|_never| Beginning::empty(coding));
         let written = Written {
-            format,
-            text: text.into(),
+            form,
+            beginning,
             // Where nothing is fresh, this says for how long nothing was.
             newest: self.told.iter().map(|told| told.at).max(),
             oldest: fresh.iter().map(|told| told.at).min(),
             until: fresh.iter().map(|told| told.until).min().unwrap_or(Duration::MAX),
         };
-        *self.kept(format) = Some(written.clone());
+        let mut kept = self.kept();
+        kept.retain(|former| former.form != form);
+        kept.push(written.clone());
+        drop(kept);
         written
     }
 
-    fn kept(&self, format: Format) -> impl std::ops::DerefMut<Target = Option<Written>> {
-        let kept = match format {
-            Format::OpenMetrics => &self.open_metrics,
-            Format::Text => &self.text,
-        };
-        kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Vec<Written>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,9 +146,10 @@ impl Written {
             })
         });
         let ages = vec![Arc::new(ages.collect())];
-        let mut end = exposition::encode(self.format, None, ages, Names::Own).unwrap_or_default();
-        end.push_str(self.format.end());
-        [self.text, end.into()]
+        let format = self.form.format;
+        let mut end = exposition::encode(format, None, ages, Names::Own).unwrap_or_default();
+        end.push_str(format.end());
+        self.beginning.with_end(end)
     }
 }
 

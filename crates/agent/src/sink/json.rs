@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
-use crate::terminal::is_unsafe;
+use crate::terminal::escape_json;
 
 /// A request as one line.
 ///
@@ -26,23 +26,8 @@ struct TerminalSafe;
 
 impl Formatter for TerminalSafe {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(position) = rest.find(is_unsafe) {
-            let (safe, from) = rest.split_at(position);
-            writer.write_all(safe.as_bytes())?;
-            let mut characters = from.chars();
-            for unit in characters.next().iter().flat_map(|character| utf16(*character)) {
-                write!(writer, "\\u{unit:04x}")?;
-            }
-            rest = characters.as_str();
-        }
-        writer.write_all(rest.as_bytes())
+        writer.write_all(escape_json(fragment).as_bytes())
     }
-}
-
-/// The UTF-16 code units of a character: what JSON escapes are made of (RFC 8259, section 7).
-fn utf16(character: char) -> Vec<u16> {
-    character.encode_utf16(&mut [0; 2]).to_vec()
 }
 
 #[cfg(test)]

@@ -66,14 +66,8 @@ impl Visit for EscapingVisitor<'_> {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        let mut chain = value.to_string();
-        let mut source = value.source();
-        while let Some(cause) = source {
-            chain.push_str(": ");
-            chain.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        self.write_field(field, format_args!("{chain}"));
+        let text = vms_core::with_causes(value);
+        self.write_field(field, format_args!("{text}"));
     }
 }
 

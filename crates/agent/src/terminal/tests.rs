@@ -102,3 +102,17 @@ fn wrapped_pieces_stay_whole_and_within_the_line() {
     assert!(text.lines().skip(1).all(|line| line.starts_with("          attribute=")));
     assert_eq!(text.split_whitespace().skip(1).collect::<Vec<_>>(), pieces);
 }
+
+#[test]
+fn json_is_harmless_to_a_terminal_and_means_what_it_meant() {
+    let text = "a\u{9b}31m\u{202e}b\u{7f}\u{85}\u{2028}\n\t\"\\ \u{1b}é\u{1f600}";
+    let value = serde_json::json!({ text: [text, 1], "b": {} });
+    let mut written = Vec::new();
+    write_json(&value, &mut written).unwrap();
+    let written = String::from_utf8(written).unwrap();
+    assert!(written.lines().count() > 4 && written.ends_with("}\n"), "{written}");
+    assert!(!written.replace('\n', "").contains(is_unsafe), "{written:?}");
+    assert!(written.contains("\\u009b31m\\u202eb"), "{written}");
+    assert!(written.contains('é') && written.contains('\u{1f600}'), "{written}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&written).unwrap(), value);
+}

@@ -13,12 +13,12 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use vms_core::with_causes;
 
 use super::validity::{Validity, shown_time};
 use super::{ReadMaterial, read_material};
 use crate::config::TlsFiles;
 use crate::error::ExportError;
-use crate::failure::chain;
 use crate::solo::Solo;
 
 /// How often the files are looked at while a connection stands. It also bounds for how long a connection goes on under
@@ -159,7 +159,7 @@ impl Shared {
                 tracing::info!(target: "vms_export", "TLS files changed and were read again: new connections use them");
             }
             Err(error) => {
-                let text = chain(&error).map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                let text = with_causes(&error);
                 let told = self.state().refused.replace((stamps, text.clone()));
                 if told.is_none_or(|(_, told)| told != text) {
                     tracing::warn!(

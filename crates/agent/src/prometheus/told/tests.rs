@@ -8,6 +8,9 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+const TEXT: Form = Form { format: Format::Text, coding: Coding::Identity };
+const OPEN_METRICS: Form = Form { format: Format::OpenMetrics, coding: Coding::Identity };
+
 fn probe(name: &str, interval: Duration) -> Probe {
     let process = ProcessPattern { name: "svc".parse().unwrap(), executable: None };
     Probe::from(ConnectionProbe {
@@ -60,7 +63,7 @@ fn cycle(recorder: &mut Recorder, due: &[usize], at: Duration, points: impl Into
 /// The samples of links, and those of the data's age, that a scrape finds at that time.
 fn scrape(shared: &Shared, now: Duration) -> (Vec<String>, Vec<String>) {
     let snapshot = shared.present();
-    let written = snapshot.written(Format::Text, now).unwrap_or_else(|| snapshot.write(Format::Text, now));
+    let written = snapshot.written(TEXT, now).unwrap_or_else(|| snapshot.write(TEXT, now));
     let text: String = written
         .answer(now, SystemTime::UNIX_EPOCH)
         .map(|piece| String::from_utf8(piece.to_vec()).unwrap())
@@ -164,16 +167,24 @@ fn after_a_reload_only_probes_that_are_the_same_are_told_of() {
 }
 
 #[test]
-fn a_snapshot_is_written_once_for_each_format_until_something_in_it_is_too_old() {
+fn a_snapshot_is_written_once_in_each_form_until_something_in_it_is_too_old() {
     let (mut recorder, shared) = recorder();
     cycle(&mut recorder, &[0, 1], Duration::ZERO, [up("fast", 1), up("slow", 1)]);
     let snapshot = shared.present();
-    assert!(snapshot.written(Format::Text, SECOND).is_none());
-    let written = snapshot.write(Format::Text, SECOND);
-    let again = snapshot.written(Format::Text, 10 * SECOND).unwrap();
-    assert_eq!(written.text.as_ptr(), again.text.as_ptr());
-    assert!(snapshot.written(Format::OpenMetrics, SECOND).is_none());
-    assert!(snapshot.written(Format::Text, 11 * SECOND).is_none());
+    let beginning = |written: Written| {
+        let [beginning, _end] = written.answer(SECOND, SystemTime::UNIX_EPOCH);
+        beginning.as_ptr()
+    };
+    let gzip = |form: Form| Form { coding: Coding::Gzip, ..form };
+    for form in [TEXT, gzip(TEXT), OPEN_METRICS, gzip(OPEN_METRICS)] {
+        assert!(snapshot.written(form, SECOND).is_none(), "what nobody asked for is not kept");
+        let written = beginning(snapshot.write(form, SECOND));
+        assert_eq!(beginning(snapshot.written(form, 10 * SECOND).unwrap()), written);
+        assert!(snapshot.written(form, 11 * SECOND).is_none());
+        let _other = snapshot.write(form, 11 * SECOND);
+        assert_ne!(beginning(snapshot.written(form, 12 * SECOND).unwrap()), written);
+    }
+    assert_eq!(snapshot.kept().len(), 4, "what is too old is not kept beside it");
     cycle(&mut recorder, &[0], SECOND, [up("fast", 0)]);
-    assert!(shared.present().written(Format::Text, SECOND).is_none(), "another cycle, another text");
+    assert!(shared.present().written(TEXT, SECOND).is_none(), "another cycle, another text");
 }
