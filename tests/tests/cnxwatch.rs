@@ -115,13 +115,13 @@ fn a_configuration_of_cnxwatch_that_cannot_be_run_as_it_is_is_refused() {
     let (scene, host) = (Scene::new(), Namespace::new());
     let file = scene.write(
         "cnxwatch.yml",
-        "sockets:\n  - {name: wraps, port: 83617}\n  - {name: named, host: db.example.com, port: 80}\n",
+        "sockets:\n  - {name: wraps, port: 83617}\n  - {name: named, host: db..example.com, port: 80}\n",
     );
     let file = file.to_str().expect("the path is text");
     let output = AgentCommand::new(&scene, &host).output(&["run", "--cnxwatch", file]);
     assert_eq!(output.status.code(), Some(2));
     let told = String::from_utf8_lossy(&output.stderr);
-    for part in ["cnxwatch.yml:2", "wraps", "18081", "cnxwatch.yml:3", "db.example.com"] {
+    for part in ["cnxwatch.yml:2", "wraps", "18081", "cnxwatch.yml:3", "db..example.com"] {
         assert!(told.contains(part), "{part}: {told}");
     }
 }

@@ -186,3 +186,6 @@ async fn sleep_until(next: Option<Instant>) {
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
+
+#[cfg(test)]
+mod tests;
