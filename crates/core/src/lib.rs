@@ -29,6 +29,7 @@ pub mod socket;
 mod test_host;
 mod track;
 pub mod translation;
+pub mod usage;
 pub mod watch;
 
 pub use adapter::{Clock, ConnAdapter, ProcessAdapter, TranslationAdapter};

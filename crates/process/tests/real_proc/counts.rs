@@ -34,6 +34,7 @@ impl Count {
             census: &BTreeSet::new(),
             located: &BTreeSet::new(),
             counted: &BTreeSet::from([self.id]),
+            measured: &BTreeSet::new(),
             every_holder: false,
             now: self.now,
             allowance: &Allowance::unlimited(),
