@@ -150,7 +150,7 @@ fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
             "type": "connection", "name": "watch", "processName": scene.name("own"), "localAddress": "127.0.0.1",
             "localPort": "1-65535", "remoteAddress": "127.0.0.0/8", "remotePort": "1-65535", "perFamily": true,
         }),
-        json!({ "type": "process_mon", "name": "presence", "processName": scene.name("own") }),
+        json!({ "type": "process_mon", "name": "presence", "processName": scene.name("own"), "resources": true }),
         json!({ "type": "discovery", "name": "discovery", "processName": scene.name("own") }),
     ];
     let mut config = config(&probes);

@@ -1,5 +1,6 @@
 //! What the log says of cycles: each change once, each outage at its start and at its end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
@@ -10,7 +11,7 @@ use vms_core::link::{LinkChange, MAX_SOURCES};
 use vms_core::look::LookError;
 use vms_core::monitor::{Cycle, Failure, LimitChange, PermissionChange, SightChange};
 use vms_core::observer::{Status, StatusChange};
-use vms_core::process::Process;
+use vms_core::process::{Capability, Process};
 
 use crate::advice;
 
@@ -201,6 +202,7 @@ fn tell_standing(change: &StatusChange) {
             count,
             least = bounds.least,
             unattributed,
+            missing = named(&standing.missing),
             "there are fewer {what} than expected, as far as the agent may know: run `vms-agent doctor` for the fix"
         ),
         Status::Down => warn!(
@@ -212,16 +214,22 @@ fn tell_standing(change: &StatusChange) {
     }
 }
 
+/// Capabilities by their names; `None` where there are none.
+fn named(capabilities: &BTreeSet<Capability>) -> Option<String> {
+    let names: Vec<&str> = capabilities.iter().map(|capability| capability.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(" "))
+}
+
 fn tell_permission(change: PermissionChange) {
     let capability = change.capability.as_str();
     if change.missing {
         warn!(
             capability,
-            "connections of other users' processes cannot be attributed: \"down\" may be wrong where \
-             vms.connection_mon.unattributed is not 0; run `vms-agent doctor` for the fix"
+            "other users' processes cannot be looked into: \"down\" may be wrong where vms.connection_mon.unattributed, \
+             vms.connection.unattributed or vms.process_mon.possible is not 0; run `vms-agent doctor` for the fix"
         );
     } else {
-        info!(capability, "connections can be attributed again");
+        info!(capability, "nothing is left open any more for want of this capability");
     }
 }
 

@@ -370,7 +370,7 @@ metrics! {
         "Sockets of which the agent was not permitted to learn who holds them: there may be more edges.";
     /// Which capability the agent lacks.
     PERMISSION_MISSING = "vms.agent.permission_missing", "1", Kind::Gauge, ["capability"],
-        "1 while the absence of this capability keeps sockets from being attributed, 0 once it no longer does.";
+        "1 while the absence of this capability keeps sockets from being attributed, or leaves open whether processes run that are too few, 0 once it no longer does.";
     /// How measurements ended.
     MEASUREMENTS = "vms.agent.measurements", "{measurement}", Kind::Counter, ["outcome"],
         "Measurements of probes by outcome: ok, permission_missing or failed.";

@@ -24,7 +24,8 @@ impl fmt::Display for Pid {
     }
 }
 
-/// A capability without which the sockets of other users' processes cannot be attributed (capabilities(7)).
+/// A capability without which the sockets of other users' processes cannot be attributed, or not all of their names be read
+/// (capabilities(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Capability {
     /// Needed to read the links in another user's `/proc/PID/fd`, and to see processes that `hidepid` hides.

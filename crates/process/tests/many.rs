@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vms_core::ProcessAdapter;
 use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
-use vms_core::process::{HolderQuery, Pid, ProcessPattern, ProcessSelector, VerifyQuery};
+use vms_core::process::{HolderQuery, PatternId, Pid, ProcessPattern, ProcessSelector, VerifyQuery};
 use vms_process::{Privileges, ProcReader};
 
 #[path = "real_proc/skip.rs"]
@@ -89,24 +89,32 @@ fn count_twice() {
     let selector = ProcessSelector::new([&pattern]).unwrap();
     let id = selector.id(&pattern).unwrap();
     let mut reader = reader();
-    let mut count = |milliseconds| {
+    let mut count = |milliseconds, measured: &BTreeSet<PatternId>| {
         let query = HolderQuery {
             selector: &selector,
             wanted: &BTreeMap::new(),
             census: &BTreeSet::new(),
             located: &BTreeSet::new(),
             counted: &BTreeSet::from([id]),
-            measured: &BTreeSet::new(),
+            measured,
             every_holder: false,
             now: Duration::from_secs(1000) + Duration::from_millis(milliseconds),
             allowance: &Allowance::unlimited(),
         };
         let scan = reader.find_holders(&query).unwrap();
         assert!(scan.headcounts.get(&id).unwrap().fitting >= u64::try_from(PROCESSES).unwrap());
+        let used = scan.usages.get(&id).map(Vec::len);
+        assert_eq!(
+            used,
+            (!measured.is_empty()).then(|| usize::try_from(scan.headcounts[&id].fitting).unwrap())
+        );
         reader.effort().names
     };
-    assert!(count(0) >= PROCESSES);
-    let again = count(1);
+    assert!(count(0, &BTreeSet::new()) >= PROCESSES);
+    let again = count(1, &BTreeSet::new());
+    assert!(again < 50, "{again}");
+    // To read what they use takes no names either.
+    let again = count(2, &BTreeSet::from([id]));
     assert!(again < 50, "{again}");
 }
 

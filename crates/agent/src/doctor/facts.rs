@@ -283,14 +283,26 @@ pub(crate) struct ProbeFacts {
     pub(crate) executables: Vec<ExecutableFacts>,
 }
 
-/// What is known of a link at this moment.
+/// What a probe looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// Connections, or other sockets.
+    Connections,
+    /// Processes.
+    Processes,
+}
+
+/// What is known of a link, or of what is counted, at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LinkFacts {
     /// The probe.
     pub(crate) name: String,
+    /// What it looks for.
+    pub(crate) subject: Subject,
     /// Whether it is up in any direction.
     pub(crate) is_up: bool,
-    /// ESTABLISHED connections that fit by address, whose holder may not be learned.
+    /// ESTABLISHED connections that fit by address, whose holder may not be learned; or processes that might fit, where there
+    /// are too few that do.
     pub(crate) unattributed: usize,
     /// What that would take.
     pub(crate) missing: BTreeSet<Capability>,
