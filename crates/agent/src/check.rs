@@ -319,7 +319,8 @@ pub(crate) fn write_table(rows: &[Row], others: &Others, out: &mut impl Write) -
         writeln!(out)?;
     }
     counts::write_table(tallies, out)?;
-    if !(rows.is_empty() && tallies.is_empty()) && !maps.is_empty() {
+    let is_preceded = !rows.is_empty() || !tallies.is_empty();
+    if is_preceded && !maps.is_empty() {
         writeln!(out)?;
     }
     counts::write_maps(maps, out)?;

@@ -355,10 +355,10 @@ impl ProcessDir {
         Ok(self.find_thread(lives)?.map(|(thread, ())| thread))
     }
 
-    /// The first thread of whose `stat` something is made.
+    /// The first thread of whose `stat` something is picked, and that.
     fn find_thread<T>(
         &self,
-        mut make: impl FnMut(&[u8]) -> Option<T>,
+        mut pick: impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Option<(Self, T)>, Obstacle> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let tasks = openat(&self.0, c"task", flags, Mode::empty())
@@ -370,9 +370,9 @@ impl ProcessDir {
             }
             let Ok(thread) = openat(&tasks, entry.file_name(), flags, Mode::empty()) else { continue };
             let thread = Self(thread);
-            let made = thread.read_text(c"stat", STAT_BYTES, b'\n').ok().and_then(|stat| make(&stat));
-            if let Some(made) = made {
-                return Ok(Some((thread, made)));
+            let picked = thread.read_text(c"stat", STAT_BYTES, b'\n').ok().and_then(|stat| pick(&stat));
+            if let Some(picked) = picked {
+                return Ok(Some((thread, picked)));
             }
         }
         Ok(None)

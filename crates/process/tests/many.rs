@@ -102,12 +102,9 @@ fn count_twice() {
             allowance: &Allowance::unlimited(),
         };
         let scan = reader.find_holders(&query).unwrap();
-        assert!(scan.headcounts.get(&id).unwrap().fitting >= u64::try_from(PROCESSES).unwrap());
-        let used = scan.usages.get(&id).map(Vec::len);
-        assert_eq!(
-            used,
-            (!measured.is_empty()).then(|| usize::try_from(scan.headcounts[&id].fitting).unwrap())
-        );
+        let fitting = usize::try_from(scan.headcounts.get(&id).unwrap().fitting).unwrap();
+        assert!(fitting >= PROCESSES);
+        assert_eq!(scan.usages.get(&id).map(Vec::len), (!measured.is_empty()).then_some(fitting));
         reader.effort().names
     };
     assert!(count(0, &BTreeSet::new()) >= PROCESSES);

@@ -8,9 +8,11 @@ fn question() -> Question {
     Question::new(&["nginx", "*"]).asks_what_is_used(0)
 }
 
-/// What each process uses that fits: its id, CPU time in milliseconds, user and system, and its start, and its memory in bytes.
-/// `None` where that was not told.
-fn used(scan: &HolderScan, id: PatternId) -> Option<Vec<(u32, [u128; 3], [u64; 2])>> {
+/// What a process uses: its id, CPU time in milliseconds, user and system, and its start, and its memory in bytes.
+type Used = (u32, [u128; 3], [u64; 2]);
+
+/// What each process uses that fits. `None` where that was not told.
+fn used(scan: &HolderScan, id: PatternId) -> Option<Vec<Used>> {
     let told = |usage: &ProcessUsage| {
         let times = [usage.user, usage.system, usage.started].map(|time| time.as_millis());
         (usage.pid.0, times, [usage.resident_bytes, usage.virtual_bytes])
