@@ -47,6 +47,16 @@ impl Number {
             Self::Double(number) => panic!("{number} is not an integer"),
         }
     }
+
+    /// The number of any other kind that it has to be.
+    #[must_use]
+    #[track_caller]
+    pub fn as_double(self) -> f64 {
+        match self {
+            Self::Double(number) => number,
+            Self::Int(number) => panic!("{number} is an integer"),
+        }
+    }
 }
 
 impl Point {

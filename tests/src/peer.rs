@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
 use crate::deadline::PATIENCE;
 use crate::namespace::Namespace;
@@ -254,6 +255,19 @@ impl Peer {
     #[track_caller]
     pub fn keep_to_itself(&mut self) {
         self.order(format_args!("undumpable"));
+    }
+
+    /// Uses that much CPU time, and returns how much it has used since it started.
+    #[track_caller]
+    pub fn burn(&mut self, time: Duration) -> Duration {
+        let used = self.order(format_args!("burn {}", time.as_millis()));
+        Duration::from_micros(used.parse().expect("a number"))
+    }
+
+    /// Takes so many bytes of memory, and keeps them.
+    #[track_caller]
+    pub fn allocate(&mut self, bytes: usize) {
+        self.order(format_args!("allocate {bytes}"));
     }
 
     /// Renames the process.

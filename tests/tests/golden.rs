@@ -153,7 +153,7 @@ fn a_running_agent_sends_every_metric_with_every_attribute_and_no_other() {
         json!({
             "type": "connection", "name": "named", "localAddress": "localhost", "remoteAddress": "localhost", "protocol": "tcp4",
         }),
-        json!({ "type": "process_mon", "name": "presence", "processName": scene.name("own") }),
+        json!({ "type": "process_mon", "name": "presence", "processName": scene.name("own"), "resources": true }),
         json!({ "type": "discovery", "name": "discovery", "processName": scene.name("own") }),
     ];
     let mut config = config(&probes);

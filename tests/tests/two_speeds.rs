@@ -51,6 +51,10 @@ impl Clock for Manual {
         SystemTime::UNIX_EPOCH + self.monotonic()
     }
 
+    fn since_boot(&self) -> Duration {
+        self.monotonic()
+    }
+
     fn cpu(&self) -> Duration {
         Duration::ZERO
     }

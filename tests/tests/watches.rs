@@ -2,15 +2,17 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use vms_agent_tests::deadline::unix_nanoseconds;
 use vms_agent_tests::skip::Need;
 use vms_agent_tests::{
-    AgentCommand, Collector, Link, Namespace, Points, Privileges, Protocol, Scene, config, eventually, needs,
-    program,
+    AgentCommand, Collector, Link, Namespace, Peer, Points, Privileges, Protocol, Scene, config, eventually,
+    needs, program,
 };
 
 /// Whom an unprivileged agent runs as.
@@ -171,6 +173,134 @@ fn a_watch_of_another_users_process_is_flagged_and_not_silently_down() {
     );
 }
 
+/// What the kernel tells of the memory of these peers: address spaces and resident pages, in bytes.
+fn memory_of(peers: &[&Peer]) -> [i64; 2] {
+    peers.iter().fold([0; 2], |[of_virtual, of_resident], peer| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", peer.machine_pid())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(')').expect("it has a name");
+        let mut fields =
+            fields.split_whitespace().skip(20).map(|field| field.parse::<i64>().expect("a number"));
+        let mut field = || fields.next().expect("there are more than twenty");
+        let page = i64::try_from(rustix::param::page_size()).expect("it is small");
+        [of_virtual + field(), of_resident + field() * page]
+    })
+}
+
+#[test]
+fn what_the_processes_of_a_probe_use_is_told_as_it_grows_and_survives_their_end() {
+    // A tick of the kernel's clock in each mode of each process, at the beginning and at the end.
+    const ROUNDED: f64 = 0.01 * 2.0 * 2.0 * 2.0;
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let milliseconds = Duration::from_millis;
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (worker, other) = (scene.program("work"), scene.program("other"));
+    let (mut old, mut stranger) = (worker.start(&host), other.start(&host));
+    let before = old.burn(milliseconds(300));
+    stranger.allocate(32 << 20);
+    let probes = [
+        json!({ "type": "process_mon", "name": "workers", "processName": scene.name("work"), "resources": true }),
+    ];
+    let collector = Collector::start(&host, Protocol::Grpc);
+    // Another user, without any capability: everybody may read it.
+    let configured = config(&probes);
+    let agent =
+        || AgentCommand::new(&scene, &host).config(&configured).privileges(Privileges::User(AGENT, &[]));
+    let mut running = agent().start();
+    let mode = |mode: &'static str| [("name", "workers"), ("cpu.mode", mode)];
+    let total = |time: u64| -> f64 {
+        let of = |name| {
+            collector.series("vms.process_mon.cpu.time", &mode(name)).into_iter().rfind(|p| p.time <= time)
+        };
+        ["user", "system"].into_iter().filter_map(of).map(|point| point.value.as_double()).sum()
+    };
+    collector.wait_for_points("vms.process_mon.cpu.time", &mode("system"), 1, 0);
+
+    old.allocate(64 << 20);
+    let of_old = old.burn(milliseconds(500)).saturating_sub(before);
+    let mut new = worker.start(&host);
+    let of_new = new.burn(milliseconds(400));
+    stranger.burn(milliseconds(600));
+    let used = (of_old + of_new).as_secs_f64();
+    let since = unix_nanoseconds();
+    let settled = collector.wait_for_points("vms.process_mon.cpu.time", &mode("system"), 2, since);
+    let told = total(settled.last().expect("two").time);
+    // What was burned before the agent was there counts as little as the stranger's.
+    assert!(told > used - ROUNDED && told < used + ROUNDED + 0.05, "{told} of {used}");
+    eventually("the memory of both", || {
+        let [of_virtual, of_resident] = memory_of(&[&old, &new]);
+        let is = |metric: &str, bytes: i64| {
+            let last = collector.series(metric, &[("name", "workers")]).pop();
+            last.is_some_and(|point| point.value.as_int() == bytes && point.kind == "updowncounter")
+        };
+        let is_same = memory_of(&[&old, &new]) == [of_virtual, of_resident];
+        (is_same
+            && of_resident > 64 << 20
+            && is("vms.process_mon.memory.usage", of_resident)
+            && is("vms.process_mon.memory.virtual", of_virtual))
+        .then_some(())
+    });
+    let (code, found) = check(&agent());
+    assert_eq!((code, &found["workers"]["count"]), (Some(0), &json!(2)));
+    let seconds = |key: &str| found["workers"][key].as_f64().expect("it is a number");
+    let since_start = used + before.as_secs_f64();
+    let shown = seconds("cpu_user_seconds") + seconds("cpu_system_seconds");
+    assert!((shown - since_start).abs() < ROUNDED + 0.05, "{shown} of {since_start}");
+    assert!(found["workers"]["memory_usage_bytes"].as_i64() > Some(64 << 20), "{:#}", found["workers"]);
+
+    // The end of one takes nothing away.
+    drop(old);
+    let since = unix_nanoseconds();
+    collector.wait_for_value("vms.process_mon.count", &[("name", "workers")], 1, since);
+    let after = collector.wait_for_points("vms.process_mon.memory.usage", &[("name", "workers")], 1, since);
+    assert!(after.last().expect("one").value.as_int() < 64 << 20);
+    running.stop();
+    for name in ["user", "system"] {
+        let series = collector.series("vms.process_mon.cpu.time", &mode(name));
+        let values: Vec<f64> = series.iter().map(|point| point.value.as_double()).collect();
+        assert!(values.is_sorted(), "{name}: {values:?}");
+        assert!(
+            series.iter().all(|point| point.kind == "counter" && point.start == series[0].time),
+            "{series:#?}"
+        );
+    }
+    assert!(total(u64::MAX) >= told);
+}
+
+#[test]
+fn a_capability_is_named_while_it_could_show_that_enough_processes_run_and_not_while_they_do() {
+    const MISSING: &str = "vms.agent.permission_missing";
+    needs!(Need::Agent, Need::Tool("setpriv"));
+    let (scene, host) = (Scene::new(), Namespace::new());
+    let (svc, far) = (scene.program("svc"), scene.program("far"));
+    // Of it the agent may not read the executable.
+    let _there = svc.start(&host);
+    let name = |name: &str| json!({ "type": "process_mon", "name": name, "processName": scene.name(name) });
+    let collector = Collector::start(&host, Protocol::Grpc);
+    let configured = config(&[name("svc"), name("far")]);
+    let agent =
+        || AgentCommand::new(&scene, &host).config(&configured).privileges(Privileges::User(AGENT, &[]));
+    let mut running = agent().start();
+    let capability: &[_] = &[("capability", "CAP_SYS_PTRACE")];
+    collector.wait_for_value(MISSING, capability, 1, 0);
+    running.wait_for_log(&["there are fewer processes", "CAP_SYS_PTRACE"]);
+    let found = check(&agent()).1;
+    assert_eq!(found["far"]["missing"], json!(["CAP_SYS_PTRACE"]), "{found:#?}");
+    assert!(
+        found["svc"]["unattributed"].as_u64() > Some(0) && found["svc"].get("missing").is_none(),
+        "{found:#?}"
+    );
+    let doctor = agent().output(&["doctor"]);
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(doctor.contains("far: there are too few processes") && !doctor.contains("svc: "), "{doctor}");
+
+    let started = far.start(&host);
+    let since = unix_nanoseconds();
+    collector.wait_for_value("vms.process_mon.count", &[("name", "far")], 1, since);
+    collector.wait_for_value(MISSING, capability, 0, since);
+    drop(started);
+    running.stop();
+}
+
 #[test]
 fn what_is_discovered_can_be_watched_at_once() {
     needs!(Need::Agent);
@@ -228,7 +358,14 @@ fn a_probe_discovery_tells_of_edges_with_the_totals() {
     let link = Link::new((&scene.program("svc"), &host), (&scene.program("far"), &host));
     let probe = json!({ "type": "discovery", "name": "all", "processName": [scene.name("*")] });
     let collector = Collector::start(&host, Protocol::Grpc);
-    let mut agent = AgentCommand::new(&scene, &host).config(&config(&[probe])).start();
+    let configured = config(&[probe]);
+    let (code, found) = check(&AgentCommand::new(&scene, &host).config(&configured));
+    let totals = ["endpoints", "edges", "connections"].map(|key| found["all"][key].as_u64());
+    assert_eq!((code, totals), (Some(0), [Some(1), Some(2), Some(2)]), "{found:#?}");
+    let shown = AgentCommand::new(&scene, &host).config(&configured).output(&["check"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains(&format!("vms-agent discover '{}'", scene.name("*"))), "{shown}");
+    let mut agent = AgentCommand::new(&scene, &host).config(&configured).start();
     let svc = scene.name("svc");
     let edge: &[_] = &[("process_name", svc.as_str()), ("direction", "forward")];
     collector.wait_for_value("vms.discovery.connections", edge, 1, 0);

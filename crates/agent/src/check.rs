@@ -21,7 +21,8 @@ use crate::terminal::{Cell, Table, Tone};
 
 mod counts;
 
-pub(crate) use counts::{Tally, counts};
+use counts::MapLine;
+pub(crate) use counts::{Others, Tally, others};
 
 /// One line of the answer: a link in a direction, or a link that matched in none.
 #[derive(Debug, Serialize)]
@@ -285,45 +286,50 @@ pub(crate) fn rows(looks: &[(Arc<ConnectionProbe>, ProbeLook)], mode: Attributio
     rows
 }
 
-/// A line of either kind.
+/// A line of any kind.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Line<'a> {
     Link(&'a Row),
     Tally(&'a Tally),
+    Map(&'a MapLine),
 }
 
 /// Prints all lines as a JSON array.
 ///
 /// # Errors
 /// When the output cannot be written.
-pub(crate) fn write_json(rows: &[Row], counts: &[Tally], out: &mut impl Write) -> io::Result<()> {
-    let lines: Vec<Line<'_>> = rows.iter().map(Line::Link).chain(counts.iter().map(Line::Tally)).collect();
+pub(crate) fn write_json(rows: &[Row], others: &Others, out: &mut impl Write) -> io::Result<()> {
+    let Others { tallies, maps } = others;
+    let others = tallies.iter().map(Line::Tally).chain(maps.iter().map(Line::Map));
+    let lines: Vec<Line<'_>> = rows.iter().map(Line::Link).chain(others).collect();
     serde_json::to_writer_pretty(&mut *out, &lines)?;
     writeln!(out)
 }
 
-/// Prints a table of links and one of what is counted, as far as there are any, and below them what to do about each link
-/// that is down.
+/// Prints a table of links, one of what is counted and one of what is discovered, as far as there are any, and below them what
+/// to do about each link that is down, and about what is not known.
 ///
 /// # Errors
 /// When the output cannot be written.
-pub(crate) fn write_table(rows: &[Row], counts: &[Tally], out: &mut impl Write) -> io::Result<()> {
-    if !rows.is_empty() || counts.is_empty() {
-        write_links(rows, out)?;
+pub(crate) fn write_table(rows: &[Row], others: &Others, out: &mut impl Write) -> io::Result<()> {
+    let Others { tallies, maps } = others;
+    write_links(rows, out)?;
+    if !rows.is_empty() && !tallies.is_empty() {
+        writeln!(out)?;
     }
-    if !counts.is_empty() {
-        if !rows.is_empty() {
-            writeln!(out)?;
-        }
-        counts::write_table(counts, out)?;
+    counts::write_table(tallies, out)?;
+    let is_preceded = !rows.is_empty() || !tallies.is_empty();
+    if is_preceded && !maps.is_empty() {
+        writeln!(out)?;
     }
+    counts::write_maps(maps, out)?;
     for row in rows {
         if let (Some(reason), Some(advice)) = (row.reason, &row.advice) {
             writeln!(out, "\n{}: {reason}: {advice}", crate::terminal::escape(&row.name))?;
         }
     }
-    Ok(())
+    counts::write_advice(others, out)
 }
 
 fn write_links(rows: &[Row], out: &mut impl Write) -> io::Result<()> {

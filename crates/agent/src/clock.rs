@@ -36,6 +36,11 @@ impl Clock for SystemClock {
         SystemTime::now()
     }
 
+    fn since_boot(&self) -> Duration {
+        // It never is negative.
+        clock_gettime(ClockId::Boottime).try_into().unwrap_or_default()
+    }
+
     fn cpu(&self) -> Duration {
         // CLOCK_THREAD_CPUTIME_ID never is negative.
         clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()

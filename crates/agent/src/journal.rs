@@ -13,7 +13,7 @@ use vms_core::metric;
 use vms_core::monitor::{Cycle, Failure, LimitChange, PermissionChange, SightChange};
 use vms_core::observer::{Status, StatusChange};
 use vms_core::probe::Probe;
-use vms_core::process::Process;
+use vms_core::process::{Capability, Process};
 use vms_core::with_causes;
 
 use crate::advice;
@@ -223,6 +223,7 @@ fn tell_standing(change: &StatusChange) {
             count,
             least = bounds.least,
             unattributed,
+            missing = named(&standing.missing),
             "there are fewer {what} than expected, as far as the agent may know: run `vms-agent doctor` for the fix"
         ),
         Status::Down => warn!(
@@ -232,6 +233,12 @@ fn tell_standing(change: &StatusChange) {
             "there are fewer {what} than expected: start what is missing, or run `vms-agent check` and correct the probe"
         ),
     }
+}
+
+/// Capabilities by their names; `None` where there are none.
+fn named(capabilities: &BTreeSet<Capability>) -> Option<String> {
+    let names: Vec<&str> = capabilities.iter().map(|capability| capability.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(" "))
 }
 
 fn tell_lack(lack: InferenceLack) {

@@ -177,15 +177,17 @@ fn check(global: &GlobalArgs, environment: &Environment, args: &CheckArgs) -> an
     };
     let rows = check::rows(&links, mode);
     let unseen = check::out_of_sight(&links);
-    let (counts, unknown) = check::counts(&others);
+    let (others, unknown) = check::others(&others);
     let status = match () {
         () if !unseen.is_empty() || !unknown.is_empty() => COULD_NOT_MEASURE,
-        () => u8::from(!rows.iter().all(check::Row::is_up) || !counts.iter().all(check::Tally::is_up)),
+        () => {
+            u8::from(!rows.iter().all(check::Row::is_up) || !others.tallies.iter().all(check::Tally::is_up))
+        }
     };
     let mut out = anstream::stdout();
     let printed = match args.format {
-        Format::Text => check::write_table(&rows, &counts, &mut out),
-        Format::Json => check::write_json(&rows, &counts, &mut out),
+        Format::Text => check::write_table(&rows, &others, &mut out),
+        Format::Json => check::write_json(&rows, &others, &mut out),
     };
     if !unseen.is_empty() {
         let error = anyhow::anyhow!(advice::for_out_of_sight(config.terms.namespaces));

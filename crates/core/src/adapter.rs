@@ -157,6 +157,10 @@ pub trait Clock {
     /// The time of day, for time stamps.
     fn wall(&self) -> SystemTime;
 
+    /// Time since the host was started, that of its sleep included: the clock by which the kernel tells when a process began
+    /// (`CLOCK_BOOTTIME`).
+    fn since_boot(&self) -> Duration;
+
     /// The CPU time, user and system, that the calling thread has used.
     fn cpu(&self) -> Duration;
 }

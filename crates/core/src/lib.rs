@@ -31,6 +31,7 @@ pub mod socket;
 mod test_host;
 mod track;
 pub mod translation;
+pub mod usage;
 pub mod watch;
 
 pub use adapter::{Clock, ConnAdapter, NameAdapter, ProcessAdapter, TranslationAdapter};

@@ -349,6 +349,8 @@ pub struct Manner<'a> {
     pub known: &'a HashMap<Inode, Vec<Arc<Process>>>,
     /// The moment of looking, on a clock that never goes backwards.
     pub now: Duration,
+    /// The same moment, by [`Clock::since_boot`](crate::Clock::since_boot).
+    pub since_boot: Duration,
     /// What looking may take.
     pub allowance: &'a Allowance<'a>,
     /// With which connection to begin at a probe, given by its place, that has too many: what the last look at it told.
@@ -386,6 +388,7 @@ pub struct Sight {
     /// Places of the sockets that each wants; `None` where they are too many to find out who holds them.
     wanted: Vec<Option<Vec<usize>>>,
     scan: HolderScan,
+    began: Duration,
     /// Why no socket was told.
     unsurveyed: Option<Arc<str>>,
     /// Who asked for sockets.
@@ -408,7 +411,7 @@ impl Sight {
         }
         let wanted = self.wanted.get(place).and_then(Option::as_deref).ok_or(LookError::Crowded)?;
         let sockets: Vec<&Socket> = wanted.iter().filter_map(|socket| self.sockets.get(*socket)).collect();
-        observer(&Seen { sockets: &sockets, scan: &self.scan, is_second })
+        observer(&Seen { sockets: &sockets, scan: &self.scan, began: self.began, is_second })
     }
 }
 
@@ -656,7 +659,7 @@ impl LookPlan {
         let Inquiry { mut wanted, mut census, known, has_backlog } =
             self.inquire(&dumped, &candidates, named, manner);
         let shown = self.sort_sockets(&sockets, manner.observers.len());
-        let (shown, Question { wanted: asked, counted, located: asked_after }) =
+        let (shown, Question { wanted: asked, counted, measured, located: asked_after }) =
             question(manner.observers, &sockets, shown);
         for (inode, patterns) in asked {
             wanted.entry(inode).or_default().extend(patterns);
@@ -677,6 +680,7 @@ impl LookPlan {
                 wanted: &wanted,
                 census: &census,
                 counted: &counted,
+                measured: &measured,
                 located: &located,
                 every_holder: manner.every_holder,
                 now: manner.now,
@@ -713,7 +717,10 @@ impl LookPlan {
             look.reverse.undecided += part.left_out.of(Direction::Reverse);
         }
         let asks = self.observer_of.iter().copied().collect();
-        Ok(Look { links: looks, sight: Sight { sockets, wanted: shown, scan, unsurveyed, asks } })
+        Ok(Look {
+            links: looks,
+            sight: Sight { sockets, wanted: shown, scan, began: manner.since_boot, unsurveyed, asks },
+        })
     }
 
     /// The places of the sockets that each of so many observers wants.
@@ -1107,6 +1114,7 @@ fn question(
             all.wanted.entry(inode).or_default().extend(patterns);
         }
         all.counted.extend(question.counted);
+        all.measured.extend(question.measured);
         all.located.extend(question.located);
         Some(shown)
     });

@@ -340,6 +340,15 @@ metrics! {
     /// How many more there may be.
     PROCESS_POSSIBLE = "vms.process_mon.possible", "{process}", Kind::Gauge, ["name", "process_name"],
         "Processes that might fit, of which the agent was not permitted to read all names.";
+    /// What processes compute.
+    PROCESSES_CPU_TIME = "vms.process_mon.cpu.time", "s", Kind::Counter, ["name", "process_name", "cpu.mode"],
+        "CPU time that the processes that fit have used since the agent first saw them to fit, by mode: user or system. Sent with `resources: true`.";
+    /// What processes hold.
+    PROCESSES_MEMORY_USAGE = "vms.process_mon.memory.usage", "By", Kind::UpDownCounter, ["name", "process_name"],
+        "Resident memory of the processes that fit; pages that several of them share are counted for each. Sent with `resources: true`.";
+    /// What processes may address.
+    PROCESSES_MEMORY_VIRTUAL = "vms.process_mon.memory.virtual", "By", Kind::UpDownCounter, ["name", "process_name"],
+        "Virtual memory of the processes that fit: their address spaces, whether in use or not. Sent with `resources: true`.";
     /// Where processes listen.
     DISCOVERY_LISTENING = "vms.discovery.listening", "{socket}", Kind::Gauge,
         ["name", "process_name", "local_address", "local_port"],
@@ -365,7 +374,7 @@ metrics! {
         "Sockets of which the agent was not permitted to learn who holds them: there may be more edges.";
     /// Which capability the agent lacks.
     PERMISSION_MISSING = "vms.agent.permission_missing", "1", Kind::Gauge, ["capability"],
-        "1 while the absence of this capability keeps sockets from being attributed, 0 once it no longer does.";
+        "1 while the absence of this capability keeps sockets from being attributed, or leaves open whether processes run that are too few, 0 once it no longer does.";
     /// How measurements ended.
     MEASUREMENTS = "vms.agent.measurements", "{measurement}", Kind::Counter, ["outcome"],
         "Measurements of probes by outcome: ok, permission_missing or failed.";

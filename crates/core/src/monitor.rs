@@ -1090,7 +1090,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let indices = probes.links.as_slice();
         let observers = probes.observers.iter().filter_map(|index| self.observers.get(*index));
         let observers: Vec<&dyn Observer> = observers.map(|(_, observer)| observer.as_ref()).collect();
-        let now = self.clock.monotonic();
+        let (now, since_boot) = (self.clock.monotonic(), self.clock.since_boot());
         let links = &self.links;
         let untranslated = |place: usize| {
             let link = indices.get(place).and_then(|index| links.get(*index));
@@ -1118,6 +1118,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             every_holder,
             known,
             now,
+            since_boot,
             allowance,
             begin_with: &begin_with,
             translations: &translations,

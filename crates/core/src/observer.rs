@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::adapter::NameAdapter;
 use crate::connection::Inode;
@@ -17,6 +17,7 @@ use crate::metric::DataPoint;
 use crate::name::Resolved;
 use crate::process::{Capability, HolderScan, PatternId, ProcessSelector};
 use crate::socket::{Socket, SocketClause};
+use crate::usage::Usage;
 
 /// A probe that one look answers.
 pub trait Observer: fmt::Debug + Send {
@@ -72,6 +73,8 @@ pub struct Question {
     pub wanted: BTreeMap<Inode, BTreeSet<PatternId>>,
     /// Patterns of which it matters how many processes fit them.
     pub counted: BTreeSet<PatternId>,
+    /// Of these, patterns of which it matters what the processes use that fit them.
+    pub measured: BTreeSet<PatternId>,
     /// Patterns of which it matters where whoever fits them lives, should the agent be beside the wrong sockets.
     pub located: BTreeSet<PatternId>,
 }
@@ -83,6 +86,8 @@ pub struct Seen<'a> {
     pub sockets: &'a [&'a Socket],
     /// What was asked of the processes.
     pub scan: &'a HolderScan,
+    /// When the look began, by [`Clock::since_boot`](crate::Clock::since_boot): before any process was looked at.
+    pub began: Duration,
     /// Whether this is a second look, after one that was doubted.
     pub is_second: bool,
 }
@@ -177,6 +182,8 @@ pub struct Standing {
     pub missing: BTreeSet<Capability>,
     /// What host names of the probe were taken for.
     pub resolved: Vec<Resolved>,
+    /// What the processes use that were counted, where that was asked for and could be read.
+    pub usage: Option<Usage>,
 }
 
 /// A change of a probe's status, told once.
@@ -210,10 +217,6 @@ impl Tally {
         self.standing.as_ref()
     }
 
-    pub(crate) fn finding(&self) -> Option<Finding> {
-        self.standing.clone().map(Finding::Standing)
-    }
-
     pub(crate) fn unattributed(&self) -> u64 {
         self.standing.as_ref().map_or(0, |standing| standing.unattributed)
     }
@@ -235,7 +238,7 @@ impl Tally {
         if status == Status::Down && before != Some(Status::Down) && !is_second {
             return Taken::Doubt;
         }
-        let standing = Standing { status, count, unattributed, missing, resolved: Vec::new() };
+        let standing = Standing { status, count, unattributed, missing, resolved: Vec::new(), usage: None };
         self.standing = Some(standing.clone());
         let has_changed = before != Some(status);
         Taken::Answer(has_changed.then(|| StatusChange {

@@ -24,7 +24,8 @@ impl fmt::Display for Pid {
     }
 }
 
-/// A capability without which the sockets of other users' processes cannot be attributed (capabilities(7)).
+/// A capability without which the sockets of other users' processes cannot be attributed, or not all of their names be read
+/// (capabilities(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Capability {
     /// Needed to read the links in another user's `/proc/PID/fd`, and to see processes that `hidepid` hides.
@@ -435,6 +436,8 @@ pub struct HolderQuery<'a> {
     /// Patterns of which it matters how many processes fit them. Part of the census, but for where they live and for parts of the
     /// kernel, which are not counted.
     pub counted: &'a BTreeSet<PatternId>,
+    /// Of the patterns that are counted, those of which it matters what the processes use that fit them.
+    pub measured: &'a BTreeSet<PatternId>,
     /// Find every holder, instead of stopping when each wanted socket has one that fits each of its patterns.
     pub every_holder: bool,
     /// The moment of asking, on a clock that never goes backwards: what is remembered of names has an age.
@@ -474,6 +477,24 @@ pub struct Headcount {
     pub possible: u64,
 }
 
+/// What a process uses, all its threads together, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessUsage {
+    /// Its id.
+    pub pid: Pid,
+    /// When it started, on the clock of [`Clock::since_boot`](crate::Clock::since_boot), to a hundredth of a second. Together with
+    /// its id it tells a process from every other, and stays what it is when the process replaces its program.
+    pub started: Duration,
+    /// The CPU time that it has used since then in user mode.
+    pub user: Duration,
+    /// The same in the kernel.
+    pub system: Duration,
+    /// Its resident memory, in which pages that it shares with others are counted as well.
+    pub resident_bytes: u64,
+    /// Its address space.
+    pub virtual_bytes: u64,
+}
+
 /// What was found out about the holders of sockets.
 #[derive(Debug, Clone, Default)]
 pub struct HolderScan {
@@ -486,6 +507,11 @@ pub struct HolderScan {
     /// Of the patterns that are counted, how many processes fit them. One that is missing was not counted to the end, because
     /// the allowance was spent: there are no counts of a part.
     pub headcounts: BTreeMap<PatternId, Headcount>,
+    /// Of the patterns that are measured, what each process uses that counts as fitting. One is missing that was not counted,
+    /// or of which a process counts whose usage could not be read: nothing is told of a part.
+    pub usages: BTreeMap<PatternId, Vec<ProcessUsage>>,
+    /// The capabilities whose absence is to blame for that processes are counted which might fit.
+    pub nameless: BTreeSet<Capability>,
     /// Patterns for which some process that fits, or might, could not be looked into.
     ///
     /// For these, wanted sockets without a fitting holder were looked for in every process that can be read, so

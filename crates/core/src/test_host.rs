@@ -19,8 +19,8 @@ use crate::infer::{
 use crate::look::Manner;
 use crate::namespace::{Approach, Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{
-    Capability, Container, Headcount, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames,
-    ProcessSelector, VerifyQuery,
+    Capability, Container, Fits, Headcount, HolderQuery, HolderScan, Known, PatternId, Pid, Process,
+    ProcessNames, ProcessSelector, ProcessUsage, VerifyQuery,
 };
 use crate::socket::{Socket, SocketFilter, SocketSurvey};
 use crate::translation::{Translation, Translations};
@@ -67,6 +67,18 @@ impl Running {
 }
 
 impl Running {
+    /// What it fits by the names that may be read.
+    fn fits(&self, selector: &ProcessSelector) -> Fits {
+        let path = PathBuf::from(format!("/bin/{}", self.executable));
+        let (comm, executable) = (Known::Is(self.comm.as_bytes()), Known::Is(Path::new(&path)));
+        let (comm, argv0, executable) = match self.access {
+            Access::Hidden => (Known::Denied, Known::Denied, Known::Denied),
+            Access::NoExecutable => (comm, Known::Absent, Known::Denied),
+            Access::Open | Access::Denied => (comm, Known::Absent, executable),
+        };
+        selector.fits(&ProcessNames { comm, argv0, executable })
+    }
+
     /// As it is known to whoever may not look into it.
     fn describe_outsider(&self, pid: Pid, selector: &ProcessSelector) -> Arc<Process> {
         if self.access != Access::NoExecutable {
@@ -135,6 +147,8 @@ pub(crate) struct Host {
     pub(crate) attended: BTreeSet<NamespaceId>,
     /// Those that are attended to without being entered.
     pub(crate) unentered: BTreeSet<NamespaceId>,
+    /// What processes use, by their places. Of others it cannot be read.
+    pub(crate) usages: BTreeMap<usize, ProcessUsage>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +162,7 @@ pub(crate) fn with_manner<R>(look: impl FnOnce(Manner<'_>) -> R) -> R {
         every_holder: false,
         known: &HashMap::new(),
         now: Duration::ZERO,
+        since_boot: Duration::ZERO,
         allowance: &Allowance::unlimited(),
         begin_with: &|_| None,
         translations: &Translations::default(),
@@ -398,23 +413,7 @@ impl ProcessAdapter for Host {
                 }
                 break;
             }
-            let path = PathBuf::from(format!("/bin/{}", running.executable));
-            let names = match running.access {
-                Access::Hidden => {
-                    ProcessNames { comm: Known::Denied, argv0: Known::Denied, executable: Known::Denied }
-                }
-                Access::NoExecutable => ProcessNames {
-                    comm: Known::Is(running.comm.as_bytes()),
-                    argv0: Known::Absent,
-                    executable: Known::Denied,
-                },
-                Access::Open | Access::Denied => ProcessNames {
-                    comm: Known::Is(running.comm.as_bytes()),
-                    argv0: Known::Absent,
-                    executable: Known::Is(Path::new(&path)),
-                },
-            };
-            let fits = query.selector.fits(&names);
+            let fits = running.fits(query.selector);
             scan.present.extend(fits.certain.iter().filter(|id| needed.contains(id)));
             scan.uncertain.extend(fits.possible.iter().filter(|id| needed.contains(id)));
             if self.elsewhere.contains(&index) {
@@ -449,11 +448,22 @@ impl ProcessAdapter for Host {
             }
         }
         for pattern in query.counted {
-            let names =
-                |running: &Running| running.describe_outsider(Pid(0), query.selector).fits.contains(pattern);
-            let fitting = self.processes.iter().filter(|running| names(running)).count();
-            let headcount = Headcount { fitting: u64::try_from(fitting).unwrap(), possible: 0 };
+            let fits = self.processes.iter().map(|running| running.fits(query.selector));
+            let (mut headcount, mut usages) = (Headcount::default(), Some(Vec::new()));
+            for (index, fits) in fits.enumerate() {
+                if fits.certain.contains(pattern) {
+                    headcount.fitting += 1;
+                    let usage = self.usages.get(&index);
+                    usages = usages.zip(usage).map(|(usages, usage)| [usages, vec![*usage]].concat());
+                } else if fits.possible.contains(pattern) {
+                    headcount.possible += 1;
+                    scan.nameless.insert(Capability::SysPtrace);
+                }
+            }
             scan.headcounts.insert(*pattern, headcount);
+            if query.measured.contains(pattern) {
+                scan.usages.extend(usages.map(|usages| (*pattern, usages)));
+            }
         }
         let here = &scan.here;
         scan.elsewhere.retain(|id| query.census.contains(id) || !here.contains(id));

@@ -48,6 +48,10 @@ impl Clock for StoppedClock {
         Duration::from_secs(100)
     }
 
+    fn since_boot(&self) -> Duration {
+        self.monotonic()
+    }
+
     fn cpu(&self) -> Duration {
         Duration::ZERO
     }

@@ -11,6 +11,8 @@ pub struct Effort {
     pub names: usize,
     /// How many processes were only asked whether they run, by their number.
     pub glances: usize,
+    /// How many processes were asked what they use.
+    pub usages: usize,
     /// How many known descriptors were looked at again.
     pub rechecks: usize,
     /// How many sockets were found among descriptors, wanted or not.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vms_core::connection::Inode;
 use vms_core::process::{
     Capability, Container, Fits, Headcount, HolderQuery, HolderScan, Known, PatternId, Pid, Process,
-    ProcessSelector,
+    ProcessSelector, ProcessUsage,
 };
 
 use crate::network::{Surroundings, Whereabouts};
@@ -212,9 +212,23 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Takes in how many processes fit the patterns that are counted.
-    pub(crate) fn take_headcounts(&mut self, headcounts: BTreeMap<PatternId, Headcount>) {
+    /// Takes in how many processes fit the patterns that are counted, and what they use of those that are measured.
+    pub(crate) fn take_headcounts(
+        &mut self,
+        headcounts: BTreeMap<PatternId, Headcount>,
+        usages: BTreeMap<PatternId, Vec<ProcessUsage>>,
+    ) {
         self.found.headcounts = headcounts;
+        self.found.usages = usages;
+    }
+
+    /// Takes in what the agent may, by which processes are counted that might fit: names, as far as they are refused, are
+    /// guarded by one capability, and so is that which `hidepid` hides.
+    pub(crate) fn blame(&mut self, privileges: &Privileges) {
+        let might_fit = self.found.headcounts.values().any(|headcount| headcount.possible > 0);
+        if might_fit && !privileges.sys_ptrace {
+            self.found.nameless.insert(Capability::SysPtrace);
+        }
     }
 
     /// Takes in that there can be processes of which nothing is shown.

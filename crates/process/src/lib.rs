@@ -11,7 +11,8 @@
 //!
 //! Every process is looked at through one descriptor of its `/proc/PID`, which goes dead with the process: names
 //! and descriptors are always of one process, even when its number is given to another in mid-scan. Only whether a
-//! process runs that is counted by what is remembered of it is asked by its number, just after it was listed. A process
+//! process runs that is counted by what is remembered of it is asked by its number, just after it was listed; where it is
+//! read what it uses, its directory has to be the one that was listed. A process
 //! that vanishes is normal; one that may not be looked into is reported as such and never taken for "holds
 //! nothing".
 //!

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use std::num::NonZeroU32;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use vms_core::connection::Inode;
-use vms_core::process::Pid;
+use vms_core::process::{Pid, ProcessUsage};
 
 use crate::privileges::Privileges;
 
@@ -141,11 +142,7 @@ pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
 pub fn parse_task_kind(stat: &[u8]) -> Option<TaskKind> {
     const PF_KTHREAD: u64 = 0x0020_0000;
     const FLAGS_AFTER_STATE: usize = 5;
-    let after_name = stat.rsplit(|byte| *byte == b')').next()?;
-    if after_name.len() == stat.len() {
-        return None;
-    }
-    let mut fields = after_name.trim_ascii().split(|byte| *byte == b' ');
+    let mut fields = fields_after_name(stat)?;
     let state = fields.next()?;
     let flags = parse_decimal(fields.nth(FLAGS_AFTER_STATE)?)?;
     Some(match state {
@@ -154,6 +151,84 @@ pub fn parse_task_kind(stat: &[u8]) -> Option<TaskKind> {
         [_] => TaskKind::User,
         _ => return None,
     })
+}
+
+/// The fields of a line of `/proc/PID/stat` that follow the name: the state and numbers.
+fn fields_after_name(stat: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    let after_name = stat.rsplit(|byte| *byte == b')').next()?;
+    (after_name.len() < stat.len()).then(|| after_name.trim_ascii().split(|byte| *byte == b' '))
+}
+
+/// What a line of `/proc/PID/stat` says that a process uses, in the kernel's units (proc(5); `do_task_stat` in
+/// `fs/proc/array.c`). Everybody may read these fields; only addresses are kept from others.
+///
+/// CPU times are of all threads, those that have exited included, where the line is the process's, and of one thread where it is
+/// from `/proc/PID/task`. Those of children are their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatUsage {
+    /// CPU time in user mode, field 14 (`utime`).
+    pub user_ticks: u64,
+    /// CPU time in the kernel, field 15 (`stime`).
+    pub system_ticks: u64,
+    /// When it started, since boot, field 22 (`starttime`): in the time namespace of the reader, since Linux 5.6.
+    pub start_ticks: u64,
+    /// Its address space, field 23 (`vsize`). 0 of what has no memory: a part of the kernel, or a thread that has exited.
+    pub virtual_bytes: u64,
+    /// Its resident memory, field 24 (`rss`). The kernel counts it for each processor apart: it may be some dozen pages off.
+    pub resident_pages: u64,
+}
+
+/// What the kernel counts in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Units {
+    /// Clock ticks of a second, `USER_HZ`.
+    pub ticks_a_second: u64,
+    /// Bytes of a page.
+    pub page_bytes: u64,
+}
+
+impl StatUsage {
+    /// The same in seconds and bytes.
+    #[must_use]
+    pub fn of(self, pid: Pid, units: Units) -> ProcessUsage {
+        let time = |ticks: u64| units.duration(ticks);
+        ProcessUsage {
+            pid,
+            started: time(self.start_ticks),
+            user: time(self.user_ticks),
+            system: time(self.system_ticks),
+            resident_bytes: self.resident_pages.saturating_mul(units.page_bytes),
+            virtual_bytes: self.virtual_bytes,
+        }
+    }
+}
+
+impl Units {
+    fn duration(self, ticks: u64) -> Duration {
+        const NANOSECONDS: u64 = 1_000_000_000;
+        let ticks_a_second = self.ticks_a_second.clamp(1, NANOSECONDS);
+        let (seconds, rest) = (ticks / ticks_a_second, ticks % ticks_a_second);
+        Duration::from_secs(seconds)
+            .saturating_add(Duration::from_nanos(rest * (NANOSECONDS / ticks_a_second)))
+    }
+}
+
+/// What a process uses by a line of `/proc/PID/stat`; `None` when it is no such line, or not all of it.
+#[must_use]
+pub fn parse_usage(stat: &[u8]) -> Option<StatUsage> {
+    const USER_AFTER_STATE: usize = 10;
+    const START_AFTER_SYSTEM: usize = 6;
+    let mut fields = fields_after_name(stat)?;
+    let [_] = fields.next()? else { return None };
+    let usage = StatUsage {
+        user_ticks: parse_decimal(fields.nth(USER_AFTER_STATE)?)?,
+        system_ticks: parse_decimal(fields.next()?)?,
+        start_ticks: parse_decimal(fields.nth(START_AFTER_SYSTEM)?)?,
+        virtual_bytes: parse_decimal(fields.next()?)?,
+        resident_pages: parse_decimal(fields.next()?)?,
+    };
+    // Another field: the line was not cut off in the middle of a number.
+    fields.next().map(|_| usage)
 }
 
 /// A device number as `/proc/PID/mountinfo` writes it.

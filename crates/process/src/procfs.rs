@@ -13,17 +13,19 @@ use rustix::fs::{
     AtFlags, Dir, Mode, OFlags, RawDir, SeekFrom, fstat, major, minor, openat, readlinkat_raw, seek, statat,
 };
 use rustix::io::Errno;
+use rustix::param::{clock_ticks_per_second, page_size};
 use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
 use vms_core::namespace::SocketTables;
-use vms_core::process::{Container, Known, Pid, ProcessNames};
+use vms_core::process::{Container, Known, Pid, ProcessNames, ProcessUsage};
 
 use crate::container::parse_container;
 use crate::error::ProcessError;
 use crate::network::NetworkNamespace;
 use crate::parse::{
-    Device, HiddenProcesses, TaskKind, parse_argv0, parse_comm, parse_decimal, parse_executable,
-    parse_hidden_processes, parse_namespace_link, parse_pid, parse_socket_link, parse_task_kind,
+    Device, HiddenProcesses, StatUsage, TaskKind, Units, parse_argv0, parse_comm, parse_decimal,
+    parse_executable, parse_hidden_processes, parse_namespace_link, parse_pid, parse_socket_link,
+    parse_task_kind, parse_usage,
 };
 use crate::privileges::Refusal;
 
@@ -32,6 +34,7 @@ use crate::privileges::Refusal;
 pub(crate) struct Procfs {
     root: OwnedFd,
     path: PathBuf,
+    units: Units,
 }
 
 /// A process in the listing of a /proc.
@@ -45,6 +48,16 @@ pub(crate) struct Listed {
 /// One process, kept hold of: every step fails once it is gone, even if another has its number by then.
 #[derive(Debug)]
 pub(crate) struct ProcessDir(OwnedFd);
+
+/// A process that was entered, and its names.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    pub(crate) dir: ProcessDir,
+    /// Of the living thread, where there is one.
+    pub(crate) names: Names,
+    /// Where its first thread has exited, one that lives.
+    pub(crate) thread: Option<ProcessDir>,
+}
 
 /// The names of a process, as read.
 #[derive(Debug)]
@@ -63,6 +76,15 @@ pub(crate) enum Obstacle {
     Refused(Refusal),
     /// The agent has no descriptors or memory left, which says nothing about the process.
     Exhausted(Errno),
+}
+
+/// Whether a process runs a program, and what it uses then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// It is a part of the kernel, or all of its threads have exited.
+    Idle,
+    /// It runs. What it uses is `None` where that cannot be made out.
+    Running(Option<StatUsage>),
 }
 
 /// How far a process's descriptors were read.
@@ -84,6 +106,8 @@ const COMM_BYTES: usize = 256;
 const ARGV0_BYTES: usize = 4096;
 /// What a file is read by that is read whole: the `status` of a process has half of it.
 const WHOLE_BYTES: usize = 4096;
+/// Threads of a process whose first has no memory any more among which one is looked for that has: each but those about to exit.
+const THREADS_ASKED: usize = 32;
 /// 52 numbers of at most 20 digits, and a name.
 const STAT_BYTES: usize = 2048;
 /// A dozen hierarchies, each with the path of a container in a pod.
@@ -107,7 +131,11 @@ impl Procfs {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root =
             rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| listing_error(path, errno))?;
-        Ok(Self { root, path: path.to_owned() })
+        let units = Units {
+            ticks_a_second: clock_ticks_per_second(),
+            page_bytes: u64::try_from(page_size()).unwrap_or(u64::MAX),
+        };
+        Ok(Self { root, path: path.to_owned(), units })
     }
 
     /// The processes that /proc shows, in the order of their numbers.
@@ -159,6 +187,12 @@ impl Procfs {
     /// Opens a process and reads its names. Where its first thread has exited and others live on, those of one that
     /// lives: the kernel shows the first as a zombie without executable and descriptors, and the sockets are held.
     pub(crate) fn enter(&self, pid: Pid) -> Result<(ProcessDir, Names), Obstacle> {
+        let Entered { dir, names, thread } = self.enter_whole(pid)?;
+        Ok((thread.unwrap_or(dir), names))
+    }
+
+    /// The same, and the process beside its thread.
+    pub(crate) fn enter_whole(&self, pid: Pid) -> Result<Entered, Obstacle> {
         let dir = self.open_process(pid)?;
         let names = dir.read_names()?;
         if names.executable == Known::Absent
@@ -166,9 +200,22 @@ impl Procfs {
             && let Some(thread) = dir.open_living_thread()?
         {
             let names = thread.read_names()?;
-            return Ok((thread, names));
+            return Ok(Entered { dir, names, thread: Some(thread) });
         }
-        Ok((dir, names))
+        Ok(Entered { dir, names, thread: None })
+    }
+
+    /// Whether a listed process runs, and what it uses; `None` when its number was given to another since, or it cannot be told
+    /// whether it was.
+    pub(crate) fn read_activity(&self, listed: Listed) -> Result<Option<Activity>, Obstacle> {
+        let dir = self.open_process(listed.pid)?;
+        let inode = fstat(&dir.0).map_err(|errno| dir.obstacle(errno, Refusal::Enter))?.st_ino;
+        if inode == listed.inode { dir.read_activity().map(Some) } else { Ok(None) }
+    }
+
+    /// What the kernel told, in units of its own.
+    pub(crate) fn in_units(&self, usage: StatUsage, pid: Pid) -> ProcessUsage {
+        usage.of(pid, self.units)
     }
 
     /// Whether that process runs a program: it is no part of the kernel, and not all of its threads have exited.
@@ -263,9 +310,56 @@ impl ProcessDir {
         Ok(parse_task_kind(&stat).unwrap_or(TaskKind::User))
     }
 
+    /// Whether the process runs, and what it uses.
+    pub(crate) fn read_activity(&self) -> Result<Activity, Obstacle> {
+        let stat = self.read_text(c"stat", STAT_BYTES, b'\n')?;
+        let kind = parse_task_kind(&stat).unwrap_or(TaskKind::User);
+        let usage = parse_usage(&stat);
+        let has_memory = |usage: &StatUsage| usage.virtual_bytes > 0;
+        match kind {
+            TaskKind::Kernel => return Ok(Activity::Idle),
+            TaskKind::User if usage.as_ref().is_none_or(has_memory) => return Ok(Activity::Running(usage)),
+            TaskKind::User | TaskKind::Dead => {}
+        }
+        // Its first thread has exited, or is about to, and has let go of its memory: others may still have it. The times of the
+        // whole process are told there all the same.
+        let (mut is_running, mut asked) = (kind == TaskKind::User, 0);
+        let thread = self.find_thread(|thread| {
+            if parse_task_kind(thread).unwrap_or(TaskKind::User) != TaskKind::User {
+                return None;
+            }
+            (is_running, asked) = (true, asked + 1);
+            let memory = parse_usage(thread).filter(has_memory);
+            (memory.is_some() || asked == THREADS_ASKED).then_some(memory)
+        })?;
+        if !is_running {
+            return Ok(Activity::Idle);
+        }
+        let usage = match thread {
+            Some((_, memory)) => memory.zip(usage).map(|(memory, usage)| StatUsage {
+                virtual_bytes: memory.virtual_bytes,
+                resident_pages: memory.resident_pages,
+                ..usage
+            }),
+            // No thread has any: it is about to exit.
+            None => usage,
+        };
+        Ok(Activity::Running(usage))
+    }
+
     /// The directory of a thread that lives, of a process whose first thread has exited: names and descriptors are
     /// then shown there only. `None` where no other thread is left.
     fn open_living_thread(&self) -> Result<Option<Self>, Obstacle> {
+        let lives =
+            |stat: &[u8]| (parse_task_kind(stat).unwrap_or(TaskKind::User) == TaskKind::User).then_some(());
+        Ok(self.find_thread(lives)?.map(|(thread, ())| thread))
+    }
+
+    /// The first thread of whose `stat` something is picked, and that.
+    fn find_thread<T>(
+        &self,
+        mut pick: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Option<(Self, T)>, Obstacle> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let tasks = openat(&self.0, c"task", flags, Mode::empty())
             .map_err(|errno| self.obstacle(errno, Refusal::Enter))?;
@@ -276,8 +370,9 @@ impl ProcessDir {
             }
             let Ok(thread) = openat(&tasks, entry.file_name(), flags, Mode::empty()) else { continue };
             let thread = Self(thread);
-            if thread.read_task_kind() == Ok(TaskKind::User) {
-                return Ok(Some(thread));
+            let picked = thread.read_text(c"stat", STAT_BYTES, b'\n').ok().and_then(|stat| pick(&stat));
+            if let Some(picked) = picked {
+                return Ok(Some((thread, picked)));
             }
         }
         Ok(None)

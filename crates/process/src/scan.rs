@@ -23,7 +23,7 @@ use crate::network::{NetworkNamespace, Surroundings, Whereabouts};
 use crate::parse::TaskKind;
 use crate::pods::Pods;
 use crate::privileges::{Privileges, Refusal};
-use crate::procfs::{Extent, Names, Obstacle, ProcessDir, Procfs};
+use crate::procfs::{Extent, Listed, Names, Obstacle, ProcessDir, Procfs};
 use crate::table::{NAMES_TABLE_BOUND, NameTable, Remembered};
 
 mod headcount;
@@ -74,7 +74,7 @@ pub(crate) struct Scan<'a> {
     /// Whose names were read anew by a search that was cut short: they are not read again.
     read_before: HashSet<Pid>,
     /// The processes that a count has listed just now.
-    listed: Option<Vec<Pid>>,
+    listed: Option<Vec<Listed>>,
 }
 
 /// Whose names are read.
@@ -168,6 +168,7 @@ impl<'a> Scan<'a> {
         let (query, unsettled) = (self.ledger.query(), self.ledger.unsettled());
         self.memory.conclusions.sweep(query.wanted, unsettled, query.now);
         self.memory.kept.sweep(query.wanted.len(), query.now);
+        self.ledger.blame(self.privileges);
         Ok(self.ledger.finish())
     }
 
@@ -308,7 +309,8 @@ impl<'a> Scan<'a> {
             };
             let moved = pass > 0 && seen.values().any(|seen| *seen == Seen::VanishedFitting);
             seen.retain(|_, seen| !matches!(seen, Seen::Vanished | Seen::VanishedFitting));
-            let due: Vec<Pid> = listed.into_iter().filter(|pid| moved || !seen.contains_key(pid)).collect();
+            let listed = listed.into_iter().map(|process| process.pid);
+            let due: Vec<Pid> = listed.filter(|pid| moved || !seen.contains_key(pid)).collect();
             if due.is_empty() {
                 break;
             }
@@ -323,11 +325,11 @@ impl<'a> Scan<'a> {
         self.ledger.is_complete() || (for_sockets && self.ledger.unsettled().is_empty())
     }
 
-    fn list(&mut self) -> Result<Vec<Pid>, ProcessError> {
+    fn list(&mut self) -> Result<Vec<Listed>, ProcessError> {
         self.effort.listings += 1;
         let listed = self.procfs.read_processes(self.scratch)?;
         self.memory.table.list(&listed, self.ledger.query().now);
-        Ok(listed.into_iter().map(|process| process.pid).collect())
+        Ok(listed)
     }
 
     fn look_at(

@@ -141,8 +141,22 @@ impl TestProcess {
     }
 
     pub(crate) fn stat(self, state: u8, flags: u32) -> Self {
+        // What is dead has no memory any more.
+        self.stat_line(state, flags, [0; 3], if state == b'Z' { [0; 2] } else { [8192, 1] })
+    }
+
+    /// Has used so many ticks in user mode and in the kernel and started at that one, and has so many bytes of virtual memory
+    /// and pages of resident.
+    pub(crate) fn uses(self, times: [u64; 3], memory: [u64; 2]) -> Self {
+        self.stat_line(b'S', 0x0040_0000, times, memory)
+    }
+
+    pub(crate) fn stat_line(self, state: u8, flags: u32, times: [u64; 3], memory: [u64; 2]) -> Self {
+        let ([user, system, start], [virtual_bytes, pages]) = (times, memory);
         let state = char::from(state);
-        let line = format!("1 (a) S (name) {state} 1 1 1 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0\n");
+        let (before, between) = (format!("1 1 1 0 -1 {flags} 9 9 9 9"), "99999 99999 20 0 1 0");
+        let memory = format!("{virtual_bytes} {pages} 18446744073709551615 1 1 0 0");
+        let line = format!("1 (a) S (name) {state} {before} {user} {system} {between} {start} {memory}\n");
         fs::write(self.0.join("stat"), line).unwrap();
         self
     }
@@ -231,6 +245,7 @@ pub(crate) struct Question {
     census: BTreeSet<PatternId>,
     located: BTreeSet<PatternId>,
     counted: BTreeSet<PatternId>,
+    measured: BTreeSet<PatternId>,
     every_holder: bool,
     now: Duration,
     allowance: Allowance<'static>,
@@ -258,6 +273,7 @@ impl Question {
             census: BTreeSet::new(),
             located: BTreeSet::new(),
             counted: BTreeSet::new(),
+            measured: BTreeSet::new(),
             every_holder: false,
             now: START,
             allowance: Allowance::unlimited(),
@@ -289,6 +305,12 @@ impl Question {
         self
     }
 
+    /// Asks how many processes fit that pattern, and what they use.
+    pub(crate) fn asks_what_is_used(mut self, pattern: usize) -> Self {
+        self.measured.insert(self.ids[pattern]);
+        self.asks_how_many(pattern)
+    }
+
     pub(crate) fn every_holder(mut self) -> Self {
         self.every_holder = true;
         self
@@ -296,7 +318,13 @@ impl Question {
 
     /// Asks nothing yet, about the same patterns under the same ids.
     pub(crate) fn about_nothing(self) -> Self {
-        Self { wanted: BTreeMap::new(), census: BTreeSet::new(), counted: BTreeSet::new(), ..self }
+        Self {
+            wanted: BTreeMap::new(),
+            census: BTreeSet::new(),
+            counted: BTreeSet::new(),
+            measured: BTreeSet::new(),
+            ..self
+        }
     }
 
     /// Asks for what can be found with so many units of work.
@@ -325,6 +353,7 @@ impl Question {
             census: &self.census,
             located: &self.located,
             counted: &self.counted,
+            measured: &self.measured,
             every_holder: self.every_holder,
             now: self.now,
             allowance: &self.allowance,

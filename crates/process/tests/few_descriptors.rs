@@ -65,6 +65,7 @@ fn more_holders_than_descriptors_are_all_verified_and_leave_descriptors_to_other
         census: &census,
         located: &census,
         counted: &BTreeSet::new(),
+        measured: &BTreeSet::new(),
         every_holder: true,
         now,
         allowance: &Allowance::unlimited(),

@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vms_core::ProcessAdapter;
 use vms_core::allowance::Allowance;
 use vms_core::connection::Inode;
-use vms_core::process::{HolderQuery, Pid, ProcessPattern, ProcessSelector, VerifyQuery};
+use vms_core::process::{HolderQuery, PatternId, Pid, ProcessPattern, ProcessSelector, VerifyQuery};
 use vms_process::{Privileges, ProcReader};
 
 #[path = "real_proc/skip.rs"]
@@ -66,6 +66,7 @@ fn a_second_census_or_count_of_thousands_of_processes_reads_the_names_of_new_one
             census: &census,
             located: &census,
             counted: &BTreeSet::new(),
+            measured: &BTreeSet::new(),
             every_holder: false,
             now,
             allowance: &Allowance::unlimited(),
@@ -88,23 +89,29 @@ fn count_twice() {
     let selector = ProcessSelector::new([&pattern]).unwrap();
     let id = selector.id(&pattern).unwrap();
     let mut reader = reader();
-    let mut count = |milliseconds| {
+    let mut count = |milliseconds, measured: &BTreeSet<PatternId>| {
         let query = HolderQuery {
             selector: &selector,
             wanted: &BTreeMap::new(),
             census: &BTreeSet::new(),
             located: &BTreeSet::new(),
             counted: &BTreeSet::from([id]),
+            measured,
             every_holder: false,
             now: Duration::from_secs(1000) + Duration::from_millis(milliseconds),
             allowance: &Allowance::unlimited(),
         };
         let scan = reader.find_holders(&query).unwrap();
-        assert!(scan.headcounts.get(&id).unwrap().fitting >= u64::try_from(PROCESSES).unwrap());
+        let fitting = usize::try_from(scan.headcounts.get(&id).unwrap().fitting).unwrap();
+        assert!(fitting >= PROCESSES);
+        assert_eq!(scan.usages.get(&id).map(Vec::len), (!measured.is_empty()).then_some(fitting));
         reader.effort().names
     };
-    assert!(count(0) >= PROCESSES);
-    let again = count(1);
+    assert!(count(0, &BTreeSet::new()) >= PROCESSES);
+    let again = count(1, &BTreeSet::new());
+    assert!(again < 50, "{again}");
+    // To read what they use takes no names either.
+    let again = count(2, &BTreeSet::from([id]));
     assert!(again < 50, "{again}");
 }
 
@@ -133,6 +140,7 @@ fn a_socket_among_thousands_of_descriptors_is_searched_once_and_verified_by_one_
         census: &census,
         located: &census,
         counted: &BTreeSet::new(),
+        measured: &BTreeSet::new(),
         every_holder: false,
         now,
         allowance: &Allowance::unlimited(),
@@ -188,6 +196,7 @@ fn searches_that_are_cut_short_among_thousands_of_descriptors_go_on_there_until_
             census: &census,
             located: &census,
             counted: &BTreeSet::new(),
+            measured: &BTreeSet::new(),
             every_holder: false,
             now: Duration::from_secs(1000),
             allowance: &Allowance::of_units(BEFORE / 3),

@@ -137,6 +137,7 @@ fn ask(reader: &mut ProcReader, name: &str, executable: Option<&Path>, inodes: &
         census: &census,
         located: &census,
         counted: &BTreeSet::new(),
+        measured: &BTreeSet::new(),
         every_holder: true,
         now: Duration::ZERO,
         allowance: &Allowance::unlimited(),

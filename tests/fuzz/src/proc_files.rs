@@ -11,9 +11,10 @@ use vms_agent::fuzzing;
 use vms_core::address::Endpoint;
 use vms_core::connection::Inode;
 use vms_core::namespace::NamespaceId;
+use vms_core::process::Pid;
 use vms_process::HidePid;
 use vms_process::container;
-use vms_process::parse::{self, Device, TaskKind};
+use vms_process::parse::{self, Device, TaskKind, Units};
 use vms_sock_diag::codec::Family;
 use vms_sock_diag::host_size::parse_host_sockets;
 use vms_sock_diag::proc_net::Table;
@@ -42,13 +43,48 @@ fn stat(text: &[u8]) {
         assert_eq!(parse::parse_task_kind(&text[end..]), kind);
         assert_eq!(parse::parse_task_kind(&[b"1 (x) Z 1 1 1 1 1 1", &text[end..]].concat()), kind);
     }
-    if let Some(expected) = task_kind_by_procfs(text) {
-        assert_eq!(kind, Some(expected));
+    let other = stat_by_procfs(text);
+    if let Some(other) = &other {
+        assert_eq!(kind, Some(task_kind(other)));
+    }
+    usage(text, other.as_ref());
+}
+
+/// What `/proc/PID/stat` says that a process uses.
+fn usage(text: &[u8], other: Option<&Stat>) {
+    let usage = bounded(text, 0, 0, || parse::parse_usage(text));
+    if let Some(end) = text.iter().rposition(|byte| *byte == b')') {
+        assert_eq!(parse::parse_usage(&[b"1 (x) Z 1 1 1 1 1 1", &text[end..]].concat()), usage);
+    }
+    // What was cut off tells the same, or nothing.
+    for length in 0..text.len().min(600) {
+        let cut = parse::parse_usage(&text[..length]);
+        let is_same_line = !text[length..].contains(&b')');
+        assert!(!is_same_line || cut.is_none() || cut == usage, "{length}");
+    }
+    let Some(usage) = usage else { return };
+    if let Some(other) = other {
+        let [user, system, start] = [other.utime, other.stime, other.starttime];
+        assert_eq!((usage.user_ticks, usage.system_ticks, usage.start_ticks), (user, system, start));
+        assert_eq!((usage.virtual_bytes, usage.resident_pages), (other.vsize, other.rss));
+    }
+    for ticks_a_second in [0, 1, 100, 1024, u64::MAX] {
+        let told = usage.of(Pid(1), Units { ticks_a_second, page_bytes: 4096 });
+        assert_eq!(told.user.as_secs(), usage.user_ticks / ticks_a_second.clamp(1, 1_000_000_000));
+        assert_eq!(told.resident_bytes, usage.resident_pages.saturating_mul(4096));
+    }
+}
+
+fn task_kind(stat: &Stat) -> TaskKind {
+    match stat.state {
+        'Z' | 'X' | 'x' => TaskKind::Dead,
+        _ if stat.flags & 0x0020_0000 != 0 => TaskKind::Kernel,
+        _ => TaskKind::User,
     }
 }
 
 /// What `procfs` makes of it, where it is as the kernel writes it: it panics at some other lines, and takes signs.
-fn task_kind_by_procfs(text: &[u8]) -> Option<TaskKind> {
+fn stat_by_procfs(text: &[u8]) -> Option<Stat> {
     let line = std::str::from_utf8(text).ok()?;
     let (before, fields) = line.rsplit_once(") ")?;
     let (pid, _name) = before.split_once(" (")?;
@@ -61,12 +97,7 @@ fn task_kind_by_procfs(text: &[u8]) -> Option<TaskKind> {
     if !fits || fields.contains(')') {
         return None;
     }
-    let stat = Stat::from_read(text).ok()?;
-    Some(match stat.state {
-        'Z' | 'X' | 'x' => TaskKind::Dead,
-        _ if stat.flags & 0x0020_0000 != 0 => TaskKind::Kernel,
-        _ => TaskKind::User,
-    })
+    Stat::from_read(text).ok()
 }
 
 /// `/proc/PID/comm`, and how it is shown.

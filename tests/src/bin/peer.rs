@@ -23,6 +23,7 @@ use rustix::net::{
 };
 use rustix::process::{DumpableBehavior, Uid, set_dumpable_behavior};
 use rustix::thread::set_thread_res_uid;
+use rustix::time::{ClockId, clock_gettime};
 use vms_agent_tests::program;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -53,6 +54,7 @@ struct Peer {
     serial: usize,
     mailbox: Option<UnixDatagram>,
     children: Vec<Child>,
+    memory: Vec<Vec<u8>>,
 }
 
 fn main() -> ExitCode {
@@ -87,6 +89,11 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// The CPU time that this process has used, in all of its threads.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
 }
 
 /// Accepts whoever calls, and keeps him.
@@ -132,6 +139,18 @@ impl Peer {
             ["close", id] => {
                 let id: usize = id.parse()?;
                 self.sockets.remove(&id).map(|_closed| String::new()).ok_or_else(|| "no such socket".into())
+            }
+            ["burn", milliseconds] => {
+                let until = cpu_time() + Duration::from_millis(milliseconds.parse()?);
+                while cpu_time() < until {
+                    std::hint::black_box(words.len());
+                }
+                Ok(cpu_time().as_micros().to_string())
+            }
+            ["allocate", bytes] => {
+                // Zeros would be pages that are not there before they are written to.
+                self.memory.push(vec![1; bytes.parse()?]);
+                Ok(String::new())
             }
             ["shutdown", id] => {
                 self.stream(id)?.shutdown(std::net::Shutdown::Write)?;

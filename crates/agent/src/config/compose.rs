@@ -223,6 +223,7 @@ fn presence_probe(probe: ProcessMon, interval: Duration) -> PresenceProbe {
         name: probe.name.into(),
         process: ProcessPattern { name: probe.process_name.0, executable: path(probe.executable_path) },
         bounds: bounds(probe.min_count, probe.max_count),
+        resources: probe.resources,
         interval: probe.interval.map_or(interval, |own| own.0.0),
     }
 }

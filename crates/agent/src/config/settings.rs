@@ -457,6 +457,10 @@ pub(super) struct ProcessMon {
     #[schemars(range(max = 1_000_000_000))]
     pub(super) max_count: Option<u32>,
 
+    /// Whether it is told what these processes use together: their CPU time since they were first seen to fit, and their memory.
+    #[serde(default)]
+    pub(super) resources: bool,
+
     /// How often this probe looks, from 100ms to 24h. Default: the agent's interval.
     #[schemars(extend("x-minimum" = "100ms", "x-maximum" = "24h"))]
     pub(super) interval: Option<Text<DurationText>>,

@@ -949,15 +949,18 @@ fn every_field_of_a_probe_of_processes_arrives() {
         name: "a".into(),
         process: process(None),
         bounds: Bounds { least: 1, most: None },
+        resources: false,
         interval: Duration::from_mins(1),
     };
     assert_eq!(least, Probe::Presence(Arc::new(expected.clone())));
     let most = probe_of(
-        "type: process_mon, processName: 'w*', executablePath: /bin/w, minCount: 0, maxCount: 0, interval: 1s",
+        "type: process_mon, processName: 'w*', executablePath: /bin/w, minCount: 0, maxCount: 0, resources: true, \
+         interval: 1s",
     );
     let expected = PresenceProbe {
         process: process(Some("/bin/w")),
         bounds: Bounds { least: 0, most: Some(0) },
+        resources: true,
         interval: Duration::from_secs(1),
         ..expected
     };

@@ -283,14 +283,26 @@ pub(crate) struct ProbeFacts {
     pub(crate) executables: Vec<ExecutableFacts>,
 }
 
-/// What is known of a link at this moment.
+/// What a probe looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// Connections, or other sockets.
+    Connections,
+    /// Processes.
+    Processes,
+}
+
+/// What is known of a link, or of what is counted, at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LinkFacts {
     /// The probe.
     pub(crate) name: String,
+    /// What it looks for.
+    pub(crate) subject: Subject,
     /// Whether it is up in any direction.
     pub(crate) is_up: bool,
-    /// ESTABLISHED connections that fit by address, whose holder may not be learned.
+    /// ESTABLISHED connections that fit by address, whose holder may not be learned; or processes that might fit, where there
+    /// are too few that do.
     pub(crate) unattributed: usize,
     /// What that would take.
     pub(crate) missing: BTreeSet<Capability>,
@@ -301,7 +313,8 @@ pub(crate) struct LinkFacts {
 impl LinkFacts {
     /// Of one that is down, and may be up by connections of which the holder may not be learned.
     pub(crate) fn new(name: String, unattributed: usize, missing: BTreeSet<Capability>) -> Self {
-        Self { name, is_up: false, unattributed, missing, unmeasured: None }
+        let subject = Subject::Connections;
+        Self { name, subject, is_up: false, unattributed, missing, unmeasured: None }
     }
 
     /// Of one that could not be measured.

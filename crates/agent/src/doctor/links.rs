@@ -1,14 +1,15 @@
-//! The links that cannot be attributed at this moment, and what that takes.
+//! What cannot be attributed or counted at this moment, and what that takes.
 
 use std::collections::BTreeSet;
 
 use vms_core::monitor::Checked;
 use vms_core::observer::{self, Standing, Status};
+use vms_core::probe::Probe;
 use vms_core::process::Capability;
 use vms_core::with_causes;
 
 use super::evaluate::{grant, join, lack, ok};
-use super::facts::{Facts, LinkFacts, Refusal};
+use super::facts::{Facts, LinkFacts, Refusal, Subject};
 use super::{Area, Finding, Level};
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -30,8 +31,15 @@ pub(super) fn read(config: &Config) -> Result<Vec<LinkFacts>, Refusal> {
             Ok(observer::Finding::Map(_)) => return None,
             Err(error) => return Some(LinkFacts::unmeasured(name, with_causes(&error))),
         };
+        let is_up = status != Status::Down;
+        let subject = match probe {
+            Probe::Presence(_) => Subject::Processes,
+            Probe::Link(_) | Probe::Watch(_) | Probe::Discovery(_) => Subject::Connections,
+        };
+        // On most hosts there are processes that might be called anything. While enough fit for certain, that is no lack.
+        let unattributed = if is_up && subject == Subject::Processes { 0 } else { unattributed };
         let unattributed = usize::try_from(unattributed).unwrap_or(usize::MAX);
-        Some(LinkFacts { is_up: status != Status::Down, ..LinkFacts::new(name, unattributed, missing) })
+        Some(LinkFacts { subject, is_up, ..LinkFacts::new(name, unattributed, missing) })
     });
     let links = links.into_iter().map(|(probe, look)| {
         let both = look.undirected();
@@ -60,16 +68,26 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
 }
 
 fn evaluate_link(link: &LinkFacts, facts: &Facts) -> Finding {
-    let LinkFacts { name, is_up, unattributed, missing, .. } = link;
-    let count = match unattributed {
-        1 => "1 connection fits by address, and this process may not learn who holds it".to_owned(),
-        count => {
-            format!("{count} connections fit by address, and this process may not learn who holds them")
-        }
+    let LinkFacts { name, subject, is_up, unattributed, missing, .. } = link;
+    let (count, whose) = match (subject, unattributed) {
+        (Subject::Connections, 1) => (
+            "1 connection fits by address, and this process may not learn who holds it".to_owned(),
+            "the user namespace of who holds it",
+        ),
+        (Subject::Connections, count) => (
+            format!("{count} connections fit by address, and this process may not learn who holds them"),
+            "the user namespace of who holds it",
+        ),
+        (Subject::Processes, count) => (
+            format!(
+                "there are too few processes, and {count} more might fit, whose names this process may not all read"
+            ),
+            "their user namespace",
+        ),
     };
     let missing: Vec<Capability> = missing.iter().copied().collect();
     let why = match missing.as_slice() {
-        [] => "a security module, or the user namespace of who holds it, forbids it".to_owned(),
+        [] => format!("a security module, or {whose}, forbids it"),
         missing => format!("that takes {}", join(missing, " and ")),
     };
     let seen_by = facts.agents.iter().find(|agent| {

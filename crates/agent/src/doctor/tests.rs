@@ -14,6 +14,7 @@ use super::evaluate::evaluate;
 use super::facts::{
     CapabilitySet, CollectorProblem, Credentials, ExecutableFacts, Facts, ForeignLook, InferenceFacts,
     LinkFacts, NetworkFacts, PidView, ProbeFacts, ProcessFacts, Refusal, RunningAgent, SandboxFacts, Setting,
+    Subject,
 };
 use super::*;
 use crate::config::SandboxMode;
@@ -314,6 +315,12 @@ fn a_link_that_cannot_be_attributed_is_named_with_what_that_takes() {
     let in_spite = found(lacks(&[]));
     let of_link = in_spite.iter().find(|finding| finding.level == Level::Warn).unwrap();
     assert!(of_link.what.contains("forbids it") && of_link.fix.is_none(), "{of_link:?}");
+    let (_, level, what, fix) = lack(|facts| {
+        let link = link("workers", 3, &[Capability::SysPtrace]);
+        facts.links = Ok(vec![LinkFacts { subject: Subject::Processes, ..link }]);
+    });
+    assert!(level == Level::Warn && fix.contains("cap_sys_ptrace"), "{fix}");
+    assert!(what.starts_with("workers: there are too few processes, and 3 more might fit"), "{what}");
     let beside_an_agent = found(|facts| {
         lacks(&[Capability::SysPtrace])(facts);
         facts.agents = vec![restrained(BOTH)];

@@ -170,7 +170,14 @@ fn a_probe_with_more_sources_than_series_is_named_with_what_to_do_and_when_it_is
 #[test]
 fn what_is_as_expected_again_is_told_truly_after_too_few_and_after_too_many() {
     let cycle = |status, count| {
-        let standing = Standing { status, count, unattributed: 0, missing: BTreeSet::new() };
+        let standing = Standing {
+            status,
+            count,
+            unattributed: 0,
+            missing: BTreeSet::new(),
+            resolved: Vec::new(),
+            usage: None,
+        };
         let bounds = Bounds { least: 2, most: Some(4) };
         let change = StatusChange { name: "pool".into(), what: "processes", standing, bounds };
         Cycle { standings: vec![change], ..Cycle::default() }
@@ -200,6 +207,7 @@ fn a_capability_that_is_missed_is_told_with_the_metrics_that_the_probes_flag_it_
             name: "count".into(),
             process: process(),
             bounds,
+            resources: false,
             interval,
         }))
     };
@@ -214,6 +222,8 @@ fn a_capability_that_is_missed_is_told_with_the_metrics_that_the_probes_flag_it_
                 local: EndClause::default(),
                 remote: EndClause::default(),
             },
+            local_names: Vec::new(),
+            remote_names: Vec::new(),
             bounds,
             by_family: false,
             interval,

@@ -19,6 +19,10 @@ impl Clock for Manual {
         SystemTime::UNIX_EPOCH
     }
 
+    fn since_boot(&self) -> Duration {
+        self.monotonic()
+    }
+
     fn cpu(&self) -> Duration {
         self.readings.set(self.readings.get() + 1);
         self.cpu.get()

@@ -172,6 +172,10 @@ impl Clock for Manual {
         SystemTime::UNIX_EPOCH + self.0.get()
     }
 
+    fn since_boot(&self) -> Duration {
+        self.monotonic()
+    }
+
     fn cpu(&self) -> Duration {
         Duration::ZERO
     }
@@ -191,6 +195,10 @@ impl Clock for std::rc::Rc<Manual> {
 
     fn wall(&self) -> SystemTime {
         self.as_ref().wall()
+    }
+
+    fn since_boot(&self) -> Duration {
+        self.monotonic()
     }
 
     fn cpu(&self) -> Duration {

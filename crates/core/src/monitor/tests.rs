@@ -36,6 +36,10 @@ impl Clock for Manual {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000) + self.now.get()
     }
 
+    fn since_boot(&self) -> Duration {
+        self.monotonic()
+    }
+
     fn cpu(&self) -> Duration {
         self.cpu.get()
     }

@@ -91,6 +91,9 @@ fn names_say_the_unit_and_that_a_counter_is_one() {
             "vms_discovery_omitted gauge",
             "vms_discovery_unattributed gauge",
             "vms_process_mon_count gauge",
+            "vms_process_mon_cpu_time_seconds_total counter",
+            "vms_process_mon_memory_usage_bytes gauge",
+            "vms_process_mon_memory_virtual_bytes gauge",
             "vms_process_mon_possible gauge",
             "vms_process_mon_running_ratio gauge",
         ]

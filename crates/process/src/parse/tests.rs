@@ -84,6 +84,54 @@ fn a_kind_is_told_from_state_and_flags_whatever_the_name_holds() {
     assert_eq!(parse_task_kind(b"7 (nginx)"), None);
 }
 
+/// A line that a kernel wrote (6.18), of a name that is chosen to look like another line.
+const STAT: &str = "4242 (a) S 1 (b) R) S 1 4242 4242 34816 4242 4194304 1139 8527 0 5 31 17 80 25 20 0 2 0 123456 9453568 1337 \
+    18446744073709551615 94 95 140 0 0 0 65536 3670020 1266777851 1 0 0 17 1 0 0 0 0 0 96 97 98 140 141 142 143 0\n";
+
+#[test]
+fn what_a_process_uses_is_told_by_the_places_of_the_fields_whatever_the_name_holds() {
+    let usage = StatUsage {
+        user_ticks: 31,
+        system_ticks: 17,
+        start_ticks: 123_456,
+        virtual_bytes: 9_453_568,
+        resident_pages: 1337,
+    };
+    assert_eq!(parse_usage(STAT.as_bytes()), Some(usage));
+    for other in [
+        STAT.replace(" 1337 ", " -1 "),
+        STAT.replace(" 31 ", " +31 "),
+        STAT.replace(") S 1 4242", " S 1 4242"),
+    ] {
+        assert_ne!(parse_usage(other.as_bytes()), Some(usage), "{other}");
+    }
+    assert_eq!(parse_usage(STAT.replace(" 1337 ", " -1 ").as_bytes()), None);
+    assert_eq!(parse_usage(b""), None);
+    let units = Units { ticks_a_second: 100, page_bytes: 4096 };
+    let expected = ProcessUsage {
+        pid: Pid(4242),
+        started: Duration::from_millis(1_234_560),
+        user: Duration::from_millis(310),
+        system: Duration::from_millis(170),
+        resident_bytes: 1337 * 4096,
+        virtual_bytes: 9_453_568,
+    };
+    assert_eq!(usage.of(Pid(4242), units), expected);
+    assert_eq!(
+        usage.of(Pid(1), Units { ticks_a_second: 1024, ..units }).user,
+        Duration::from_nanos(31 * 976_562)
+    );
+}
+
+#[test]
+fn a_line_that_is_cut_off_anywhere_tells_all_that_is_used_or_nothing() {
+    let whole = parse_usage(STAT.as_bytes());
+    for length in 0..STAT.len() {
+        let cut = parse_usage(&STAT.as_bytes()[..length]);
+        assert!(cut.is_none() || cut == whole, "{}", &STAT[..length]);
+    }
+}
+
 #[test]
 fn hidepid_is_read_as_old_and_new_kernels_write_it() {
     for (options, expected) in [
@@ -156,6 +204,7 @@ proptest! {
         black_box(parse_executable(&bytes));
         black_box(parse_socket_link(&bytes));
         black_box(parse_task_kind(&bytes));
+        black_box(parse_usage(&bytes));
         black_box(parse_hidden_processes(&bytes, DEVICE));
         prop_assert!(!display_name(&bytes).chars().any(char::is_control));
     }
@@ -166,16 +215,32 @@ proptest! {
         noise in "[()0-9SZ :,=-]{0,20}",
     ) {
         for line in [
-            "7 (a) b) S 2 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 5",
+            "7 (a) b) S 2 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 5 8192 2 9",
             "22 27 0:21 / /proc rw,relatime - proc proc rw,gid=4,hidepid=invisible",
             "socket:[4026531840]",
         ] {
             let cut = cut.min(line.len());
             let bytes = [&line.as_bytes()[..cut], noise.as_bytes(), &line.as_bytes()[cut..]].concat();
             black_box(parse_task_kind(&bytes));
+            black_box(parse_usage(&bytes));
             black_box(parse_hidden_processes(&bytes, DEVICE));
             black_box(parse_socket_link(&bytes));
         }
+    }
+
+    #[test]
+    fn what_is_used_is_read_back_and_no_number_is_too_large(
+        ticks in any::<[u64; 3]>(), memory in any::<[u64; 2]>(), page_bytes in any::<u64>(), ticks_a_second in any::<u64>(),
+        name in "[()A-Z0-9 \n-]{0,15}",
+    ) {
+        let ([user_ticks, system_ticks, start_ticks], [virtual_bytes, resident_pages]) = (ticks, memory);
+        let line = format!(
+            "1 ({name}) R 1 1 1 0 -1 0 0 0 0 0 {user_ticks} {system_ticks} 0 0 -2 -20 1 0 {start_ticks} {virtual_bytes} \
+             {resident_pages} 0 0\n"
+        );
+        let usage = StatUsage { user_ticks, system_ticks, start_ticks, virtual_bytes, resident_pages };
+        prop_assert_eq!(parse_usage(line.as_bytes()), Some(usage));
+        black_box(usage.of(Pid(1), Units { ticks_a_second, page_bytes }));
     }
 
     #[test]

@@ -1,22 +1,26 @@
 //! How many processes fit.
 //!
 //! Everybody who is listed is counted by his names, and these are remembered (`table`). That he still runs is not: of who
-//! counts, that is looked at each time, because the kernel lists also those that have exited and were not waited for.
+//! counts, that is looked at each time, because the kernel lists also those that have exited and were not waited for. Where it
+//! matters what they use, that is read instead, and tells both.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use vms_core::allowance::Allowance;
-use vms_core::process::{Headcount, PatternId, Pid};
+use vms_core::process::{Headcount, PatternId, Pid, ProcessUsage};
 
 use super::{EXTRA_PASSES, Scan, UNITS_A_PROCESS};
 use crate::error::ProcessError;
 use crate::ledger::Holder;
 use crate::parse::TaskKind;
-use crate::procfs::{Names, Obstacle};
+use crate::procfs::{Activity, Entered, Listed, Names, Obstacle};
 use crate::table::Remembered;
 
 /// What it takes to see whether a process runs, in units of an allowance.
 const UNITS_A_GLANCE: u32 = 4;
+
+/// What it takes to read what a process uses.
+const UNITS_A_USAGE: u32 = 8;
 
 /// What became of the attempt to count one process.
 enum Counted {
@@ -36,6 +40,8 @@ struct Share {
     /// Whether it might fit each that is not in `certain`. Where little may be looked into, that is most processes, and
     /// there can be thousands of patterns.
     is_possibly_any: bool,
+    /// What the process uses. `None` where that was not asked for, or could not be read.
+    usage: Option<ProcessUsage>,
 }
 
 impl Share {
@@ -51,12 +57,18 @@ struct Tally {
     possibly_any: u64,
     /// By pattern, how many of these fit it for certain.
     certain_of_these: BTreeMap<PatternId, u64>,
+    /// What those use that fit the patterns that are measured; `None` where that of one could not be read.
+    usages: BTreeMap<PatternId, Option<Vec<ProcessUsage>>>,
 }
 
 impl Tally {
-    fn new(counted: &BTreeSet<PatternId>) -> Self {
-        let headcounts = counted.iter().map(|pattern| (*pattern, Headcount::default())).collect();
-        Self { headcounts, possibly_any: 0, certain_of_these: BTreeMap::new() }
+    fn new(counted: &BTreeSet<PatternId>, measured: &BTreeSet<PatternId>) -> Self {
+        Self {
+            headcounts: counted.iter().map(|pattern| (*pattern, Headcount::default())).collect(),
+            possibly_any: 0,
+            certain_of_these: BTreeMap::new(),
+            usages: measured.iter().map(|pattern| (*pattern, Some(Vec::new()))).collect(),
+        }
     }
 
     fn add(&mut self, share: &Share) {
@@ -66,18 +78,26 @@ impl Tally {
             if share.is_possibly_any {
                 *self.certain_of_these.entry(*pattern).or_default() += 1;
             }
+            if let Some(slot) = self.usages.get_mut(pattern) {
+                match (slot.as_mut(), share.usage) {
+                    (Some(usages), Some(usage)) => usages.push(usage),
+                    _ => *slot = None,
+                }
+            }
         }
         for pattern in &share.possible {
             self.headcounts.entry(*pattern).or_default().possible += 1;
         }
     }
 
-    fn finish(mut self) -> BTreeMap<PatternId, Headcount> {
+    /// How many there are of each pattern, and what they use.
+    fn finish(mut self) -> (BTreeMap<PatternId, Headcount>, BTreeMap<PatternId, Vec<ProcessUsage>>) {
         for (pattern, headcount) in &mut self.headcounts {
             let certain = self.certain_of_these.get(pattern).copied().unwrap_or_default();
             headcount.possible += self.possibly_any - certain;
         }
-        self.headcounts
+        let usages = self.usages.into_iter().filter_map(|(pattern, usages)| Some((pattern, usages?)));
+        (self.headcounts, usages.collect())
     }
 }
 
@@ -88,11 +108,12 @@ impl Scan<'_> {
         let mut read = HashSet::new();
         for pass in 0..=EXTRA_PASSES {
             let listed = self.list()?;
-            let mut tally = Tally::new(self.ledger.query().counted);
+            let query = self.ledger.query();
+            let mut tally = Tally::new(query.counted, query.measured);
             let mut has_vanished = false;
             let mut is_cut = false;
-            for pid in &listed {
-                match self.count_process(*pid, &mut read, allowance)? {
+            for process in &listed {
+                match self.count_process(*process, &mut read, allowance)? {
                     Counted::For(share) => tally.add(&share),
                     Counted::Vanished => has_vanished = true,
                     Counted::Cut => {
@@ -107,7 +128,8 @@ impl Scan<'_> {
             }
             // Who forks and exits has a successor that was not listed yet.
             if !has_vanished || pass == EXTRA_PASSES {
-                self.ledger.take_headcounts(tally.finish());
+                let (headcounts, usages) = tally.finish();
+                self.ledger.take_headcounts(headcounts, usages);
                 break;
             }
         }
@@ -117,23 +139,29 @@ impl Scan<'_> {
     /// For which patterns a listed process counts. Whose names were `read` for this count is not read again.
     fn count_process(
         &mut self,
-        pid: Pid,
+        listed: Listed,
         read: &mut HashSet<Pid>,
         allowance: &Allowance<'_>,
     ) -> Result<Counted, ProcessError> {
+        let pid = listed.pid;
         if let Some((share, bare)) = self.recall_share(pid, read) {
             if share.is_empty() {
                 return Ok(Counted::For(share));
             }
-            if allowance.is_spent_after(UNITS_A_GLANCE) {
+            let is_measured = self.is_measured(&share);
+            if allowance.is_spent_after(if is_measured { UNITS_A_USAGE } else { UNITS_A_GLANCE }) {
                 return Ok(Counted::Cut);
             }
-            self.effort.glances += 1;
-            match self.procfs.read_is_running(pid) {
-                Ok(false) => return Ok(Counted::For(Share::default())),
-                // It was about to exit, and at least one of its threads has not: it has other names.
-                Ok(true) | Err(Obstacle::Refused(_)) if bare => {}
-                Ok(true) | Err(Obstacle::Refused(_)) => return Ok(Counted::For(share)),
+            match self.look_again(listed, is_measured) {
+                Ok(Some(Activity::Idle)) => return Ok(Counted::For(Share::default())),
+                // It was about to exit, and at least one of its threads has not: it has other names. Or another has its number.
+                Ok(None) => {}
+                Ok(Some(Activity::Running(_))) | Err(Obstacle::Refused(_)) if bare => {}
+                Ok(Some(Activity::Running(usage))) => {
+                    let usage = usage.map(|usage| self.procfs.in_units(usage, pid));
+                    return Ok(Counted::For(Share { usage, ..share }));
+                }
+                Err(Obstacle::Refused(_)) => return Ok(Counted::For(share)),
                 Err(Obstacle::Vanished) => return Ok(Counted::Vanished),
                 Err(Obstacle::Exhausted(errno)) => return Err(self.procfs.exhausted(pid, errno)),
             }
@@ -146,6 +174,22 @@ impl Scan<'_> {
             Err(Obstacle::Exhausted(errno)) => Err(self.procfs.exhausted(pid, errno)),
             Err(Obstacle::Vanished | Obstacle::Refused(_)) => Ok(Counted::Vanished),
         }
+    }
+
+    /// Whether it matters what a process uses that has such a share.
+    fn is_measured(&self, share: &Share) -> bool {
+        share.certain.iter().any(|pattern| self.ledger.query().measured.contains(pattern))
+    }
+
+    /// Whether a process runs that counts by what is remembered of it; `None` when that was another.
+    fn look_again(&mut self, listed: Listed, is_measured: bool) -> Result<Option<Activity>, Obstacle> {
+        if is_measured {
+            self.effort.usages += 1;
+            return self.procfs.read_activity(listed);
+        }
+        self.effort.glances += 1;
+        let is_running = self.procfs.read_is_running(listed.pid)?;
+        Ok(Some(if is_running { Activity::Running(None) } else { Activity::Idle }))
     }
 
     /// For which patterns a process counts by what is remembered of its names, should it run, and whether it was bare when they
@@ -173,8 +217,10 @@ impl Scan<'_> {
 
     /// Reads for which patterns a process counts.
     fn read_share(&mut self, pid: Pid, read: &mut HashSet<Pid>) -> Result<Share, Obstacle> {
-        let (dir, names) = match self.enter(pid) {
-            Ok((dir, names)) => (Some(dir), names),
+        self.effort.opened += 1;
+        self.effort.names += 1;
+        let (dirs, names) = match self.procfs.enter_whole(pid) {
+            Ok(Entered { dir, names, thread }) => (Some((dir, thread)), names),
             Err(Obstacle::Refused(_)) => (None, Names::DENIED),
             Err(obstacle) => return Err(obstacle),
         };
@@ -188,12 +234,23 @@ impl Scan<'_> {
             certain: self.counted_of(&holder.fits().certain),
             possible: self.counted_of(possible),
             is_possibly_any,
+            usage: None,
         };
-        if let Some(dir) = dir
-            && holder.is_bare()
-            && !share.is_empty()
-        {
-            return match dir.read_task_kind() {
+        let is_measured = self.is_measured(&share);
+        let Some((dir, thread)) = dirs.filter(|_| !share.is_empty()) else { return Ok(share) };
+        if is_measured {
+            self.effort.usages += 1;
+            return match dir.read_activity() {
+                Ok(Activity::Idle) => Ok(Share::default()),
+                Ok(Activity::Running(usage)) => {
+                    Ok(Share { usage: usage.map(|usage| self.procfs.in_units(usage, pid)), ..share })
+                }
+                Err(Obstacle::Refused(_)) => Ok(share),
+                Err(obstacle) => Err(obstacle),
+            };
+        }
+        if holder.is_bare() {
+            return match thread.as_ref().unwrap_or(&dir).read_task_kind() {
                 Ok(TaskKind::Dead | TaskKind::Kernel) => Ok(Share::default()),
                 // On its way out: it has let go of its program, and is not dead yet.
                 Ok(TaskKind::User) | Err(Obstacle::Refused(_)) => Ok(share),

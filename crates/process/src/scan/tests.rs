@@ -15,6 +15,7 @@ use crate::test_proc::{Question, TestProc, privileged, unprivileged, without_ove
 mod counted;
 mod located;
 mod remembered;
+mod used;
 
 /// The holders found of a socket, by PID.
 fn holders(scan: &HolderScan, inode: u64) -> Vec<u32> {

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 
-use vms_core::process::Headcount;
+use vms_core::process::{Headcount, ProcessUsage};
 
 use super::*;
 
@@ -11,6 +11,7 @@ struct Count {
     reader: ProcReader,
     selector: ProcessSelector,
     id: PatternId,
+    measured: BTreeSet<PatternId>,
     now: Duration,
 }
 
@@ -19,7 +20,13 @@ impl Count {
         let pattern = ProcessPattern { name: name.parse().unwrap(), executable: None };
         let selector = ProcessSelector::new([&pattern]).unwrap();
         let id = selector.id(&pattern).unwrap();
-        Self { reader, selector, id, now: Duration::from_secs(1000) }
+        Self { reader, selector, id, measured: BTreeSet::new(), now: Duration::from_secs(1000) }
+    }
+
+    /// The same, and what the processes use.
+    fn of_usage(name: &str, reader: ProcReader) -> Self {
+        let count = Self::new(name, reader);
+        Self { measured: BTreeSet::from([count.id]), ..count }
     }
 
     fn later(&mut self, seconds: u64) -> &mut Self {
@@ -27,18 +34,28 @@ impl Count {
         self
     }
 
-    fn headcount(&mut self) -> Headcount {
+    fn scan(&mut self) -> HolderScan {
         let query = HolderQuery {
             selector: &self.selector,
             wanted: &BTreeMap::new(),
             census: &BTreeSet::new(),
             located: &BTreeSet::new(),
             counted: &BTreeSet::from([self.id]),
+            measured: &self.measured,
             every_holder: false,
             now: self.now,
             allowance: &Allowance::unlimited(),
         };
-        *self.reader.find_holders(&query).unwrap().headcounts.get(&self.id).unwrap()
+        self.reader.find_holders(&query).unwrap()
+    }
+
+    fn headcount(&mut self) -> Headcount {
+        *self.scan().headcounts.get(&self.id).unwrap()
+    }
+
+    /// What each process uses that fits, in the order of their numbers.
+    fn usages(&mut self) -> Vec<ProcessUsage> {
+        self.scan().usages.remove(&self.id).unwrap()
     }
 
     fn fitting(&mut self) -> u64 {
@@ -176,6 +193,117 @@ fn another_users_processes_are_counted_by_comm_and_hidden_ones_may_fit() {
     });
 }
 
+fn ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / procfs::ticks_per_second())
+}
+
+/// What a reader sees that this project did not write.
+fn shown(program: &Program) -> ProcessUsage {
+    let stat = procfs::process::Process::new(program.pid().0.try_into().unwrap()).unwrap().stat().unwrap();
+    ProcessUsage {
+        pid: program.pid(),
+        started: ticks(stat.starttime),
+        user: ticks(stat.utime),
+        system: ticks(stat.stime),
+        resident_bytes: stat.rss * procfs::page_size(),
+        virtual_bytes: stat.vsize,
+    }
+}
+
+#[test]
+fn what_processes_use_is_what_another_reader_sees() {
+    let socket = Socket::new();
+    let mut copies: Vec<Program> =
+        (0..3).map(|_| Program::start("vms-usage", None, &socket, "600")).collect();
+    copies.sort_by_key(Program::pid);
+    let mut count = Count::of_usage("vms-usage", reader("/proc"));
+    for round in 0..3 {
+        // They sleep: between two equal readings nothing changes.
+        for attempt in 0.. {
+            let before: Vec<ProcessUsage> = copies.iter().map(shown).collect();
+            let used = count.later(1).usages();
+            let after: Vec<ProcessUsage> = copies.iter().map(shown).collect();
+            if before == after {
+                assert_eq!(used, before);
+                break;
+            }
+            assert!(attempt < 1000, "they sleep");
+        }
+        let effort = count.reader.effort();
+        assert!(round == 0 || effort.usages == 3, "{effort:?}");
+        assert_eq!((effort.sockets, effort.rechecks), (0, 0));
+    }
+    kill_without_waiting(&mut copies[1]);
+    let pids: Vec<Pid> = count.later(1).usages().into_iter().map(|used| used.pid).collect();
+    assert_eq!(pids, [copies[0].pid(), copies[2].pid()], "dead, and not waited for");
+}
+
+#[test]
+fn a_process_that_replaces_its_program_keeps_its_start_and_what_it_has_used() {
+    // What the second program is called, the kernel shows by its comm at once.
+    let mut shell = Shell::start("vms-used-before", "/bin/cat");
+    let mut count = Count::of_usage("{vms-used-before,cat}", reader("/proc"));
+    let used =
+        |count: &mut Count, pid| count.later(60).usages().into_iter().find(|used| used.pid == pid).unwrap();
+    let pid = shell.program.pid();
+    let before = used(&mut count, pid);
+    shell.go_on(b"\nthe answer of cat\n");
+    let after = used(&mut count, pid);
+    assert_eq!(after.started, before.started);
+    assert!(after.user >= before.user && after.system >= before.system, "{before:?} {after:?}");
+}
+
+#[test]
+fn cpu_time_is_that_of_all_threads_and_of_those_that_have_exited() {
+    let name = own_name();
+    let mut count = Count::of_usage(&name, reader("/proc"));
+    let own = |count: &mut Count| {
+        let own = count.later(1).usages().into_iter().find(|used| used.pid == own_pid()).unwrap();
+        own.user + own.system
+    };
+    let used_by_thread = || -> Duration {
+        rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime).try_into().unwrap()
+    };
+    let before = own(&mut count);
+    let burn = || {
+        let mut work = 0_u64;
+        while used_by_thread() < Duration::from_millis(200) {
+            work = std::hint::black_box(work + 1);
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(burn);
+        scope.spawn(burn);
+    });
+    // Rounded to ticks in each mode, and each thread's rest is its own.
+    assert!(own(&mut count).saturating_sub(before) >= Duration::from_millis(360));
+}
+
+#[test]
+fn what_another_users_processes_use_everybody_may_read_who_is_shown_them() {
+    if !is_root_or_skips("reading another user's processes") {
+        return;
+    }
+    let socket = Socket::new();
+    let mut copies: Vec<Program> =
+        (0..2).map(|_| Program::start("vms-used-else", Some(SOMEBODY), &socket, "600")).collect();
+    copies.sort_by_key(Program::pid);
+    let denying = MountedProc::new(c"hidepid=1");
+    with_privileges(NOBODY, CapabilitySet::empty(), || {
+        let mut count = Count::of_usage("vms-used-else", reader("/proc"));
+        for _ in 0..2 {
+            let used = count.later(1).usages();
+            let pids: Vec<Pid> = used.iter().map(|used| used.pid).collect();
+            assert_eq!(pids, [copies[0].pid(), copies[1].pid()]);
+            assert!(used.iter().all(|used| used.resident_bytes > 0 && !used.started.is_zero()), "{used:?}");
+        }
+        let mut denied = Count::of_usage("vms-used-else", reader(denying.path()));
+        assert_eq!(denied.usages(), [], "those who might fit are in no sum");
+        let scan = denied.scan();
+        assert_eq!(scan.nameless, BTreeSet::from([Capability::SysPtrace]));
+    });
+}
+
 /// A process of two threads, of which the first exits, and the other when it is told to.
 const HEADLESS: &str = r"
 #include <pthread.h>
@@ -220,6 +348,15 @@ fn a_process_counts_once_whatever_its_threads_and_as_long_as_one_lives() {
     let mut count = Count::new("vms-headless", reader("/proc"));
     for _ in 0..3 {
         assert_eq!(count.later(1).fitting(), 1);
+    }
+    // Of its first thread, which has none any more, the kernel shows no memory.
+    let shown = procfs::process::Process::new(headless.pid().0.try_into().unwrap()).unwrap().stat().unwrap();
+    assert_eq!((shown.vsize, shown.rss), (0, 0));
+    let mut usage = Count::of_usage("vms-headless", reader("/proc"));
+    for _ in 0..2 {
+        let [used] = usage.later(1).usages().try_into().unwrap();
+        assert!(used.virtual_bytes > 0 && used.resident_bytes > 0, "{used:?}");
+        assert_eq!(used.started, ticks(shown.starttime));
     }
     drop(headless.child.stdin.take());
     let pid = rustix::process::Pid::from_child(&headless.child);

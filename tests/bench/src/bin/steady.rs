@@ -43,6 +43,10 @@ impl Clock for Still {
         SystemTime::UNIX_EPOCH + Duration::from_hours(500_000)
     }
 
+    fn since_boot(&self) -> Duration {
+        self.monotonic()
+    }
+
     fn cpu(&self) -> Duration {
         Duration::ZERO
     }

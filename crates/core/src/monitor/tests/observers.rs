@@ -8,6 +8,7 @@ use crate::look::MAX_CANDIDATES;
 use crate::metric::Metric;
 use crate::observer::{Bounds, Finding, Status};
 use crate::presence::PresenceProbe;
+use crate::process::{Pid, ProcessUsage};
 use crate::socket::{EndClause, Families, PortRange, Socket, SocketClause, Transport};
 use crate::watch::WatchProbe;
 
@@ -29,6 +30,17 @@ pub(super) fn watch(name: &str, port: u16, process: Option<&str>, bounds: (u64, 
         interval: Duration::from_secs(1),
         labels: vec![("proto", "tcp".into())],
     }
+}
+
+/// A probe of how many processes are called `app`, and of what they use.
+fn presence(bounds: (u64, Option<u64>), resources: bool) -> Probe {
+    Probe::Presence(Arc::new(PresenceProbe {
+        name: "runs".into(),
+        process: ProcessPattern { name: "app".parse().unwrap(), executable: None },
+        bounds: Bounds { least: bounds.0, most: bounds.1 },
+        resources,
+        interval: Duration::from_secs(1),
+    }))
 }
 
 fn socket(port: u16, inode: u64, families: Families) -> Socket {
@@ -191,16 +203,10 @@ fn one_look_serves_every_kind_of_probe() {
     let mut host = host(&[(80, 1)]);
     host.run("app", Access::Open, &[7]);
     host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
-    let presence = PresenceProbe {
-        name: "runs".into(),
-        process: ProcessPattern { name: "app".parse().unwrap(), executable: None },
-        bounds: Bounds { least: 1, most: None },
-        interval: Duration::from_secs(1),
-    };
     let probes = vec![
         Probe::Watch(Arc::new(watch("web", 80, None, (1, None)))),
         probe("link", 5432, 1).into(),
-        Probe::Presence(Arc::new(presence)),
+        presence((1, None), false),
     ];
     let mut monitor = observing(&host, probes.clone());
     let told = monitor.tell(&[0, 1, 2]);
@@ -362,14 +368,8 @@ fn what_the_kernel_does_not_tell_fails_those_who_count_and_no_link() {
     assert_eq!(failure.probes, ["web".into()]);
     assert_eq!(failure.error.to_string(), "sockets could not be counted: refused");
     // Nor does it who asks for none.
-    let presence = PresenceProbe {
-        name: "runs".into(),
-        process: ProcessPattern { name: "app".parse().unwrap(), executable: None },
-        bounds: Bounds { least: 1, most: None },
-        interval: Duration::from_secs(1),
-    };
     let web = Probe::Watch(Arc::new(watch("web", 80, None, (1, None))));
-    let told = observing(&host, vec![web, Probe::Presence(Arc::new(presence))]).tell(&[0, 1]);
+    let told = observing(&host, vec![web, presence((1, None), false)]).tell(&[0, 1]);
     assert_eq!(values_of(&told, &metric::PROCESS_COUNT), [1]);
     assert_eq!(told.newly_failed, ["web".into()]);
 }
@@ -389,4 +389,119 @@ fn a_probe_that_fails_is_told_to_fail_until_it_is_measured_and_no_longer() {
     assert_eq!((told.newly_failed.len(), told.still_failing), (0, 1), "it was told");
     monitor.connections.tells_no_sockets = false;
     assert_eq!(monitor.tell(&[0]).still_failing, 0);
+}
+
+/// What a process uses that has an id, started that many seconds after the host and has used so many of CPU time.
+fn usage(pid: u32, started: u64, user: u64) -> ProcessUsage {
+    ProcessUsage {
+        pid: Pid(pid),
+        started: Duration::from_secs(started),
+        user: Duration::from_secs(user),
+        system: Duration::from_millis(user * 250),
+        resident_bytes: 4096,
+        virtual_bytes: 1 << 20,
+    }
+}
+
+/// The points of that metric: since when they count, their last attributes, and their values.
+fn points_of(told: &Told, metric: &Metric) -> Vec<(Option<SystemTime>, &'static str, f64)> {
+    let points = told.points.iter().filter(|point| point.metric.name == metric.name);
+    let value = |value: &Value| match value {
+        Value::Double(value) => *value,
+        Value::Int(value) => f64::from(u32::try_from(*value).unwrap()),
+        Value::Histogram(_) => unreachable!(),
+    };
+    points
+        .map(|point| (point.start, point.extra.map_or("", |extra| extra.value), value(&point.value)))
+        .collect()
+}
+
+const USED: [&Metric; 3] =
+    [&metric::PROCESSES_CPU_TIME, &metric::PROCESSES_MEMORY_USAGE, &metric::PROCESSES_MEMORY_VIRTUAL];
+
+#[test]
+fn what_processes_use_is_told_since_the_first_look_and_goes_on_after_a_reload() {
+    let mut host = Host::default();
+    for _ in 0..2 {
+        host.run("app", Access::Open, &[]);
+    }
+    host.run("other", Access::Open, &[]);
+    host.usages = [(0, usage(10, 0, 100)), (1, usage(11, 0, 40)), (2, usage(12, 0, 7))].into();
+    let mut monitor = observing(&host, vec![presence((1, None), true)]);
+    let told = monitor.tell(&[0]);
+    let start = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_001));
+    assert_eq!(points_of(&told, USED[0]), [(start, "user", 0.0), (start, "system", 0.0)]);
+    assert_eq!(points_of(&told, USED[1]), [(start, "", 8192.0)]);
+    assert_eq!(points_of(&told, USED[2]), [(start, "", f64::from(2 << 20))]);
+    // One has used more, and one has taken the place and the number of another.
+    monitor.processes.usages.insert(0, usage(10, 0, 104));
+    monitor.processes.usages.insert(1, usage(11, 1, 2));
+    let told = monitor.tell(&[0]);
+    assert_eq!(points_of(&told, USED[0]), [(start, "user", 6.0), (start, "system", 1.5)]);
+    let Probe::Presence(slower) = presence((1, None), true) else { unreachable!() };
+    let slower = PresenceProbe { interval: Duration::from_mins(1), ..slower.as_ref().clone() };
+    monitor.replace_probes([Probe::Presence(Arc::new(slower))]).unwrap();
+    monitor.processes.usages.insert(0, usage(10, 0, 108));
+    let told = monitor.tell(&[0]);
+    assert_eq!(points_of(&told, USED[0]), [(start, "user", 10.0), (start, "system", 2.5)]);
+    // Another question begins anew.
+    monitor.replace_probes([presence((2, None), true)]).unwrap();
+    let told = monitor.tell(&[0]);
+    let start = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_004));
+    assert_eq!(points_of(&told, USED[0]), [(start, "user", 0.0), (start, "system", 0.0)]);
+    monitor.processes = Host::default();
+    let told = monitor.tell(&[0]);
+    assert_eq!(points_of(&told, USED[0]), [(start, "user", 0.0), (start, "system", 0.0)]);
+    assert_eq!(points_of(&told, USED[1]), [(start, "", 0.0)], "none, and measured so");
+}
+
+#[test]
+fn where_the_usage_of_one_process_cannot_be_read_none_is_told_and_they_are_counted_all_the_same() {
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[]);
+    host.run("app", Access::Open, &[]);
+    host.usages = [(0, usage(10, 0, 100)), (1, usage(11, 0, 100))].into();
+    let mut monitor = observing(&host, vec![presence((1, None), true)]);
+    assert_eq!(points_of(&monitor.tell(&[0]), USED[0]).len(), 2);
+    monitor.processes.usages = [(0, usage(10, 0, 105))].into();
+    let told = monitor.tell(&[0]);
+    assert_eq!(values_of(&told, &metric::PROCESS_COUNT), [2]);
+    assert!(USED.iter().all(|metric| points_of(&told, metric).is_empty()));
+    monitor.processes.usages = [(0, usage(10, 0, 106)), (1, usage(11, 0, 101))].into();
+    let told = monitor.tell(&[0]);
+    assert!(points_of(&told, USED[0])[0].2 > 6.9, "the gap is filled");
+}
+
+#[test]
+fn a_probe_that_does_not_ask_what_processes_use_is_told_nothing_of_it() {
+    let mut host = Host::default();
+    host.run("app", Access::Open, &[]);
+    host.usages = [(0, usage(10, 0, 100))].into();
+    let told = observing(&host, vec![presence((1, None), false)]).tell(&[0]);
+    assert_eq!(values_of(&told, &metric::PROCESS_COUNT), [1]);
+    assert!(USED.iter().all(|metric| points_of(&told, metric).is_empty()));
+}
+
+#[test]
+fn a_capability_is_missing_while_processes_are_that_without_it_might_be_there_and_not_while_there_are_enough()
+{
+    let mut host = Host::default();
+    host.run("stranger", Access::NoExecutable, &[]);
+    let mut monitor = observing(&host, vec![presence((1, Some(1)), false)]);
+    let told = monitor.tell(&[0]);
+    assert_eq!(values_of(&told, &metric::PROCESS_POSSIBLE), [1]);
+    assert_eq!(values_of(&told, &metric::PERMISSION_MISSING), [1]);
+    assert_eq!(told.standings[0].standing.missing, [Capability::SysPtrace].into());
+    assert_eq!(told.permissions.len(), 1);
+    // An ordinary host: other users run all kinds of things, and what is watched for is there.
+    monitor.processes.run("app", Access::Open, &[]);
+    let told = monitor.tell(&[0]);
+    assert_eq!(values_of(&told, &metric::PROCESS_POSSIBLE), [1]);
+    assert_eq!(values_of(&told, &metric::PERMISSION_MISSING), [0]);
+    let told = observing(&monitor.processes, vec![presence((1, Some(1)), false)]).tell(&[0]);
+    assert!(values_of(&told, &metric::PERMISSION_MISSING).is_empty() && told.permissions.is_empty());
+    // Too few for certain, and nobody else who might fit.
+    monitor.processes = Host::default();
+    let told = monitor.tell(&[0]);
+    assert_eq!((values_of(&told, &metric::PERMISSION_MISSING), told.standings.len()), (vec![0], 1));
 }
