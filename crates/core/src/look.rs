@@ -18,12 +18,13 @@ use crate::allowance::Allowance;
 use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, TcpState, TcpStates};
 use crate::infer::{self, Attribution, AttributionMode, InferenceLack};
 use crate::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery};
-use crate::observer::{Observer, Question, Seen};
+use crate::observer::Observer;
 use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, Container, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
 };
-use crate::socket::{Socket, SocketClause, SocketClauses, SocketFilter, SocketSurvey};
+use crate::sight::{Asked, Outlook, Sight};
+use crate::socket::{Socket, SocketClause, SocketFilter, SocketSurvey, Transport};
 use crate::translation::Translations;
 
 /// Connections that fit by address of which one look finds out who holds them, for all probes together: what is worked out
@@ -381,39 +382,6 @@ pub struct Look {
     pub sight: Sight,
 }
 
-/// What is to be shown to observers.
-#[derive(Debug, Default)]
-pub struct Sight {
-    sockets: Vec<Socket>,
-    /// Places of the sockets that each wants; `None` where they are too many to find out who holds them.
-    wanted: Vec<Option<Vec<usize>>>,
-    scan: HolderScan,
-    /// Why no socket was told.
-    unsurveyed: Option<Arc<str>>,
-    /// Who asked for sockets.
-    asks: BTreeSet<usize>,
-}
-
-impl Sight {
-    /// Shows to an observer, given by its place, what it asked for.
-    ///
-    /// # Errors
-    /// When there was too much of it.
-    pub fn show<T>(
-        &self,
-        place: usize,
-        is_second: bool,
-        observer: impl FnOnce(&Seen<'_>) -> Result<T, LookError>,
-    ) -> Result<T, LookError> {
-        if let Some(cause) = self.unsurveyed.as_ref().filter(|_| self.asks.contains(&place)) {
-            return Err(LookError::Unsurveyed(Arc::clone(cause)));
-        }
-        let wanted = self.wanted.get(place).and_then(Option::as_deref).ok_or(LookError::Crowded)?;
-        let sockets: Vec<&Socket> = wanted.iter().filter_map(|socket| self.sockets.get(*socket)).collect();
-        observer(&Seen { sockets: &sockets, scan: &self.scan, is_second })
-    }
-}
-
 impl fmt::Debug for Manner<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -435,9 +403,8 @@ pub struct LookPlan {
     selector: Arc<ProcessSelector>,
     /// All patterns of these probes.
     patterns: BTreeSet<PatternId>,
-    /// The sockets that observers want, and the place of the observer that has each clause.
-    clauses: SocketClauses,
-    observer_of: Vec<usize>,
+    /// What observers want.
+    outlook: Outlook,
 }
 
 /// A probe, and the ids of its process patterns.
@@ -515,6 +482,16 @@ struct Inquiry {
     has_backlog: bool,
 }
 
+/// What the kernel told.
+#[derive(Default)]
+struct Dumped {
+    connections: Vec<Connection>,
+    /// What observers want.
+    sockets: Vec<Socket>,
+    /// The transports of which no socket was told to observers, and why.
+    untold: BTreeMap<Transport, Arc<str>>,
+}
+
 /// What beside a connection's own endpoints tells whether it fits.
 #[derive(Clone, Copy)]
 struct Surroundings<'a> {
@@ -590,12 +567,7 @@ impl LookPlan {
         observers: impl IntoIterator<Item = Vec<SocketClause>>,
         selector: Arc<ProcessSelector>,
     ) -> Self {
-        let (mut clauses, mut observer_of) = (Vec::new(), Vec::new());
-        for (place, mut own) in observers.into_iter().enumerate() {
-            observer_of.extend(own.iter().map(|_| place));
-            clauses.append(&mut own);
-        }
-        let clauses = SocketClauses::new(clauses);
+        let outlook = Outlook::new(observers);
         let mut by_service: HashMap<Endpoint, Vec<usize>> = HashMap::new();
         for (index, planned) in probes.iter().enumerate() {
             by_service.entry(planned.probe.service()).or_default().push(index);
@@ -603,7 +575,7 @@ impl LookPlan {
         let filter = ConnectionFilter::new(STATES, by_service.keys().copied());
         let patterns =
             probes.iter().flat_map(|planned| Direction::ALL.map(|way| planned.pattern(way))).collect();
-        Self { probes, by_service, filter, selector, patterns, clauses, observer_of }
+        Self { probes, by_service, filter, selector, patterns, outlook }
     }
 
     /// The services that the probes ask for, sorted, each once.
@@ -634,7 +606,7 @@ impl LookPlan {
             }
             _ => None,
         };
-        let (SocketSurvey { connections: dumped, sockets }, unsurveyed) =
+        let Dumped { connections: dumped, sockets, untold } =
             self.dump(connections, filter, &mut attended, manner)?;
         let nameless = BTreeSet::new();
         let named = attended.as_ref().map_or(&nameless, |attended| &attended.named);
@@ -657,9 +629,8 @@ impl LookPlan {
         let candidates = fitting.taken;
         let Inquiry { mut wanted, mut census, known, has_backlog } =
             self.inquire(&dumped, &candidates, named, manner);
-        let shown = self.sort_sockets(&sockets, manner.observers.len());
-        let (shown, Question { wanted: asked, counted, located: asked_after }) =
-            question(manner.observers, &sockets, shown);
+        let (sight, Asked { wanted: asked, counted, located: asked_after }) =
+            self.outlook.sort(sockets, &untold, manner.observers);
         for (inode, patterns) in asked {
             wanted.entry(inode).or_default().extend(patterns);
         }
@@ -714,24 +685,7 @@ impl LookPlan {
             look.forward.undecided += part.left_out.of(Direction::Forward);
             look.reverse.undecided += part.left_out.of(Direction::Reverse);
         }
-        let asks = self.observer_of.iter().copied().collect();
-        Ok(Look { links: looks, sight: Sight { sockets, wanted: shown, scan, unsurveyed, asks } })
-    }
-
-    /// The places of the sockets that each of so many observers wants.
-    fn sort_sockets(&self, sockets: &[Socket], observers: usize) -> Vec<Vec<usize>> {
-        let mut wanted = vec![Vec::new(); observers];
-        for (place, socket) in sockets.iter().enumerate() {
-            for observer in self.clauses.wanting(socket).filter_map(|clause| self.observer_of.get(clause)) {
-                if let Some(wanted) = wanted.get_mut(*observer)
-                    // One that two of its clauses want is one all the same.
-                    && wanted.last() != Some(&place)
-                {
-                    wanted.push(place);
-                }
-            }
-        }
-        wanted
+        Ok(Look { links: looks, sight: sight.with(scan) })
     }
 
     /// What is wanted of the agent's own network namespace: connections that the filter lets through, and what observers ask for,
@@ -743,25 +697,9 @@ impl LookPlan {
         filter: &ConnectionFilter,
         attended: &mut Option<Attended>,
         manner: &Manner<'_>,
-    ) -> Result<(SocketSurvey, Option<Arc<str>>), LookError> {
-        let mut unsurveyed = None;
-        let survey = if self.clauses.all().is_empty() {
-            connections.dump(filter).map(|connections| SocketSurvey { connections, sockets: Vec::new() })
-        } else {
-            let wanted = Some(filter).filter(|_| !self.probes.is_empty());
-            match connections.survey(&SocketFilter { connections: wanted, clauses: &self.clauses }) {
-                // What counts may ask for what this kernel does not tell, such as UDP. Links, and what counts processes, do not.
-                Err(error) => {
-                    unsurveyed = Some(text_of(&error));
-                    let connections =
-                        wanted.map_or_else(|| Ok(Vec::new()), |filter| connections.dump(filter));
-                    connections.map(|connections| SocketSurvey { connections, sockets: Vec::new() })
-                }
-                survey => survey,
-            }
-        };
-        let SocketSurvey { connections: mut dumped, sockets } =
-            survey.map_err(|error| LookError::Connections(Box::new(error)))?;
+    ) -> Result<Dumped, LookError> {
+        let Dumped { connections: mut dumped, sockets, untold } =
+            self.dump_own(connections, filter).map_err(|error| LookError::Connections(Box::new(error)))?;
         let own = dumped.len();
         if let Some(Attended { namespaces, named, unnamed, unread, .. }) = attended {
             for (namespace, patterns) in namespaces {
@@ -789,7 +727,37 @@ impl LookPlan {
         if dumped.len() > own {
             dumped.sort_unstable_by_key(|connection| (connection.cookie, connection.namespace));
         }
-        Ok((SocketSurvey { connections: dumped, sockets }, unsurveyed))
+        Ok(Dumped { connections: dumped, sockets, untold })
+    }
+
+    fn dump_own<C: ConnAdapter>(
+        &self,
+        connections: &mut C,
+        filter: &ConnectionFilter,
+    ) -> Result<Dumped, C::Error> {
+        let clauses = self.outlook.clauses();
+        let wanted = Some(filter).filter(|_| !self.probes.is_empty());
+        let dump =
+            |connections: &mut C| wanted.map_or_else(|| Ok(Vec::new()), |filter| connections.dump(filter));
+        if clauses.all().is_empty() {
+            return Ok(Dumped { connections: dump(connections)?, ..Dumped::default() });
+        }
+        let mut dumped = match connections.survey(&SocketFilter { connections: wanted, clauses }) {
+            Ok(SocketSurvey { connections, sockets, untold }) => {
+                let untold = untold.iter().map(|(transport, error)| (*transport, text_of(error))).collect();
+                Dumped { connections, sockets, untold }
+            }
+            Err(error) => {
+                let cause = text_of(&error);
+                let untold = Transport::ALL.map(|transport| (transport, Arc::clone(&cause))).into();
+                Dumped { untold, ..Dumped::default() }
+            }
+        };
+        // That sockets cannot be counted is nothing to links, nor to what counts processes.
+        if dumped.untold.contains_key(&Transport::Tcp) {
+            dumped.connections = dump(connections)?;
+        }
+        Ok(dumped)
     }
 
     /// What has to be asked about who holds what fits by address, and about whom else.
@@ -1087,30 +1055,6 @@ impl LookPlan {
         }
         looks
     }
-}
-
-/// What observers ask, each about what it is shown; of those for whom that is too much, nothing.
-fn question(
-    observers: &[&dyn Observer],
-    sockets: &[Socket],
-    shown: Vec<Vec<usize>>,
-) -> (Vec<Option<Vec<usize>>>, Question) {
-    let mut all = Question::default();
-    let is_shown = observers.iter().zip(shown).map(|(observer, shown)| {
-        let own: Vec<&Socket> = shown.iter().filter_map(|place| sockets.get(*place)).collect();
-        let mut question = Question::default();
-        observer.ask(&own, &mut question);
-        if all.wanted.len() + question.wanted.len() > MAX_CANDIDATES {
-            return None;
-        }
-        for (inode, patterns) in question.wanted {
-            all.wanted.entry(inode).or_default().extend(patterns);
-        }
-        all.counted.extend(question.counted);
-        all.located.extend(question.located);
-        Some(shown)
-    });
-    (is_shown.collect(), all)
 }
 
 /// Brings another to the front at another time.

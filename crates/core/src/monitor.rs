@@ -11,7 +11,7 @@ use crate::connection::{Connection, Cookie, Direction, Inode};
 use crate::health::Sighting;
 use crate::infer::{Attribution, AttributionMode, InferenceLack, Suspects};
 use crate::link::{Link, LinkChange, Moment, Untracked};
-use crate::look::{Look, LookError, LookPlan, Manner, PlannedProbe, ProbeLook, Sight};
+use crate::look::{Look, LookError, LookPlan, Manner, PlannedProbe, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, DataPoint, Value};
 use crate::namespace::{NamespaceId, Namespaces};
 use crate::observer::{Finding, Observer, StatusChange, Taken};
@@ -19,6 +19,7 @@ use crate::probe::{ConnectionProbe, Probe};
 use crate::process::{
     Capability, Pid, Process, ProcessSelector, SelectorBuilder, SelectorError, VerifyQuery,
 };
+use crate::sight::Sight;
 use crate::track::Tracked;
 use crate::translation::Translations;
 

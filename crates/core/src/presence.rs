@@ -8,7 +8,6 @@ use crate::look::LookError;
 use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Metric};
 use crate::observer::{Bounds, Finding, Observer, Question, Seen, Status, Taken, Tally};
 use crate::process::{Capability, PatternId, ProcessPattern, ProcessSelector};
-use crate::socket::Socket;
 
 /// Asks how many processes run: the probe `process_mon`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +63,8 @@ impl Observer for Presence {
         self.pattern = selector.id(&self.probe.process);
     }
 
-    fn ask(&self, _sockets: &[&Socket], question: &mut Question) {
-        question.counted.extend(self.pattern);
+    fn ask(&self) -> Question {
+        Question { counted: self.pattern.into_iter().collect(), ..Question::default() }
     }
 
     fn take_in(&mut self, seen: &Seen<'_>) -> Result<Taken, LookError> {

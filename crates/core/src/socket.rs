@@ -1,6 +1,6 @@
 //! Sockets as operators count them: of either transport and in any state, listening ones among them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -317,12 +317,20 @@ pub struct SocketFilter<'a> {
 }
 
 /// What a look at sockets brought, each as it was asked for.
-#[derive(Debug, Clone, Default)]
-pub struct SocketSurvey {
+#[derive(Debug, Clone)]
+pub struct SocketSurvey<E> {
     /// Those that are wanted as connections of links, sorted by cookie.
     pub connections: Vec<Connection>,
     /// Those that a clause wants.
     pub sockets: Vec<Socket>,
+    /// The transports of which sockets could not be told, and why: then none of them is told, also as a connection of a link.
+    pub untold: BTreeMap<Transport, E>,
+}
+
+impl<E> Default for SocketSurvey<E> {
+    fn default() -> Self {
+        Self { connections: Vec::new(), sockets: Vec::new(), untold: BTreeMap::new() }
+    }
 }
 
 /// Clauses, and where to look for those that may want a socket: there may be a thousand of them, and a hundred thousand

@@ -22,7 +22,7 @@ use crate::process::{
     Capability, Container, Headcount, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames,
     ProcessSelector, VerifyQuery,
 };
-use crate::socket::{Socket, SocketFilter, SocketSurvey};
+use crate::socket::{Socket, SocketFilter, SocketSurvey, Transport};
 use crate::translation::{Translation, Translations};
 
 /// What the agent may learn of a process.
@@ -94,8 +94,8 @@ pub(crate) struct Host {
     connections: Vec<Connection>,
     processes: Vec<Running>,
     broken_dumps: usize,
-    /// A kernel that does not tell what watches are for.
-    pub(crate) tells_no_sockets: bool,
+    /// Transports of which the kernel tells nothing to watches.
+    pub(crate) untold: BTreeSet<Transport>,
     /// Sockets that watches are for.
     pub(crate) sockets: Vec<Socket>,
     /// Connections that only a second dump finds.
@@ -294,11 +294,11 @@ impl ConnAdapter for Host {
         Ok(found)
     }
 
-    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey, Refused> {
-        if self.tells_no_sockets {
-            return Err(Refused);
-        }
+    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey<Refused>, Refused> {
+        let asked: BTreeSet<Transport> = filter.clauses.all().iter().map(|clause| clause.transport).collect();
+        let untold = &asked & &self.untold;
         let connections = match filter.connections {
+            Some(_) if untold.contains(&Transport::Tcp) => Vec::new(),
             Some(connections) => self.dump(connections)?,
             None if self.broken_dumps > 0 => {
                 self.broken_dumps -= 1;
@@ -306,8 +306,10 @@ impl ConnAdapter for Host {
             }
             None => Vec::new(),
         };
-        let wanted = self.sockets.iter().filter(|socket| filter.clauses.want(socket));
-        Ok(SocketSurvey { connections, sockets: wanted.copied().collect() })
+        let told = self.sockets.iter().filter(|socket| !untold.contains(&socket.transport));
+        let sockets = told.filter(|socket| filter.clauses.want(socket)).copied().collect();
+        let untold = untold.into_iter().map(|transport| (transport, Refused)).collect();
+        Ok(SocketSurvey { connections, sockets, untold })
     }
 
     fn dump_in(

@@ -157,6 +157,28 @@ fn sockets_whose_holders_would_be_too_many_fail_the_probe_that_asks_and_no_other
 }
 
 #[test]
+fn a_socket_that_several_probes_ask_about_is_asked_about_once_and_who_asks_for_few_is_answered() {
+    let half = u64::try_from(MAX_CANDIDATES).unwrap() / 2;
+    let mut host = host(&(1..=half + 2).map(|inode| (80, inode)).chain([(81, half + 3)]).collect::<Vec<_>>());
+    host.sockets.extend((0..=half).map(|inode| socket(82, 100_000 + inode, Families::IPV4)));
+    host.run("web", Access::Open, &[1, half + 3, 100_000]);
+    let asking = |name, port| Probe::Watch(Arc::new(watch(name, port, Some("web"), (1, None))));
+    // Two ask for half of what there is room for, the same, and one for as many others.
+    let probes = vec![asking("a", 80), asking("few", 81), asking("b", 80), asking("other", 82)];
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0]] {
+        let probes = order.map(|place| probes[place].clone());
+        let told = observing(&host, probes.into()).tell(&[0, 1, 2, 3]);
+        assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1, 1]);
+        let mut failed = told.cycle.failure.unwrap().probes;
+        failed.sort();
+        assert_eq!(failed, ["a".into(), "b".into()], "who asks for most");
+    }
+    host.sockets.retain(|socket| socket.connection.local.port() != 82);
+    let told = observing(&host, probes).tell(&[0, 1, 2]);
+    assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1, 1, 1]);
+}
+
+#[test]
 fn what_serves_both_versions_of_ip_is_counted_in_both() {
     let mut host = host(&[(80, 1)]);
     host.sockets.push(socket(80, 2, Families::BOTH));
@@ -350,7 +372,7 @@ fn what_the_kernel_does_not_tell_fails_those_who_count_and_no_link() {
     let mut host = host(&[(80, 1)]);
     host.run("app", Access::Open, &[7]);
     host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
-    host.tells_no_sockets = true;
+    host.untold = Transport::ALL.into();
     let probes =
         vec![Probe::Watch(Arc::new(watch("web", 80, None, (1, None)))), probe("link", 5432, 1).into()];
     let told = observing(&host, probes).tell(&[0, 1]);
@@ -373,18 +395,51 @@ fn what_the_kernel_does_not_tell_fails_those_who_count_and_no_link() {
 }
 
 #[test]
+fn a_kernel_that_knows_tcp_alone_fails_those_who_ask_for_udp_and_no_other() {
+    let mut host = host(&[(80, 1)]);
+    host.sockets.push(Socket { transport: Transport::Udp, ..socket(53, 2, Families::IPV4) });
+    host.run("app", Access::Open, &[1, 7]);
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
+    host.untold = [Transport::Udp].into();
+    let mut udp = watch("dns", 53, None, (1, None));
+    udp.clause.transport = Transport::Udp;
+    let discovery = DiscoveryProbe {
+        name: "all".into(),
+        processes: vec![ProcessPattern { name: "*".parse().unwrap(), executable: None }],
+        most: 10,
+        interval: Duration::from_secs(1),
+    };
+    let probes = vec![
+        Probe::Watch(Arc::new(udp)),
+        Probe::Watch(Arc::new(watch("web", 80, Some("app"), (1, None)))),
+        Probe::Discovery(Arc::new(discovery)),
+        probe("link", 5432, 1).into(),
+    ];
+    let mut monitor = observing(&host, probes);
+    let told = monitor.tell(&[0, 1, 2, 3]);
+    assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1]);
+    assert_eq!(values_of(&told, &metric::DISCOVERY_EDGES), [1]);
+    assert_eq!(values_of(&told, &metric::UP), [1]);
+    assert_eq!(monitor.connections.dumps, 1, "nothing is asked for twice");
+    assert_eq!(told.newly_failed, ["dns".into()]);
+    assert!(matches!(told.failure.as_ref().unwrap().error, LookError::Unsurveyed(_)));
+    monitor.connections.untold.clear();
+    assert_eq!(values_of(&monitor.tell(&[0]), &metric::WATCH_COUNT), [1]);
+}
+
+#[test]
 fn a_probe_that_fails_is_told_to_fail_until_it_is_measured_and_no_longer() {
     let mut monitor = observing(
         &host(&[(80, 1)]),
         vec![Probe::Watch(Arc::new(watch("web", 80, None, (1, None)))), probe("link", 5432, 1).into()],
     );
-    monitor.connections.tells_no_sockets = true;
+    monitor.connections.untold = Transport::ALL.into();
     let told = monitor.tell(&[0, 1]);
     assert_eq!((told.newly_failed.as_slice(), told.still_failing), (&["web".into()][..], 1));
     let told = monitor.tell(&[1]);
     assert_eq!((told.newly_failed.len(), told.still_failing), (0, 1), "it is not due");
     let told = monitor.tell(&[0]);
     assert_eq!((told.newly_failed.len(), told.still_failing), (0, 1), "it was told");
-    monitor.connections.tells_no_sockets = false;
+    monitor.connections.untold.clear();
     assert_eq!(monitor.tell(&[0]).still_failing, 0);
 }
