@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -331,6 +332,19 @@ pub enum LookError {
 }
 
 impl LookError {
+    /// Whether both say the same.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unsurveyed(one), Self::Unsurveyed(other)) | (Self::Unread(one), Self::Unread(other)) => {
+                one == other
+            }
+            (Self::Connections(_), Self::Connections(_)) | (Self::Processes(_), Self::Processes(_)) => {
+                text_of(self) == text_of(other)
+            }
+            _ => mem::discriminant(self) == mem::discriminant(other),
+        }
+    }
+
     /// Whether looks took more than they may: only then there is to be a pause.
     pub(crate) fn is_for_want_of_time(&self) -> bool {
         !matches!(self, Self::Crowded | Self::OutOfSight | Self::Unsurveyed(_))

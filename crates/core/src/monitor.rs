@@ -137,10 +137,8 @@ pub struct Cycle {
     pub changes: Vec<LinkChange>,
     /// The other probes whose status changed.
     pub standings: Vec<StatusChange>,
-    /// Why probes were not measured, and which.
-    pub failure: Option<Failure>,
-    /// Those of them that were measured the last time, or never due before.
-    pub newly_failed: Vec<Arc<str>>,
+    /// Why probes were not measured, and which: each reason once.
+    pub failures: Vec<Failure>,
     /// How many probes there are that were not measured when they were last due, in this cycle or before.
     pub still_failing: usize,
     /// Why what was known could not be verified: all was looked for anew.
@@ -166,7 +164,9 @@ pub struct Cycle {
 pub struct Failure {
     /// Their names.
     pub probes: Vec<Arc<str>>,
-    /// Why.
+    /// Those of them that were measured the last time, or never due before.
+    pub new: Vec<Arc<str>>,
+    /// Why: the same for all of them.
     pub error: LookError,
 }
 
@@ -566,7 +566,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             }
             self.walk_cpu += cost;
             *self.walks.entry(reason).or_default() += u64::from(!pauses);
-            if cycle.failure.as_ref().is_some_and(|failure| failure.error.is_for_want_of_time()) && !pauses {
+            if cycle.failures.iter().any(|failure| failure.error.is_for_want_of_time()) && !pauses {
                 self.pause_until = began.saturating_add(cost * PAUSE_AFTER_CUT);
             }
         }
@@ -1020,11 +1020,14 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             .map(|link| Arc::clone(&link.probe().name))
             .chain(observers.map(|(probe, _)| Arc::clone(probe.name())))
             .collect();
-        let new = probes.iter().filter(|name| self.failing.insert(Arc::clone(name)));
-        cycle.newly_failed.extend(new.cloned());
-        match &mut cycle.failure {
-            Some(failure) => failure.probes.extend(probes),
-            None => cycle.failure = Some(Failure { probes, error }),
+        let new: Vec<Arc<str>> =
+            probes.iter().filter(|name| self.failing.insert(Arc::clone(name))).cloned().collect();
+        match cycle.failures.iter_mut().find(|failure| failure.error.is_same_as(&error)) {
+            Some(failure) => {
+                failure.probes.extend(probes);
+                failure.new.extend(new);
+            }
+            None => cycle.failures.push(Failure { probes, new, error }),
         }
     }
 
