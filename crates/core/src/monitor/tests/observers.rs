@@ -201,6 +201,9 @@ fn who_lives_elsewhere_has_sockets_that_the_agent_does_not_see() {
     let other = watch("a", 81, Some("web"), (1, None));
     let told = one(&host, other).tell(&[0]);
     assert!(matches!(told.failure().unwrap().error, LookError::OutOfSight));
+    // Nor is what is discovered all that there is.
+    let told = discovering(&host, &["*"], 10).tell(&[0]);
+    assert!(told.points.is_empty() && matches!(told.failure().unwrap().error, LookError::OutOfSight));
     // Without a process the sockets of the agent's own namespace are what is asked for.
     let told = one(&host, watch("a", 80, None, (1, None))).tell(&[0]);
     assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1]);
