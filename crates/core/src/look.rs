@@ -32,6 +32,10 @@ use crate::translation::Translations;
 /// about each takes about 1.1 kB meanwhile. Of what is beyond that, a probe with few loses none.
 pub const MAX_CANDIDATES: usize = 24_576;
 
+/// The same of connections in network namespaces that are looked at for their names alone, beside the others: of these nothing
+/// counts but what matches, and most are everybody else's.
+pub(crate) const MAX_NAMED_CANDIDATES: usize = MAX_CANDIDATES / 4;
+
 /// Connections that fit by address in all network namespaces together, of 72 bytes each.
 const MAX_DUMPED: usize = 1 << 18;
 
@@ -160,6 +164,15 @@ impl DirectionLook {
     }
 }
 
+/// With which connections a look begins at a probe that has too many, in the order of their cookies: `None` stands before all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beginning {
+    /// Of those that count, whatever becomes of them.
+    pub counting: Option<Cookie>,
+    /// Of those in network namespaces that are looked at for their names alone.
+    pub named: Option<Cookie>,
+}
+
 /// What a look found of one probe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProbeLook {
@@ -167,9 +180,9 @@ pub struct ProbeLook {
     pub forward: DirectionLook,
     /// Seen from the destination's host.
     pub reverse: DirectionLook,
-    /// The connection with which the next look has to begin, where this one left some out ([`MAX_CANDIDATES`]). Those are
-    /// counted as undecided, and nothing else is told of them.
-    pub next: Option<Cookie>,
+    /// Where the next look has to begin, where this one left some out ([`MAX_CANDIDATES`]). Those are counted as undecided, and
+    /// nothing else is told of them.
+    pub next: Beginning,
     /// Whether connections may be missing in reverse, because the translations by which they would be known could not be
     /// read.
     pub untranslated: bool,
@@ -368,8 +381,8 @@ pub struct Manner<'a> {
     pub now: Duration,
     /// What looking may take.
     pub allowance: &'a Allowance<'a>,
-    /// With which connection to begin at a probe, given by its place, that has too many: what the last look at it told.
-    pub begin_with: &'a dyn Fn(usize) -> Option<Cookie>,
+    /// Where to begin at a probe, given by its place, that has too many: what the last look at it told.
+    pub begin_with: &'a dyn Fn(usize) -> Beginning,
     /// The translations of the services ([`LookPlan::services`]), read before this look.
     pub translations: &'a Translations,
     /// Whether the translations of the services were told, all of them.
@@ -519,7 +532,20 @@ struct Surroundings<'a> {
 /// What fits by address, and of which probes it is a part.
 struct Candidates {
     taken: Vec<Candidate>,
-    parts: Vec<Option<Part>>,
+    counting: Parts,
+    named: Parts,
+}
+
+/// Of each probe, the part for which there is room; `None` where there is room for all.
+type Parts = Vec<Option<Part>>;
+
+/// Parts of what fits by address, as it is known how much that is.
+fn parts(counts: &[usize], room: usize, first: impl Fn(usize) -> Option<Cookie>) -> Parts {
+    let most = share(counts, room);
+    let part = |(index, count): (usize, &usize)| {
+        (*count > most).then(|| Part { first: first(index), room: most, ..Part::default() })
+    };
+    counts.iter().enumerate().map(part).collect()
 }
 
 /// A part of the connections that fit a probe by address, in the order of their cookies.
@@ -639,7 +665,7 @@ impl LookPlan {
             may_have_passed: &may_have_passed,
             interface_index: &|namespace, name| connections.interface_index(namespace, name),
         };
-        let fitting = self.find_candidates(&dumped, &host, manner.begin_with);
+        let fitting = self.find_candidates(&dumped, &host, named, manner.begin_with);
         let candidates = fitting.taken;
         let Inquiry { mut wanted, mut census, known, has_backlog } =
             self.inquire(&dumped, &candidates, named, manner);
@@ -688,16 +714,27 @@ impl LookPlan {
                 |probe, way| self.probes.get(probe).map(|planned: &PlannedProbe| planned.pattern(way));
             infer::attribute(&mut looks, pattern, &self.selector, (connections, processes), manner)?;
         }
-        for (index, (look, part)) in looks.iter_mut().zip(fitting.parts).enumerate() {
+        let parts = fitting.counting.into_iter().zip(fitting.named);
+        for (index, (look, (part, part_of_named))) in looks.iter_mut().zip(parts).enumerate() {
             let is_doubtful =
                 self.probes.get(index).is_some_and(|planned| doubtful.contains(&planned.probe.service()));
             look.untranslated = is_doubtful || (manner.untranslated)(index);
             look.with_translations = manner.with_translations && !is_doubtful;
-            let Some(part) = part else { continue };
             // A search that was cut short has not seen all who could hold these: it goes on with the same.
-            look.next = if look.is_cut_short() { part.first } else { part.next };
-            look.forward.undecided += part.left_out.of(Direction::Forward);
-            look.reverse.undecided += part.left_out.of(Direction::Reverse);
+            let goes_on = look.is_cut_short();
+            let next = |part: &Part| if goes_on { part.first } else { part.next };
+            look.next = Beginning {
+                counting: part.as_ref().and_then(next),
+                named: part_of_named.as_ref().and_then(next),
+            };
+            if let Some(part) = part {
+                look.forward.undecided += part.left_out.of(Direction::Forward);
+                look.reverse.undecided += part.left_out.of(Direction::Reverse);
+            }
+            // As if there had been no time for the rest, which is nothing to links that are up.
+            if part_of_named.is_some() && !look.forward.is_up() && !look.reverse.is_up() {
+                look.unread.get_or_insert(Unread::CutShort);
+            }
         }
         Ok(Look { links: looks, sight: sight.with(scan) })
     }
@@ -910,38 +947,40 @@ impl LookPlan {
         }
     }
 
-    /// The connections that fit by address, and where they are too many, a part of those of the probes that have most.
+    /// The connections that fit by address, and where they are too many, a part of those of the probes that have most. Those that
+    /// are only there for the name of their network namespace take no room from the others.
     fn find_candidates(
         &self,
         dumped: &[Connection],
         host: &Surroundings<'_>,
-        begin_with: &dyn Fn(usize) -> Option<Cookie>,
+        named: &BTreeSet<NamespaceId>,
+        begin_with: &dyn Fn(usize) -> Beginning,
     ) -> Candidates {
+        let is_named = |connection: &Connection| named.contains(&connection.namespace);
         let mut taken = Vec::new();
-        let mut counts = vec![0_usize; self.probes.len()];
-        self.each_candidate(dumped, host, |candidate| {
+        let mut counts = [vec![0_usize; self.probes.len()], vec![0_usize; self.probes.len()]];
+        self.each_candidate(dumped, host, |candidate, connection| {
+            let [counting, of_named] = &mut counts;
+            let counts = if is_named(connection) { of_named } else { counting };
             if let Some(count) = counts.get_mut(candidate.probe) {
                 *count += 1;
             }
-            if taken.len() <= MAX_CANDIDATES {
+            if taken.len() <= MAX_CANDIDATES + MAX_NAMED_CANDIDATES {
                 taken.push(candidate);
             }
         });
-        let mut parts: Vec<Option<Part>> = vec![None; self.probes.len()];
-        if taken.len() <= MAX_CANDIDATES {
-            return Candidates { taken, parts };
-        }
-        let most = share(&counts, MAX_CANDIDATES);
-        for (index, (part, count)) in parts.iter_mut().zip(&counts).enumerate() {
-            if *count > most {
-                *part = Some(Part { first: begin_with(index), room: most, ..Part::default() });
-            }
+        let [counting, of_named] = &counts;
+        let mut counting = parts(counting, MAX_CANDIDATES, |index| begin_with(index).counting);
+        let mut of_named = parts(of_named, MAX_NAMED_CANDIDATES, |index| begin_with(index).named);
+        if counting.iter().chain(&of_named).all(Option::is_none) {
+            return Candidates { taken, counting, named: of_named };
         }
         taken.clear();
         // Those from the first on, and then, from the beginning, as many as there is room for.
         for is_second_round in [false, true] {
-            self.each_candidate(dumped, host, |candidate| {
-                let cookie = dumped.get(candidate.connection).map(|connection| connection.cookie);
+            self.each_candidate(dumped, host, |candidate, connection| {
+                let cookie = Some(connection.cookie);
+                let parts = if is_named(connection) { &mut of_named } else { &mut counting };
                 match parts.get_mut(candidate.probe).and_then(Option::as_mut) {
                     None if is_second_round => {}
                     None => taken.push(candidate),
@@ -957,14 +996,14 @@ impl LookPlan {
                 }
             });
         }
-        Candidates { taken, parts }
+        Candidates { taken, counting, named: of_named }
     }
 
     fn each_candidate(
         &self,
         dumped: &[Connection],
         host: &Surroundings<'_>,
-        mut visit: impl FnMut(Candidate),
+        mut visit: impl FnMut(Candidate, &Connection),
     ) {
         let Surroundings { translations, may_have_passed, interface_index } = *host;
         for (connection_index, connection) in dumped.iter().enumerate() {
@@ -973,13 +1012,14 @@ impl LookPlan {
                     let Some(planned) = self.probes.get(index) else { continue };
                     let interface = |name: &str| interface_index(connection.namespace, name);
                     if planned.probe.match_but_service(connection, direction, interface) {
-                        visit(Candidate {
+                        let candidate = Candidate {
                             probe: index,
                             direction,
                             connection: connection_index,
                             pattern: planned.pattern(direction),
                             translated,
-                        });
+                        };
+                        visit(candidate, connection);
                     }
                 }
             };

@@ -11,7 +11,7 @@ use crate::connection::{Connection, Cookie, Direction, Inode};
 use crate::health::Sighting;
 use crate::infer::{Attribution, AttributionMode, InferenceLack, Suspects};
 use crate::link::{Link, LinkChange, Moment, Untracked};
-use crate::look::{Look, LookError, LookPlan, Manner, PlannedProbe, ProbeLook};
+use crate::look::{Beginning, Look, LookError, LookPlan, Manner, PlannedProbe, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, DataPoint, Value};
 use crate::namespace::{NamespaceId, Namespaces};
 use crate::observer::{Finding, Observer, StatusChange, Taken};
@@ -317,8 +317,8 @@ pub struct Monitor<C, P, K> {
     observer_doubts: BTreeSet<usize>,
     /// Probes that were not measured when they were last due, but for those out of sight.
     failing: HashSet<Arc<str>>,
-    /// With which connection the next look at a link begins that had too many for one.
-    next: HashMap<usize, Cookie>,
+    /// Where the next look at a link begins that had too many connections for one.
+    next: HashMap<usize, Beginning>,
     /// When links were last looked at in vain that are known all the same.
     tried: HashMap<usize, Duration>,
     /// Links of which the last look could tell nothing, because whoever fits lives where no connection is seen. Nothing is
@@ -1090,7 +1090,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let is_up = |index: &usize| links.get(*index).is_some_and(Link::is_settled);
         let named = in_use.is_some() && !indices.iter().all(is_up);
         let next = &self.next;
-        let begin_with = |place: usize| indices.get(place).and_then(|index| next.get(index)).copied();
+        let begin_with =
+            |place: usize| indices.get(place).and_then(|index| next.get(index)).copied().unwrap_or_default();
         let manner = Manner {
             wants_reason: &wants_reason,
             every_holder,
@@ -1109,10 +1110,11 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let look = plan.look(&mut self.connections, &mut self.processes, &manner)?;
         for (index, look) in indices.iter().zip(&look.links) {
             self.lacks.extend(&look.lacks);
-            match look.next {
-                Some(next) => self.next.insert(*index, next),
-                None => self.next.remove(index),
-            };
+            if look.next == Beginning::default() {
+                self.next.remove(index);
+            } else {
+                self.next.insert(*index, look.next);
+            }
         }
         Ok(look)
     }

@@ -16,7 +16,7 @@ use crate::health::{Sighting, Vitals};
 use crate::infer::{
     AttributionMode, Basis, InferenceLack, Outsider, OutsiderQuery, OutsiderScan, SuspectQuery,
 };
-use crate::look::Manner;
+use crate::look::{Beginning, Manner};
 use crate::namespace::{Approach, Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{
     Capability, Container, Headcount, HolderQuery, HolderScan, Known, PatternId, Pid, Process, ProcessNames,
@@ -149,7 +149,7 @@ pub(crate) fn with_manner<R>(look: impl FnOnce(Manner<'_>) -> R) -> R {
         known: &HashMap::new(),
         now: Duration::ZERO,
         allowance: &Allowance::unlimited(),
-        begin_with: &|_| None,
+        begin_with: &|_| Beginning::default(),
         translations: &Translations::default(),
         with_translations: false,
         untranslated: &|_| false,

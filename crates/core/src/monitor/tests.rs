@@ -10,7 +10,7 @@ use crate::address::Endpoint;
 use crate::connection::TcpState;
 use crate::health::Vitals;
 use crate::link::UNLIMITED_AFTER;
-use crate::look::{DownReason, MAX_CANDIDATES};
+use crate::look::{DownReason, MAX_CANDIDATES, MAX_NAMED_CANDIDATES};
 use crate::metric::AttributeValue;
 use crate::probe::MatchedSourceLabels;
 use crate::process::ProcessPattern;
@@ -1706,6 +1706,41 @@ fn a_link_is_found_in_a_namespace_with_a_name_in_which_nobody_lives_who_fits() {
     let cycle = monitor.tell(&[0]);
     assert_eq!(values(&cycle, UP), [0]);
     assert_eq!(cycle.changes[0].reason, Some(DownReason::NoConnection), "another's in a pod is no reason");
+}
+
+/// A connection of the link with everybody else's before it, in a network namespace that has a name.
+fn crowded_by_name(crowd: u64, namespace: NamespaceId, holder: &str) -> Host {
+    let mut host = Host::default();
+    let inodes: Vec<u64> = (1_000..1_000 + crowd).collect();
+    for inode in &inodes {
+        host.connect(("10.0.0.9", 50_000), ("10.0.0.1", 5432), TcpState::Established, *inode);
+        host.move_last(FAR[0]);
+    }
+    host.run("other", Access::Open, &inodes);
+    host.connect(("10.0.0.9", 40_000), ("10.0.0.1", 5432), TcpState::Established, 900_000);
+    host.move_last(namespace);
+    host.run(holder, Access::Open, &[900_000]);
+    host.named.insert(FAR[0]);
+    host
+}
+
+#[test]
+fn connections_that_are_there_for_a_name_take_no_room_from_those_that_count() {
+    let crowd = u64::try_from(MAX_CANDIDATES).unwrap() * 2;
+    let mut monitor = everywhere(&crowded_by_name(crowd, NamespaceId::OWN, "app"), true);
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), values(&cycle, CONNECTIONS)), (vec![1], vec![1]));
+    assert!(cycle.failures.is_empty());
+    // Where none counts, one of them may: each look looks at others.
+    let mut monitor = everywhere(&crowded_by_name(crowd, FAR[0], "app"), true);
+    let looks = crowd.div_ceil(u64::try_from(MAX_NAMED_CANDIDATES).unwrap());
+    for _ in 1..looks {
+        let cycle = monitor.tell(&[0]);
+        assert!(values(&cycle, UP).is_empty(), "never down");
+        assert!(matches!(cycle.failure().unwrap().error, LookError::CutShort));
+    }
+    let found = (0..2).any(|_| values(&monitor.tell(&[0]), UP) == [1]);
+    assert!(found, "after {looks} looks");
 }
 
 #[test]
