@@ -1,4 +1,4 @@
-//! A stand-in for cnxwatch_exporter 0.1.3, and for a script with psutil: what either does to answer one scrape.
+//! A stand-in for `cnxwatch_exporter` 0.1.3, and for a script with psutil: what either does to answer one scrape.
 //!
 //! That exporter is written in Go; what is here is its approach, not its code. For each protocol it reads the kernel's table as text,
 //! all of it, looks into every descriptor of every process, compares each with every socket of the table, and then goes over the
