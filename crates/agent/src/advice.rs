@@ -2,7 +2,7 @@
 
 use vms_core::connection::Direction;
 use vms_core::infer::InferenceLack;
-use vms_core::look::DownReason;
+use vms_core::look::{DownReason, LookError};
 use vms_core::namespace::Namespaces;
 use vms_core::probe::{ConnectionProbe, MatchedSourceLabels};
 
@@ -32,6 +32,20 @@ pub(crate) fn for_down(probe: &ConnectionProbe, direction: Option<Direction>, re
         DownReason::NoConnection => {
             format!("no ESTABLISHED connection with {service}: see the service, and the log of {process}")
         }
+    }
+}
+
+/// What to do about probes that could not be measured, as the end of a sentence: nothing where the error says so itself.
+pub(crate) fn for_failure(error: &LookError) -> &'static str {
+    match error {
+        LookError::CutShort | LookError::Crowded | LookError::OutOfSight | LookError::Unresolved { .. } => "",
+        LookError::Unsettled => ": see what opens connections to the service anew all the time",
+        LookError::Connections(_)
+        | LookError::Incomplete
+        | LookError::Unsurveyed(_)
+        | LookError::Unread(_)
+        | LookError::Untranslated
+        | LookError::Processes(_) => "; run `vms-agent doctor`",
     }
 }
 

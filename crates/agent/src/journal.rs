@@ -132,19 +132,16 @@ impl Journal {
     }
 
     fn tell_failure(&mut self, cycle: &Cycle) {
-        if let Some(Failure { probes, error }) = &cycle.failure {
-            self.failing_cycles += 1;
+        for Failure { probes, new, error } in &cycle.failures {
+            let advice = advice::for_failure(error);
             let error = with_causes(error);
-            let which = shown(cycle.newly_failed.iter().map(ToString::to_string).collect());
-            if let Some(which) = which {
-                error!(
-                    probes = which,
-                    error, "probes could not be measured, and are not reported; run `vms-agent doctor`"
-                );
+            if let Some(which) = shown(new.iter().map(ToString::to_string).collect()) {
+                error!(probes = which, error, "probes could not be measured, and are not reported{advice}");
             } else {
                 debug!(probes = probes.len(), error, "probes could still not be measured");
             }
         }
+        self.failing_cycles += u64::from(!cycle.failures.is_empty());
         // Others may not have been due.
         if cycle.still_failing == 0 && self.failing_cycles > 0 {
             info!(failed_cycles = self.failing_cycles, "probes are measured again");

@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::environment::Environment;
 use crate::heartbeat::Heartbeat;
 use crate::measuring::{Reserved, Worker};
@@ -128,21 +128,11 @@ pub(crate) async fn run(setup: Setup, telemetry: &Telemetry) -> anyhow::Result<(
                 match outcome.context("the reload ended unexpectedly").flatten() {
                     Ok(Reloaded { loaded, in_force: now }) => {
                         in_force = now;
-                        for warning in &loaded.warnings {
-                            warn!("{warning}");
-                        }
-                        apply_log_level(telemetry, &config, &loaded.config);
+                        tell_reload(telemetry, &config, &loaded);
                         config = loaded.config;
                         give_back.reset_immediately();
-                        info!(probes = config.probes.len(), "configuration reloaded");
                     }
-                    Err(refused) => {
-                        let refused = format!("{refused:#}");
-                        error!(
-                            advice = sandbox::explain_refusal(&refused),
-                            "the new configuration is refused, the old one stays in force: {refused}"
-                        );
-                    }
+                    Err(refused) => tell_refusal(&refused),
                 }
                 // Those of a configuration that is not in force, or no longer, are forgotten.
                 names.want(&names::wanted(&config)).context("host names cannot be resolved")?;
@@ -207,6 +197,20 @@ fn tell_heartbeat(begun: io::Result<Heartbeat>) -> Option<Heartbeat> {
             None
         }
     }
+}
+
+fn tell_reload(telemetry: &Telemetry, old: &Config, new: &Loaded) {
+    for warning in &new.warnings {
+        warn!("{warning}");
+    }
+    apply_log_level(telemetry, old, &new.config);
+    info!(probes = new.config.probes.len(), "configuration reloaded");
+}
+
+fn tell_refusal(refused: &anyhow::Error) {
+    let refused = format!("{refused:#}");
+    let advice = sandbox::explain_refusal(&refused);
+    error!(advice, "the new configuration is refused, the old one stays in force: {refused}");
 }
 
 fn apply_log_level(telemetry: &Telemetry, old: &Config, new: &Config) {

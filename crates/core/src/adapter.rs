@@ -44,13 +44,14 @@ pub trait ConnAdapter {
     /// When the kernel refused, broke off, or answered nonsense: then nothing is known, not even what had arrived.
     fn dump(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Self::Error>;
 
-    /// Every socket of the agent's network namespace that the filter asks for, and no other.
+    /// Every socket of the agent's network namespace that the filter asks for, and no other, but for those of transports that it
+    /// says could not be told: a kernel may know TCP alone.
     ///
     /// The cost is that of the tables in which such sockets can be: listening sockets have one of their own.
     ///
     /// # Errors
-    /// As [`ConnAdapter::dump`].
-    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey, Self::Error>;
+    /// As [`ConnAdapter::dump`], where nothing could be asked.
+    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey<Self::Error>, Self::Error>;
 
     /// The same as [`ConnAdapter::dump`] of a network namespace that is attended to.
     ///

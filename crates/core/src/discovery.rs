@@ -130,11 +130,8 @@ impl Observer for Discovery {
         }]
     }
 
-    fn ask(&self, sockets: &[&Socket], question: &mut Question) {
-        question.located.extend(&self.patterns);
-        for inode in sockets.iter().filter_map(|socket| socket.connection.inode) {
-            question.wanted.entry(inode).or_default().extend(&self.patterns);
-        }
+    fn ask(&self) -> Question {
+        Question { holders: self.patterns.iter().copied().collect(), ..Question::default() }
     }
 
     fn take_in(&mut self, seen: &Seen<'_>) -> Result<Taken, LookError> {

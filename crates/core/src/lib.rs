@@ -26,6 +26,7 @@ pub mod presence;
 pub mod probe;
 pub mod process;
 pub mod schedule;
+pub mod sight;
 pub mod socket;
 #[cfg(test)]
 mod test_host;

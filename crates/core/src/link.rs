@@ -370,7 +370,7 @@ impl Link {
         } else {
             self.undirected = None;
             for direction in Direction::ALL {
-                let has_unseen = look.next.is_some();
+                let has_unseen = look.next.counting.is_some();
                 self.absorb_direction(look.direction(direction), has_unseen, direction, at.wall, changes);
             }
             if !look.untranslated {
@@ -399,7 +399,7 @@ impl Link {
             let seen = look.addressed.iter().map(|cookie| (*cookie, matched.contains(cookie))).collect();
             self.seen.insert(direction, seen);
         }
-        self.has_unseen = look.next.is_some();
+        self.has_unseen = look.next.counting.is_some();
     }
 
     /// What the last walk knew of a connection.

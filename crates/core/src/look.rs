@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,17 +21,22 @@ use crate::connection::{Connection, ConnectionFilter, Cookie, Direction, Inode, 
 use crate::infer::{self, Attribution, AttributionMode, InferenceLack};
 use crate::name::HostName;
 use crate::namespace::{Inhabited, Namespace, NamespaceId, NamespaceQuery};
-use crate::observer::{Observer, Question, Seen};
+use crate::observer::Observer;
 use crate::probe::ConnectionProbe;
 use crate::process::{
     Capability, Container, HolderQuery, HolderScan, PatternId, Process, ProcessSelector, SelectorBuilder,
 };
-use crate::socket::{Socket, SocketClause, SocketClauses, SocketFilter, SocketSurvey};
+use crate::sight::{Asked, Outlook, Sight};
+use crate::socket::{Socket, SocketClause, SocketFilter, SocketSurvey, Transport};
 use crate::translation::Translations;
 
 /// Connections that fit by address of which one look finds out who holds them, for all probes together: what is worked out
 /// about each takes about 1.1 kB meanwhile. Of what is beyond that, a probe with few loses none.
 pub const MAX_CANDIDATES: usize = 24_576;
+
+/// The same of connections in network namespaces that are looked at for their names alone, beside the others: of these nothing
+/// counts but what matches, and most are everybody else's.
+pub(crate) const MAX_NAMED_CANDIDATES: usize = MAX_CANDIDATES / 4;
 
 /// Connections that fit by address in all network namespaces together, of 72 bytes each.
 const MAX_DUMPED: usize = 1 << 18;
@@ -160,6 +166,15 @@ impl DirectionLook {
     }
 }
 
+/// With which connections a look begins at a probe that has too many, in the order of their cookies: `None` stands before all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beginning {
+    /// Of those that count, whatever becomes of them.
+    pub counting: Option<Cookie>,
+    /// Of those in network namespaces that are looked at for their names alone.
+    pub named: Option<Cookie>,
+}
+
 /// What a look found of one probe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProbeLook {
@@ -167,9 +182,9 @@ pub struct ProbeLook {
     pub forward: DirectionLook,
     /// Seen from the destination's host.
     pub reverse: DirectionLook,
-    /// The connection with which the next look has to begin, where this one left some out ([`MAX_CANDIDATES`]). Those are
-    /// counted as undecided, and nothing else is told of them.
-    pub next: Option<Cookie>,
+    /// Where the next look has to begin, where this one left some out ([`MAX_CANDIDATES`]). Those are counted as undecided, and
+    /// nothing else is told of them.
+    pub next: Beginning,
     /// Whether connections may be missing in reverse, because the translations by which they would be known could not be
     /// read.
     pub untranslated: bool,
@@ -328,6 +343,22 @@ pub enum LookError {
 }
 
 impl LookError {
+    /// Whether both say the same.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unsurveyed(one), Self::Unsurveyed(other)) | (Self::Unread(one), Self::Unread(other)) => {
+                one == other
+            }
+            (Self::Unresolved { name, cause }, Self::Unresolved { name: other, cause: others }) => {
+                (name, cause) == (other, others)
+            }
+            (Self::Connections(_), Self::Connections(_)) | (Self::Processes(_), Self::Processes(_)) => {
+                with_causes(self) == with_causes(other)
+            }
+            _ => mem::discriminant(self) == mem::discriminant(other),
+        }
+    }
+
     /// Whether looks took more than they may: only then there is to be a pause.
     pub(crate) fn is_for_want_of_time(&self) -> bool {
         !matches!(self, Self::Crowded | Self::OutOfSight | Self::Unsurveyed(_) | Self::Unresolved { .. })
@@ -353,8 +384,8 @@ pub struct Manner<'a> {
     pub since_boot: Duration,
     /// What looking may take.
     pub allowance: &'a Allowance<'a>,
-    /// With which connection to begin at a probe, given by its place, that has too many: what the last look at it told.
-    pub begin_with: &'a dyn Fn(usize) -> Option<Cookie>,
+    /// Where to begin at a probe, given by its place, that has too many: what the last look at it told.
+    pub begin_with: &'a dyn Fn(usize) -> Beginning,
     /// The translations of the services ([`LookPlan::services`]), read before this look.
     pub translations: &'a Translations,
     /// Whether the translations of the services were told, all of them.
@@ -381,40 +412,6 @@ pub struct Look {
     pub sight: Sight,
 }
 
-/// What is to be shown to observers.
-#[derive(Debug, Default)]
-pub struct Sight {
-    sockets: Vec<Socket>,
-    /// Places of the sockets that each wants; `None` where they are too many to find out who holds them.
-    wanted: Vec<Option<Vec<usize>>>,
-    scan: HolderScan,
-    began: Duration,
-    /// Why no socket was told.
-    unsurveyed: Option<Arc<str>>,
-    /// Who asked for sockets.
-    asks: BTreeSet<usize>,
-}
-
-impl Sight {
-    /// Shows to an observer, given by its place, what it asked for.
-    ///
-    /// # Errors
-    /// When there was too much of it.
-    pub fn show<T>(
-        &self,
-        place: usize,
-        is_second: bool,
-        observer: impl FnOnce(&Seen<'_>) -> Result<T, LookError>,
-    ) -> Result<T, LookError> {
-        if let Some(cause) = self.unsurveyed.as_ref().filter(|_| self.asks.contains(&place)) {
-            return Err(LookError::Unsurveyed(Arc::clone(cause)));
-        }
-        let wanted = self.wanted.get(place).and_then(Option::as_deref).ok_or(LookError::Crowded)?;
-        let sockets: Vec<&Socket> = wanted.iter().filter_map(|socket| self.sockets.get(*socket)).collect();
-        observer(&Seen { sockets: &sockets, scan: &self.scan, began: self.began, is_second })
-    }
-}
-
 impl fmt::Debug for Manner<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -436,9 +433,8 @@ pub struct LookPlan {
     selector: Arc<ProcessSelector>,
     /// All patterns of these probes.
     patterns: BTreeSet<PatternId>,
-    /// The sockets that observers want, and the place of the observer that has each clause.
-    clauses: SocketClauses,
-    observer_of: Vec<usize>,
+    /// What observers want.
+    outlook: Outlook,
 }
 
 /// A probe, and the ids of its process patterns.
@@ -516,6 +512,16 @@ struct Inquiry {
     has_backlog: bool,
 }
 
+/// What the kernel told.
+#[derive(Default)]
+struct Dumped {
+    connections: Vec<Connection>,
+    /// What observers want.
+    sockets: Vec<Socket>,
+    /// The transports of which no socket was told to observers, and why.
+    untold: BTreeMap<Transport, Arc<str>>,
+}
+
 /// What beside a connection's own endpoints tells whether it fits.
 #[derive(Clone, Copy)]
 struct Surroundings<'a> {
@@ -529,7 +535,20 @@ struct Surroundings<'a> {
 /// What fits by address, and of which probes it is a part.
 struct Candidates {
     taken: Vec<Candidate>,
-    parts: Vec<Option<Part>>,
+    counting: Parts,
+    named: Parts,
+}
+
+/// Of each probe, the part for which there is room; `None` where there is room for all.
+type Parts = Vec<Option<Part>>;
+
+/// Parts of what fits by address, as it is known how much that is.
+fn parts(counts: &[usize], room: usize, first: impl Fn(usize) -> Option<Cookie>) -> Parts {
+    let most = share(counts, room);
+    let part = |(index, count): (usize, &usize)| {
+        (*count > most).then(|| Part { first: first(index), room: most, ..Part::default() })
+    };
+    counts.iter().enumerate().map(part).collect()
 }
 
 /// A part of the connections that fit a probe by address, in the order of their cookies.
@@ -591,12 +610,7 @@ impl LookPlan {
         observers: impl IntoIterator<Item = Vec<SocketClause>>,
         selector: Arc<ProcessSelector>,
     ) -> Self {
-        let (mut clauses, mut observer_of) = (Vec::new(), Vec::new());
-        for (place, mut own) in observers.into_iter().enumerate() {
-            observer_of.extend(own.iter().map(|_| place));
-            clauses.append(&mut own);
-        }
-        let clauses = SocketClauses::new(clauses);
+        let outlook = Outlook::new(observers);
         let mut by_service: HashMap<Endpoint, Vec<usize>> = HashMap::new();
         for (index, planned) in probes.iter().enumerate() {
             by_service.entry(planned.probe.service()).or_default().push(index);
@@ -604,7 +618,7 @@ impl LookPlan {
         let filter = ConnectionFilter::new(STATES, by_service.keys().copied());
         let patterns =
             probes.iter().flat_map(|planned| Direction::ALL.map(|way| planned.pattern(way))).collect();
-        Self { probes, by_service, filter, selector, patterns, clauses, observer_of }
+        Self { probes, by_service, filter, selector, patterns, outlook }
     }
 
     /// The services that the probes ask for, sorted, each once.
@@ -635,7 +649,7 @@ impl LookPlan {
             }
             _ => None,
         };
-        let (SocketSurvey { connections: dumped, sockets }, unsurveyed) =
+        let Dumped { connections: dumped, sockets, untold } =
             self.dump(connections, filter, &mut attended, manner)?;
         let nameless = BTreeSet::new();
         let named = attended.as_ref().map_or(&nameless, |attended| &attended.named);
@@ -654,13 +668,12 @@ impl LookPlan {
             may_have_passed: &may_have_passed,
             interface_index: &|namespace, name| connections.interface_index(namespace, name),
         };
-        let fitting = self.find_candidates(&dumped, &host, manner.begin_with);
+        let fitting = self.find_candidates(&dumped, &host, named, manner.begin_with);
         let candidates = fitting.taken;
         let Inquiry { mut wanted, mut census, known, has_backlog } =
             self.inquire(&dumped, &candidates, named, manner);
-        let shown = self.sort_sockets(&sockets, manner.observers.len());
-        let (shown, Question { wanted: asked, counted, measured, located: asked_after }) =
-            question(manner.observers, &sockets, shown);
+        let (sight, Asked { wanted: asked, counted, measured, located: asked_after }) =
+            self.outlook.sort(sockets, &untold, manner.observers);
         for (inode, patterns) in asked {
             wanted.entry(inode).or_default().extend(patterns);
         }
@@ -705,38 +718,29 @@ impl LookPlan {
                 |probe, way| self.probes.get(probe).map(|planned: &PlannedProbe| planned.pattern(way));
             infer::attribute(&mut looks, pattern, &self.selector, (connections, processes), manner)?;
         }
-        for (index, (look, part)) in looks.iter_mut().zip(fitting.parts).enumerate() {
+        let parts = fitting.counting.into_iter().zip(fitting.named);
+        for (index, (look, (part, part_of_named))) in looks.iter_mut().zip(parts).enumerate() {
             let is_doubtful =
                 self.probes.get(index).is_some_and(|planned| doubtful.contains(&planned.probe.service()));
             look.untranslated = is_doubtful || (manner.untranslated)(index);
             look.with_translations = manner.with_translations && !is_doubtful;
-            let Some(part) = part else { continue };
             // A search that was cut short has not seen all who could hold these: it goes on with the same.
-            look.next = if look.is_cut_short() { part.first } else { part.next };
-            look.forward.undecided += part.left_out.of(Direction::Forward);
-            look.reverse.undecided += part.left_out.of(Direction::Reverse);
-        }
-        let asks = self.observer_of.iter().copied().collect();
-        Ok(Look {
-            links: looks,
-            sight: Sight { sockets, wanted: shown, scan, began: manner.since_boot, unsurveyed, asks },
-        })
-    }
-
-    /// The places of the sockets that each of so many observers wants.
-    fn sort_sockets(&self, sockets: &[Socket], observers: usize) -> Vec<Vec<usize>> {
-        let mut wanted = vec![Vec::new(); observers];
-        for (place, socket) in sockets.iter().enumerate() {
-            for observer in self.clauses.wanting(socket).filter_map(|clause| self.observer_of.get(clause)) {
-                if let Some(wanted) = wanted.get_mut(*observer)
-                    // One that two of its clauses want is one all the same.
-                    && wanted.last() != Some(&place)
-                {
-                    wanted.push(place);
-                }
+            let goes_on = look.is_cut_short();
+            let next = |part: &Part| if goes_on { part.first } else { part.next };
+            look.next = Beginning {
+                counting: part.as_ref().and_then(next),
+                named: part_of_named.as_ref().and_then(next),
+            };
+            if let Some(part) = part {
+                look.forward.undecided += part.left_out.of(Direction::Forward);
+                look.reverse.undecided += part.left_out.of(Direction::Reverse);
+            }
+            // As if there had been no time for the rest, which is nothing to links that are up.
+            if part_of_named.is_some() && !look.forward.is_up() && !look.reverse.is_up() {
+                look.unread.get_or_insert(Unread::CutShort);
             }
         }
-        wanted
+        Ok(Look { links: looks, sight: sight.with(scan, manner.since_boot) })
     }
 
     /// What is wanted of the agent's own network namespace: connections that the filter lets through, and what observers ask for,
@@ -748,25 +752,9 @@ impl LookPlan {
         filter: &ConnectionFilter,
         attended: &mut Option<Attended>,
         manner: &Manner<'_>,
-    ) -> Result<(SocketSurvey, Option<Arc<str>>), LookError> {
-        let mut unsurveyed = None;
-        let survey = if self.clauses.all().is_empty() {
-            connections.dump(filter).map(|connections| SocketSurvey { connections, sockets: Vec::new() })
-        } else {
-            let wanted = Some(filter).filter(|_| !self.probes.is_empty());
-            match connections.survey(&SocketFilter { connections: wanted, clauses: &self.clauses }) {
-                // What counts may ask for what this kernel does not tell, such as UDP. Links, and what counts processes, do not.
-                Err(error) => {
-                    unsurveyed = Some(with_causes(&error).into());
-                    let connections =
-                        wanted.map_or_else(|| Ok(Vec::new()), |filter| connections.dump(filter));
-                    connections.map(|connections| SocketSurvey { connections, sockets: Vec::new() })
-                }
-                survey => survey,
-            }
-        };
-        let SocketSurvey { connections: mut dumped, sockets } =
-            survey.map_err(|error| LookError::Connections(Box::new(error)))?;
+    ) -> Result<Dumped, LookError> {
+        let Dumped { connections: mut dumped, sockets, untold } =
+            self.dump_own(connections, filter).map_err(|error| LookError::Connections(Box::new(error)))?;
         let own = dumped.len();
         if let Some(Attended { namespaces, named, unnamed, unread, .. }) = attended {
             for (namespace, patterns) in namespaces {
@@ -796,7 +784,38 @@ impl LookPlan {
         if dumped.len() > own {
             dumped.sort_unstable_by_key(|connection| (connection.cookie, connection.namespace));
         }
-        Ok((SocketSurvey { connections: dumped, sockets }, unsurveyed))
+        Ok(Dumped { connections: dumped, sockets, untold })
+    }
+
+    fn dump_own<C: ConnAdapter>(
+        &self,
+        connections: &mut C,
+        filter: &ConnectionFilter,
+    ) -> Result<Dumped, C::Error> {
+        let clauses = self.outlook.clauses();
+        let wanted = Some(filter).filter(|_| !self.probes.is_empty());
+        let dump =
+            |connections: &mut C| wanted.map_or_else(|| Ok(Vec::new()), |filter| connections.dump(filter));
+        if clauses.all().is_empty() {
+            return Ok(Dumped { connections: dump(connections)?, ..Dumped::default() });
+        }
+        let mut dumped = match connections.survey(&SocketFilter { connections: wanted, clauses }) {
+            Ok(SocketSurvey { connections, sockets, untold }) => {
+                let untold =
+                    untold.iter().map(|(transport, error)| (*transport, with_causes(error).into())).collect();
+                Dumped { connections, sockets, untold }
+            }
+            Err(error) => {
+                let cause: Arc<str> = with_causes(&error).into();
+                let untold = Transport::ALL.map(|transport| (transport, Arc::clone(&cause))).into();
+                Dumped { untold, ..Dumped::default() }
+            }
+        };
+        // That sockets cannot be counted is nothing to links, nor to what counts processes.
+        if dumped.untold.contains_key(&Transport::Tcp) {
+            dumped.connections = dump(connections)?;
+        }
+        Ok(dumped)
     }
 
     /// What has to be asked about who holds what fits by address, and about whom else.
@@ -935,38 +954,40 @@ impl LookPlan {
         }
     }
 
-    /// The connections that fit by address, and where they are too many, a part of those of the probes that have most.
+    /// The connections that fit by address, and where they are too many, a part of those of the probes that have most. Those that
+    /// are only there for the name of their network namespace take no room from the others.
     fn find_candidates(
         &self,
         dumped: &[Connection],
         host: &Surroundings<'_>,
-        begin_with: &dyn Fn(usize) -> Option<Cookie>,
+        named: &BTreeSet<NamespaceId>,
+        begin_with: &dyn Fn(usize) -> Beginning,
     ) -> Candidates {
+        let is_named = |connection: &Connection| named.contains(&connection.namespace);
         let mut taken = Vec::new();
-        let mut counts = vec![0_usize; self.probes.len()];
-        self.each_candidate(dumped, host, |candidate| {
+        let mut counts = [vec![0_usize; self.probes.len()], vec![0_usize; self.probes.len()]];
+        self.each_candidate(dumped, host, |candidate, connection| {
+            let [counting, of_named] = &mut counts;
+            let counts = if is_named(connection) { of_named } else { counting };
             if let Some(count) = counts.get_mut(candidate.probe) {
                 *count += 1;
             }
-            if taken.len() <= MAX_CANDIDATES {
+            if taken.len() <= MAX_CANDIDATES + MAX_NAMED_CANDIDATES {
                 taken.push(candidate);
             }
         });
-        let mut parts: Vec<Option<Part>> = vec![None; self.probes.len()];
-        if taken.len() <= MAX_CANDIDATES {
-            return Candidates { taken, parts };
-        }
-        let most = share(&counts, MAX_CANDIDATES);
-        for (index, (part, count)) in parts.iter_mut().zip(&counts).enumerate() {
-            if *count > most {
-                *part = Some(Part { first: begin_with(index), room: most, ..Part::default() });
-            }
+        let [counting, of_named] = &counts;
+        let mut counting = parts(counting, MAX_CANDIDATES, |index| begin_with(index).counting);
+        let mut of_named = parts(of_named, MAX_NAMED_CANDIDATES, |index| begin_with(index).named);
+        if counting.iter().chain(&of_named).all(Option::is_none) {
+            return Candidates { taken, counting, named: of_named };
         }
         taken.clear();
         // Those from the first on, and then, from the beginning, as many as there is room for.
         for is_second_round in [false, true] {
-            self.each_candidate(dumped, host, |candidate| {
-                let cookie = dumped.get(candidate.connection).map(|connection| connection.cookie);
+            self.each_candidate(dumped, host, |candidate, connection| {
+                let cookie = Some(connection.cookie);
+                let parts = if is_named(connection) { &mut of_named } else { &mut counting };
                 match parts.get_mut(candidate.probe).and_then(Option::as_mut) {
                     None if is_second_round => {}
                     None => taken.push(candidate),
@@ -982,14 +1003,14 @@ impl LookPlan {
                 }
             });
         }
-        Candidates { taken, parts }
+        Candidates { taken, counting, named: of_named }
     }
 
     fn each_candidate(
         &self,
         dumped: &[Connection],
         host: &Surroundings<'_>,
-        mut visit: impl FnMut(Candidate),
+        mut visit: impl FnMut(Candidate, &Connection),
     ) {
         let Surroundings { translations, may_have_passed, interface_index } = *host;
         for (connection_index, connection) in dumped.iter().enumerate() {
@@ -998,13 +1019,14 @@ impl LookPlan {
                     let Some(planned) = self.probes.get(index) else { continue };
                     let interface = |name: &str| interface_index(connection.namespace, name);
                     if planned.probe.match_but_service(connection, direction, interface) {
-                        visit(Candidate {
+                        let candidate = Candidate {
                             probe: index,
                             direction,
                             connection: connection_index,
                             pattern: planned.pattern(direction),
                             translated,
-                        });
+                        };
+                        visit(candidate, connection);
                     }
                 }
             };
@@ -1094,31 +1116,6 @@ impl LookPlan {
         }
         looks
     }
-}
-
-/// What observers ask, each about what it is shown; of those for whom that is too much, nothing.
-fn question(
-    observers: &[&dyn Observer],
-    sockets: &[Socket],
-    shown: Vec<Vec<usize>>,
-) -> (Vec<Option<Vec<usize>>>, Question) {
-    let mut all = Question::default();
-    let is_shown = observers.iter().zip(shown).map(|(observer, shown)| {
-        let own: Vec<&Socket> = shown.iter().filter_map(|place| sockets.get(*place)).collect();
-        let mut question = Question::default();
-        observer.ask(&own, &mut question);
-        if all.wanted.len() + question.wanted.len() > MAX_CANDIDATES {
-            return None;
-        }
-        for (inode, patterns) in question.wanted {
-            all.wanted.entry(inode).or_default().extend(patterns);
-        }
-        all.counted.extend(question.counted);
-        all.measured.extend(question.measured);
-        all.located.extend(question.located);
-        Some(shown)
-    });
-    (is_shown.collect(), all)
 }
 
 /// Brings another to the front at another time.

@@ -11,7 +11,7 @@ use crate::connection::{Connection, Cookie, Direction, Inode};
 use crate::health::Sighting;
 use crate::infer::{Attribution, AttributionMode, InferenceLack, Suspects};
 use crate::link::{Link, LinkChange, Moment, Untracked};
-use crate::look::{Look, LookError, LookPlan, Manner, PlannedProbe, ProbeLook, Sight};
+use crate::look::{Beginning, Look, LookError, LookPlan, Manner, PlannedProbe, ProbeLook};
 use crate::metric::{self, Attribute, AttributeSet, DataPoint, Value};
 use crate::namespace::{NamespaceId, Namespaces};
 use crate::observer::{Finding, Observer, StatusChange, Taken};
@@ -19,6 +19,7 @@ use crate::probe::{ConnectionProbe, Probe};
 use crate::process::{
     Capability, Pid, Process, ProcessSelector, SelectorBuilder, SelectorError, VerifyQuery,
 };
+use crate::sight::Sight;
 use crate::track::Tracked;
 use crate::translation::Translations;
 
@@ -136,10 +137,8 @@ pub struct Cycle {
     pub changes: Vec<LinkChange>,
     /// The other probes whose status changed.
     pub standings: Vec<StatusChange>,
-    /// Why probes were not measured, and which.
-    pub failure: Option<Failure>,
-    /// Those of them that were measured the last time, or never due before.
-    pub newly_failed: Vec<Arc<str>>,
+    /// Why probes were not measured, and which: each reason once.
+    pub failures: Vec<Failure>,
     /// How many probes there are that were not measured when they were last due, in this cycle or before.
     pub still_failing: usize,
     /// Why what was known could not be verified: all was looked for anew.
@@ -165,7 +164,9 @@ pub struct Cycle {
 pub struct Failure {
     /// Their names.
     pub probes: Vec<Arc<str>>,
-    /// Why.
+    /// Those of them that were measured the last time, or never due before.
+    pub new: Vec<Arc<str>>,
+    /// Why: the same for all of them.
     pub error: LookError,
 }
 
@@ -318,8 +319,8 @@ pub struct Monitor<C, P, K> {
     observer_doubts: BTreeSet<usize>,
     /// Probes that were not measured when they were last due, but for those out of sight.
     failing: HashSet<Arc<str>>,
-    /// With which connection the next look at a link begins that had too many for one.
-    next: HashMap<usize, Cookie>,
+    /// Where the next look at a link begins that had too many connections for one.
+    next: HashMap<usize, Beginning>,
     /// When links were last looked at in vain that are known all the same.
     tried: HashMap<usize, Duration>,
     /// Links of which the last look could tell nothing, because whoever fits lives where no connection is seen. Nothing is
@@ -574,7 +575,7 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             }
             self.walk_cpu += cost;
             *self.walks.entry(reason).or_default() += u64::from(!pauses);
-            if cycle.failure.as_ref().is_some_and(|failure| failure.error.is_for_want_of_time()) && !pauses {
+            if cycle.failures.iter().any(|failure| failure.error.is_for_want_of_time()) && !pauses {
                 self.pause_until = began.saturating_add(cost * PAUSE_AFTER_CUT);
             }
         }
@@ -1045,11 +1046,14 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             .map(|link| Arc::clone(&link.probe().name))
             .chain(observers.map(|(probe, _)| Arc::clone(probe.name())))
             .collect();
-        let new = probes.iter().filter(|name| self.failing.insert(Arc::clone(name)));
-        cycle.newly_failed.extend(new.cloned());
-        match &mut cycle.failure {
-            Some(failure) => failure.probes.extend(probes),
-            None => cycle.failure = Some(Failure { probes, error }),
+        let new: Vec<Arc<str>> =
+            probes.iter().filter(|name| self.failing.insert(Arc::clone(name))).cloned().collect();
+        match cycle.failures.iter_mut().find(|failure| failure.error.is_same_as(&error)) {
+            Some(failure) => {
+                failure.probes.extend(probes);
+                failure.new.extend(new);
+            }
+            None => cycle.failures.push(Failure { probes, new, error }),
         }
     }
 
@@ -1112,7 +1116,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let is_up = |index: &usize| links.get(*index).is_some_and(Link::is_settled);
         let named = in_use.is_some() && !indices.iter().all(is_up);
         let next = &self.next;
-        let begin_with = |place: usize| indices.get(place).and_then(|index| next.get(index)).copied();
+        let begin_with =
+            |place: usize| indices.get(place).and_then(|index| next.get(index)).copied().unwrap_or_default();
         let manner = Manner {
             wants_reason: &wants_reason,
             every_holder,
@@ -1132,10 +1137,11 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
         let look = plan.look(&mut self.connections, &mut self.processes, &manner)?;
         for (index, look) in indices.iter().zip(&look.links) {
             self.lacks.extend(&look.lacks);
-            match look.next {
-                Some(next) => self.next.insert(*index, next),
-                None => self.next.remove(index),
-            };
+            if look.next == Beginning::default() {
+                self.next.remove(index);
+            } else {
+                self.next.insert(*index, look.next);
+            }
         }
         Ok(look)
     }

@@ -4,19 +4,18 @@
 //! says which sockets and processes it has to be shown, all of which are looked for together ([`crate::look`]), and tells what
 //! it saw. Another kind of probe is another implementer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::adapter::NameAdapter;
-use crate::connection::Inode;
 use crate::discovery::Map;
 use crate::look::LookError;
 use crate::metric::DataPoint;
 use crate::name::Resolved;
 use crate::process::{Capability, HolderScan, PatternId, ProcessSelector};
-use crate::socket::{Socket, SocketClause};
+use crate::socket::{Families, Socket, SocketClause};
 use crate::usage::Usage;
 
 /// A probe that one look answers.
@@ -34,8 +33,8 @@ pub trait Observer: fmt::Debug + Send {
         Vec::new()
     }
 
-    /// Asks about the sockets that were seen, and about processes.
-    fn ask(&self, sockets: &[&Socket], question: &mut Question);
+    /// What it has to know of processes.
+    fn ask(&self) -> Question;
 
     /// Makes an answer of what was seen, and keeps it. What seems to have gone down is not believed at once: connections
     /// that are replaced while the kernel walks its table can be missed by one look.
@@ -66,23 +65,44 @@ pub enum Finding {
     Map(Map),
 }
 
-/// What is asked of the processes in one look.
-#[derive(Debug, Default)]
+/// What an observer has to know of processes.
+#[derive(Debug, Clone, Default)]
 pub struct Question {
-    /// Sockets whose holders matter, each with the patterns that a holder has to fit to count.
-    pub wanted: BTreeMap<Inode, BTreeSet<PatternId>>,
+    /// Patterns that whoever holds a socket has to fit for it to count. Where there is none, it is nothing to the observer who
+    /// holds the sockets, nor which they are: it is told their number.
+    pub holders: BTreeSet<PatternId>,
     /// Patterns of which it matters how many processes fit them.
     pub counted: BTreeSet<PatternId>,
     /// Of these, patterns of which it matters what the processes use that fit them.
     pub measured: BTreeSet<PatternId>,
-    /// Patterns of which it matters where whoever fits them lives, should the agent be beside the wrong sockets.
-    pub located: BTreeSet<PatternId>,
+}
+
+/// How many sockets there are, and by the versions of IP that they serve: what serves both is in both.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Number {
+    /// All of them.
+    pub all: u64,
+    /// Those that serve IPv4.
+    pub ipv4: u64,
+    /// Those that serve IPv6.
+    pub ipv6: u64,
+}
+
+impl Number {
+    /// Counts one more.
+    pub(crate) fn add(&mut self, families: Families) {
+        self.all += 1;
+        self.ipv4 += u64::from(families.ipv4);
+        self.ipv6 += u64::from(families.ipv6);
+    }
 }
 
 /// What one look saw.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
-    /// The sockets that one of the observer's clauses wants.
+    /// How many sockets there are that one of the observer's clauses wants.
+    pub number: Number,
+    /// Those of them that somebody can hold, because a file stands for them, where the observer asked who does.
     pub sockets: &'a [&'a Socket],
     /// What was asked of the processes.
     pub scan: &'a HolderScan,

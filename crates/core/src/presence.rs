@@ -8,7 +8,6 @@ use crate::look::LookError;
 use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Metric, Value};
 use crate::observer::{Bounds, Finding, Observer, Question, Seen, Standing, Status, Taken, Tally};
 use crate::process::{Capability, PatternId, ProcessPattern, ProcessSelector};
-use crate::socket::Socket;
 use crate::usage::{CpuTime, Meter};
 
 /// Asks how many processes run: the probe `process_mon`.
@@ -91,9 +90,12 @@ impl Observer for Presence {
         self.pattern = selector.id(&self.probe.process);
     }
 
-    fn ask(&self, _sockets: &[&Socket], question: &mut Question) {
-        question.counted.extend(self.pattern);
-        question.measured.extend(self.pattern.filter(|_| self.meter.is_some()));
+    fn ask(&self) -> Question {
+        Question {
+            counted: self.pattern.into_iter().collect(),
+            measured: self.pattern.into_iter().filter(|_| self.meter.is_some()).collect(),
+            ..Question::default()
+        }
     }
 
     fn take_in(&mut self, seen: &Seen<'_>) -> Result<Taken, LookError> {

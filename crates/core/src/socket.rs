@@ -1,6 +1,6 @@
 //! Sockets as operators count them: of either transport and in any state, listening ones among them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -95,6 +95,15 @@ impl Network {
     pub fn host(address: IpAddr) -> Self {
         let address = address.to_canonical();
         Self { address, bits: width(address) }
+    }
+
+    /// The range of that length in which the address is.
+    fn around(ip: IpAddr, bits: u8) -> Self {
+        let address = match ip {
+            IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() & mask_v4(bits)).into()),
+            IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & mask_v6(bits)).into()),
+        };
+        Self { address, bits }
     }
 
     /// The first address; all that are in the range have its first bits.
@@ -250,12 +259,11 @@ pub struct EndClause {
 }
 
 impl EndClause {
-    /// The one port that is wanted, if it is one.
-    fn only_port(&self) -> Option<u16> {
-        match self.ports.as_slice() {
-            [range] if range.first == range.last => Some(range.first),
-            _ => None,
-        }
+    /// The ports that are wanted, if these are few.
+    fn few_ports(&self) -> Option<BTreeSet<u16>> {
+        let spans = self.ports.iter().map(|range| usize::from(range.last - range.first) + 1);
+        let is_few = (1..=FEW_PORTS).contains(&spans.sum());
+        is_few.then(|| self.ports.iter().flat_map(|range| range.first..=range.last).collect())
     }
 
     fn matches(&self, end: Endpoint, families: Families) -> bool {
@@ -317,25 +325,75 @@ pub struct SocketFilter<'a> {
 }
 
 /// What a look at sockets brought, each as it was asked for.
-#[derive(Debug, Clone, Default)]
-pub struct SocketSurvey {
+#[derive(Debug, Clone)]
+pub struct SocketSurvey<E> {
     /// Those that are wanted as connections of links, sorted by cookie.
     pub connections: Vec<Connection>,
     /// Those that a clause wants.
     pub sockets: Vec<Socket>,
+    /// The transports of which sockets could not be told, and why: then none of them is told, also as a connection of a link.
+    pub untold: BTreeMap<Transport, E>,
+}
+
+impl<E> Default for SocketSurvey<E> {
+    fn default() -> Self {
+        Self { connections: Vec::new(), sockets: Vec::new(), untold: BTreeMap::new() }
+    }
 }
 
 /// Clauses, and where to look for those that may want a socket: there may be a thousand of them, and a hundred thousand
-/// sockets.
+/// sockets. Each is in one place, by what is most likely to tell it from others.
 #[derive(Debug, Clone, Default)]
 pub struct SocketClauses {
     clauses: Vec<SocketClause>,
-    /// Places of those that want one local port alone.
+    /// Places of those that want few local ports.
     by_local_port: HashMap<u16, Vec<usize>>,
-    /// Of the others, of those that want one remote port alone.
+    /// Of the others, of those that want few remote ports.
     by_remote_port: HashMap<u16, Vec<usize>>,
+    /// Of the others, of those that want some remote addresses.
+    by_remote_address: ByAddress,
+    /// Of the others, of those that want some local addresses.
+    by_local_address: ByAddress,
     /// Of all others.
     rest: Vec<usize>,
+}
+
+/// How many ports are few.
+const FEW_PORTS: usize = 64;
+
+/// Places of clauses by the ranges of addresses that they want at one end.
+#[derive(Debug, Clone, Default)]
+struct ByAddress {
+    places: HashMap<Network, Vec<usize>>,
+    /// The lengths of prefixes that there are, of either version of IP.
+    lengths: BTreeSet<(bool, u8)>,
+    /// All places: an unspecified address may stand for any.
+    all: Vec<usize>,
+}
+
+impl ByAddress {
+    fn insert(&mut self, networks: &[Network], place: usize) {
+        // None in another, so that an address is in one of a clause's at most.
+        let is_apart = |network: &&Network| {
+            let is_wider = |other: &Network| other.bits < network.bits && other.contains(network.address);
+            !networks.iter().any(is_wider)
+        };
+        let apart: BTreeSet<Network> = networks.iter().filter(is_apart).copied().collect();
+        for network in apart {
+            self.lengths.insert((network.address.is_ipv4(), network.bits));
+            self.places.entry(network).or_default().push(place);
+        }
+        self.all.push(place);
+    }
+
+    /// The places of those that may want the address; of all for one that may stand for any.
+    fn find(&self, ip: IpAddr) -> impl Iterator<Item = usize> + '_ {
+        let ip = ip.to_canonical();
+        let is_any = ip.is_unspecified();
+        let of_version = self.lengths.iter().filter(move |(is_ipv4, _)| !is_any && *is_ipv4 == ip.is_ipv4());
+        let found = of_version.filter_map(move |(_, bits)| self.places.get(&Network::around(ip, *bits)));
+        found.chain(is_any.then_some(&self.all)).flatten().copied()
+    }
 }
 
 impl SocketClauses {
@@ -343,13 +401,18 @@ impl SocketClauses {
     #[must_use]
     pub fn new(clauses: Vec<SocketClause>) -> Self {
         let mut sorted = Self::default();
-        for (place, clause) in clauses.iter().enumerate() {
-            let places = match (clause.local.only_port(), clause.remote.only_port()) {
-                (Some(port), _) => sorted.by_local_port.entry(port).or_default(),
-                (None, Some(port)) => sorted.by_remote_port.entry(port).or_default(),
-                (None, None) => &mut sorted.rest,
-            };
-            places.push(place);
+        for (place, SocketClause { local, remote, .. }) in clauses.iter().enumerate() {
+            match (local.few_ports(), remote.few_ports()) {
+                (Some(ports), _) => insert_ports(&mut sorted.by_local_port, ports, place),
+                (None, Some(ports)) => insert_ports(&mut sorted.by_remote_port, ports, place),
+                (None, None) if !remote.networks.is_empty() => {
+                    sorted.by_remote_address.insert(&remote.networks, place);
+                }
+                (None, None) if !local.networks.is_empty() => {
+                    sorted.by_local_address.insert(&local.networks, place);
+                }
+                (None, None) => sorted.rest.push(place),
+            }
         }
         Self { clauses, ..sorted }
     }
@@ -365,14 +428,23 @@ impl SocketClauses {
         let Connection { local, remote, .. } = &socket.connection;
         let by_local_port = self.by_local_port.get(&local.port()).into_iter();
         let by_remote_port = self.by_remote_port.get(&remote.port()).into_iter();
-        let places = by_local_port.chain(by_remote_port).chain([&self.rest]).flatten().copied();
-        places.filter(|place| self.clauses.get(*place).is_some_and(|clause| clause.matches(socket)))
+        let places = [&self.rest].into_iter().chain(by_local_port).chain(by_remote_port).flatten().copied();
+        let by_address =
+            self.by_remote_address.find(remote.ip()).chain(self.by_local_address.find(local.ip()));
+        let wants = |place: &usize| self.clauses.get(*place).is_some_and(|clause| clause.matches(socket));
+        places.chain(by_address).filter(wants)
     }
 
     /// Whether any of them wants the socket.
     #[must_use]
     pub fn want(&self, socket: &Socket) -> bool {
         self.wanting(socket).next().is_some()
+    }
+}
+
+fn insert_ports(places: &mut HashMap<u16, Vec<usize>>, ports: BTreeSet<u16>, place: usize) {
+    for port in ports {
+        places.entry(port).or_default().push(place);
     }
 }
 

@@ -16,13 +16,13 @@ use crate::health::{Sighting, Vitals};
 use crate::infer::{
     AttributionMode, Basis, InferenceLack, Outsider, OutsiderQuery, OutsiderScan, SuspectQuery,
 };
-use crate::look::Manner;
+use crate::look::{Beginning, Manner};
 use crate::namespace::{Approach, Inhabited, Namespace, NamespaceId, NamespaceQuery, NamespaceScan};
 use crate::process::{
     Capability, Container, Fits, Headcount, HolderQuery, HolderScan, Known, PatternId, Pid, Process,
     ProcessNames, ProcessSelector, ProcessUsage, VerifyQuery,
 };
-use crate::socket::{Socket, SocketFilter, SocketSurvey};
+use crate::socket::{Socket, SocketFilter, SocketSurvey, Transport};
 use crate::translation::{Translation, Translations};
 
 /// What the agent may learn of a process.
@@ -106,8 +106,8 @@ pub(crate) struct Host {
     connections: Vec<Connection>,
     processes: Vec<Running>,
     broken_dumps: usize,
-    /// A kernel that does not tell what watches are for.
-    pub(crate) tells_no_sockets: bool,
+    /// Transports of which the kernel tells nothing to watches.
+    pub(crate) untold: BTreeSet<Transport>,
     /// Sockets that watches are for.
     pub(crate) sockets: Vec<Socket>,
     /// Connections that only a second dump finds.
@@ -164,7 +164,7 @@ pub(crate) fn with_manner<R>(look: impl FnOnce(Manner<'_>) -> R) -> R {
         now: Duration::ZERO,
         since_boot: Duration::ZERO,
         allowance: &Allowance::unlimited(),
-        begin_with: &|_| None,
+        begin_with: &|_| Beginning::default(),
         translations: &Translations::default(),
         with_translations: false,
         untranslated: &|_| false,
@@ -309,11 +309,11 @@ impl ConnAdapter for Host {
         Ok(found)
     }
 
-    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey, Refused> {
-        if self.tells_no_sockets {
-            return Err(Refused);
-        }
+    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey<Refused>, Refused> {
+        let asked: BTreeSet<Transport> = filter.clauses.all().iter().map(|clause| clause.transport).collect();
+        let untold = &asked & &self.untold;
         let connections = match filter.connections {
+            Some(_) if untold.contains(&Transport::Tcp) => Vec::new(),
             Some(connections) => self.dump(connections)?,
             None if self.broken_dumps > 0 => {
                 self.broken_dumps -= 1;
@@ -321,8 +321,10 @@ impl ConnAdapter for Host {
             }
             None => Vec::new(),
         };
-        let wanted = self.sockets.iter().filter(|socket| filter.clauses.want(socket));
-        Ok(SocketSurvey { connections, sockets: wanted.copied().collect() })
+        let told = self.sockets.iter().filter(|socket| !untold.contains(&socket.transport));
+        let sockets = told.filter(|socket| filter.clauses.want(socket)).copied().collect();
+        let untold = untold.into_iter().map(|transport| (transport, Refused)).collect();
+        Ok(SocketSurvey { connections, sockets, untold })
     }
 
     fn dump_in(

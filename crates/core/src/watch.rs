@@ -10,9 +10,9 @@ use crate::adapter::NameAdapter;
 use crate::look::{Holding, LookError, match_holders};
 use crate::metric::{self, Attribute, AttributeSet, AttributeValue, DataPoint, Extra, Metric, Value};
 use crate::name::{HostName, NameQuery, Resolution, Resolved};
-use crate::observer::{Bounds, Finding, Observer, Question, Seen, Standing, Status, Taken, Tally};
+use crate::observer::{Bounds, Finding, Number, Observer, Question, Seen, Standing, Status, Taken, Tally};
 use crate::process::{Capability, PatternId, ProcessPattern, ProcessSelector};
-use crate::socket::{Network, Socket, SocketClause};
+use crate::socket::{Network, SocketClause};
 
 /// Addresses of one name that have a point of their own.
 const TOLD_ADDRESSES: usize = 64;
@@ -214,41 +214,32 @@ impl Observer for Watch {
         if self.require_names().is_err() { Vec::new() } else { vec![self.clause.clone()] }
     }
 
-    fn ask(&self, sockets: &[&Socket], question: &mut Question) {
-        let Some(pattern) = self.pattern else { return };
-        question.located.insert(pattern);
-        for inode in sockets.iter().filter_map(|socket| socket.connection.inode) {
-            question.wanted.entry(inode).or_default().insert(pattern);
-        }
+    fn ask(&self) -> Question {
+        Question { holders: self.pattern.into_iter().collect(), ..Question::default() }
     }
 
     fn take_in(&mut self, seen: &Seen<'_>) -> Result<Taken, LookError> {
         self.require_names()?;
+        let (mut number, mut unattributed, mut missing) = (seen.number, 0, BTreeSet::new());
         if let Some(pattern) = self.pattern {
             seen.require_sight(pattern)?;
-        }
-        let (mut count, mut by_family, mut unattributed, mut missing) = (0, [0; 2], 0, BTreeSet::new());
-        for socket in seen.sockets {
-            let holding = self.pattern.map(|pattern| match_holders(&socket.connection, pattern, seen.scan));
-            match holding {
-                None | Some(Holding::Fits(_)) => {
-                    count += 1;
-                    let [ipv4, ipv6] = &mut by_family;
-                    *ipv4 += u64::from(socket.families.ipv4);
-                    *ipv6 += u64::from(socket.families.ipv6);
-                }
-                Some(Holding::Other) => {}
-                Some(Holding::Undecided) => return Err(LookError::CutShort),
-                Some(Holding::Unknown(capabilities)) => {
-                    unattributed += 1;
-                    missing.extend(capabilities);
+            number = Number::default();
+            for socket in seen.sockets {
+                match match_holders(&socket.connection, pattern, seen.scan) {
+                    Holding::Fits(_) => number.add(socket.families),
+                    Holding::Other => {}
+                    Holding::Undecided => return Err(LookError::CutShort),
+                    Holding::Unknown(capabilities) => {
+                        unattributed += 1;
+                        missing.extend(capabilities);
+                    }
                 }
             }
         }
-        self.require_current_names(count)?;
-        let taken = self.tally.take_in(count, unattributed, missing, seen.is_second);
+        self.require_current_names(number.all)?;
+        let taken = self.tally.take_in(number.all, unattributed, missing, seen.is_second);
         if taken != Taken::Doubt {
-            self.by_family = by_family;
+            self.by_family = [number.ipv4, number.ipv6];
         }
         Ok(taken)
     }

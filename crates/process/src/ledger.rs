@@ -29,6 +29,8 @@ pub(crate) struct Ledger<'a> {
     unmet_here: BTreeSet<PatternId>,
     /// The same of other network namespaces.
     unmet_elsewhere: BTreeSet<PatternId>,
+    /// The agent itself, where it is known which process that is.
+    agent: Option<Pid>,
     found: HolderScan,
 }
 
@@ -71,6 +73,7 @@ impl<'a> Ledger<'a> {
             unmet: query.census.clone(),
             unmet_here,
             unmet_elsewhere,
+            agent: surroundings.agent(),
             found: HolderScan { is_displaced, ..HolderScan::default() },
         }
     }
@@ -176,6 +179,7 @@ impl<'a> Ledger<'a> {
             self.note(&holder.fits);
         }
         let process = holder.process();
+        let pid = process.pid;
         let holders = self.found.holders.entry(inode).or_default();
         match holders.iter_mut().find(|known| known.pid == process.pid) {
             // Seen before, by this descriptor or another. Its names may have changed since.
@@ -184,8 +188,10 @@ impl<'a> Ledger<'a> {
         }
         let mut recorded = Recorded::Other;
         for pattern in holder.fits.certain.iter().filter(|pattern| patterns.contains(pattern)) {
-            // Wherever he lives, what he was asked for is seen.
-            self.locate(std::slice::from_ref(pattern), Whereabouts::Here);
+            // Wherever he lives, what he was asked for is seen; that the agent sees its own says nothing of others.
+            if self.agent != Some(pid) {
+                self.locate(std::slice::from_ref(pattern), Whereabouts::Here);
+            }
             if self.unsettled.remove(&(inode, *pattern)) {
                 recorded = Recorded::Settled;
                 if let Some(sockets) = self.need.get_mut(pattern) {

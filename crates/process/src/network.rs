@@ -96,6 +96,11 @@ impl Surroundings {
         self.own.inode
     }
 
+    /// The agent itself, where it is told which process that is.
+    pub(crate) fn agent(&self) -> Option<Pid> {
+        self.agent
+    }
+
     /// Whether that process is the agent itself.
     pub(crate) fn is_agent(&self, pid: Pid) -> bool {
         self.agent == Some(pid)

@@ -66,6 +66,13 @@ impl TestProc {
         TestProcess(self.path().join("self")).network(network);
     }
 
+    /// The agent itself, living there.
+    pub(crate) fn agent(&self, pid: u32, network: &Network) -> TestProcess {
+        fs::rename(self.path().join("self"), self.path().join(pid.to_string())).unwrap();
+        std::os::unix::fs::symlink(pid.to_string(), self.path().join("self")).unwrap();
+        self.process(pid, "vms-agent").network(network)
+    }
+
     pub(crate) fn remove(&self, pid: u32) {
         fs::remove_dir_all(self.path().join(pid.to_string())).unwrap();
     }

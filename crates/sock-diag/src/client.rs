@@ -159,8 +159,8 @@ impl ConnAdapter for SockDiag {
     }
 
     /// One walk for each kernel table, and family of its sockets, that can have what is asked for: TCP, listening, UDP. Both
-    /// lists are sorted by cookie.
-    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey, Error> {
+    /// lists are sorted by cookie. A protocol of which one walk fails is not told.
+    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey<Error>, Error> {
         self.come_back()?;
         self.client.survey(filter, || read_host_sockets(&self.sockstat))
     }

@@ -22,7 +22,7 @@ use vms_core::address::Endpoint;
 use vms_core::connection::{Connection, ConnectionFilter, Cookie, Inode, TcpState, TcpStates};
 use vms_core::health::Sighting;
 use vms_core::namespace::{Approach, Namespace, NamespaceId};
-use vms_sock_diag::SockDiag;
+use vms_sock_diag::{Error, SockDiag};
 
 #[path = "kernel/survey.rs"]
 mod survey;

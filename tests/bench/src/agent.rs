@@ -1,6 +1,6 @@
 //! The agent under measurement.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
@@ -93,6 +93,13 @@ impl Agent {
         let configuration = Path::new(SCRATCH).join("agent.json");
         fs::write(&configuration, json!({ "namespaces": namespaces, "probes": probes }).to_string())?;
         Ok(Self { binary: binary.into(), configuration, links: services.len(), scene })
+    }
+
+    /// An agent with these probes, none of them for a link.
+    pub(crate) fn of_probes(binary: &Path, probes: &[Value]) -> Result<Self> {
+        let configuration = Path::new(SCRATCH).join("agent.json");
+        fs::write(&configuration, json!({ "probes": probes }).to_string())?;
+        Ok(Self { binary: binary.into(), configuration, links: 0, scene: Scene::Apart })
     }
 
     /// A benchmark of a wrong answer is none: exactly these links have to be down.
@@ -202,6 +209,14 @@ impl RunningAgent {
         let what = format!("{expected} connections to be reported");
         self.receiver
             .wait_for(&what, PATIENCE, |received| received.connections() == expected)
+            .context("vms-agent run")?;
+        self.process.ensure_alive().context("vms-agent run")
+    }
+
+    /// Waits until what it has told of how many sockets each probe counts, as the latest, is as wanted.
+    pub(crate) fn wait_for_watches(&mut self, wanted: impl Fn(&HashMap<String, f64>) -> bool) -> Result<()> {
+        self.receiver
+            .wait_for("sockets to be counted right", PATIENCE, |received| wanted(received.watches()))
             .context("vms-agent run")?;
         self.process.ensure_alive().context("vms-agent run")
     }

@@ -8,7 +8,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::ends::EndsRole;
 use crate::host::{Design, Host};
 use crate::pods::{Node, PodsRole};
+use crate::scrape::ScrapeRole;
 use crate::sockets::SocketsRole;
+use crate::watches::WatchDesign;
 
 /// From so many probes on, the agent gets more time between two cycles: it has to rest between them, or no cycle could be
 /// told from the next.
@@ -59,6 +61,12 @@ pub(crate) struct Arguments {
     /// Measure nothing but those nodes, and replace their part of the report.
     #[arg(long)]
     pub(crate) namespaces_only: bool,
+    /// Numbers of probes that count sockets [default: 1,10,100,1000, with --quick up to 100].
+    #[arg(long, value_name = "N,...", value_delimiter = ',', num_args = 0..)]
+    watches: Option<Vec<usize>>,
+    /// Measure nothing but those probes, and replace their part of the report.
+    #[arg(long, conflicts_with = "namespaces_only")]
+    pub(crate) watches_only: bool,
     /// Where the far ends of the watched links are.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) scene: Scene,
@@ -113,6 +121,9 @@ pub(crate) enum Part {
     /// Lives in a network namespace, or holds the far ends of those who do.
     #[command(hide = true)]
     Pods(PodsRole),
+    /// Counts sockets as another exporter does.
+    #[command(hide = true)]
+    Scrape(ScrapeRole),
 }
 
 impl Arguments {
@@ -139,6 +150,15 @@ impl Arguments {
         let nodes: &[(usize, usize)] = if self.quick { &quick } else { &full };
         let nodes = || nodes.iter().map(|&(fitting, others)| Node { fitting, others }).collect();
         self.namespaces.clone().unwrap_or_else(nodes)
+    }
+
+    /// The host on which sockets are counted, and by how many probes.
+    pub(crate) fn watches(&self) -> WatchDesign {
+        let numbers: &[usize] = if self.quick { &[1, 10, 100] } else { &[1, 10, 100, 1_000] };
+        WatchDesign {
+            connections: if self.quick { 5_000 } else { 50_000 },
+            numbers: self.watches.clone().unwrap_or_else(|| numbers.to_vec()),
+        }
     }
 
     /// Where the report goes.

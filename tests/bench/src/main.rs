@@ -22,9 +22,11 @@ mod pods;
 mod program;
 mod receiver;
 mod report;
+mod scrape;
 mod services;
 mod sockets;
 mod targets;
+mod watches;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -52,6 +54,7 @@ fn main() -> Result<ExitCode> {
         Some(Part::Sockets(role)) => sockets::hold(role)?,
         Some(Part::Ends(role)) => ends::serve(role)?,
         Some(Part::Pods(role)) => pods::serve(role)?,
+        Some(Part::Scrape(role)) => scrape::serve(role)?,
         None if arguments.inside => {
             furnish()?;
             measure::run(&arguments)?;

@@ -18,7 +18,7 @@ use crate::peers::{Bench, Cost, PEERS, SS_WITH_OWNERS};
 use crate::program::now;
 use crate::receiver::Receiver;
 use crate::report::Report;
-use crate::{machine, namespaces, plot, say, targets};
+use crate::{machine, namespaces, plot, report, say, targets, watches};
 
 /// The name of the report.
 const REPORT: &str = "benchmark.md";
@@ -79,8 +79,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     fs::create_dir_all(&output).with_context(|| output.display().to_string())?;
 
     let receiver = Receiver::start()?;
-    if arguments.namespaces_only {
-        return run_namespaces_alone(arguments, &binary, &receiver, &output);
+    if arguments.namespaces_only || arguments.watches_only {
+        return run_part_alone(arguments, &binary, &receiver, &output);
     }
     let mut load = Load::new()?;
     let mut links = Links::new(arguments.scene)?;
@@ -111,6 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     // Nothing is left of one when the other is measured.
     drop((load, links));
     report.add_nodes(namespaces::measure(arguments, &binary, &receiver)?);
+    report.add_watches(watches::measure(arguments, &binary, &receiver)?);
     say(&format!("{:4} s: done", start.elapsed().as_secs()))?;
 
     let text = report.to_string();
@@ -123,22 +124,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Measures nodes with many network namespaces, and replaces their part of the report that there is.
-fn run_namespaces_alone(
-    arguments: &Arguments,
-    binary: &Path,
-    receiver: &Receiver,
-    output: &Path,
-) -> Result<()> {
+/// Measures nodes with many network namespaces, or probes that count sockets, and replaces their part of the report that there is.
+fn run_part_alone(arguments: &Arguments, binary: &Path, receiver: &Receiver, output: &Path) -> Result<()> {
     let mut report = Report::new(arguments, binary)?;
-    report.add_nodes(namespaces::measure(arguments, binary, receiver)?);
-    let part = report.of_nodes_alone()?;
+    let (heading, part) = if arguments.watches_only {
+        report.add_watches(watches::measure(arguments, binary, receiver)?);
+        (watches::HEADING, report.of_watches_alone()?)
+    } else {
+        report.add_nodes(namespaces::measure(arguments, binary, receiver)?);
+        (namespaces::HEADING, report.of_nodes_alone()?)
+    };
     let path = output.join(REPORT);
     let former = match fs::read_to_string(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => "# What the agent costs\n".to_owned(),
         former => former.with_context(|| path.display().to_string())?,
     };
-    write(output, REPORT, &namespaces::replace_in(&former, &part))?;
+    write(output, REPORT, &report::replace_in(&former, heading, &part))?;
     crate::print(&part)?;
     Ok(())
 }

@@ -205,16 +205,6 @@ pub(crate) fn write(
 /// One of the times of a node.
 type Time = fn(&NodeFindings) -> Duration;
 
-/// A report in which this part is replaced, or stands before the last one.
-pub(crate) fn replace_in(report: &str, part: &str) -> String {
-    let parts: Vec<&str> = report.split("\n## ").collect();
-    let title = HEADING.trim_start_matches("## ");
-    let mut texts: Vec<&str> = parts.iter().copied().filter(|text| !text.starts_with(title)).collect();
-    let place = parts.iter().position(|text| text.starts_with(title)).unwrap_or(texts.len().max(2) - 1);
-    texts.insert(place, part.trim_start().trim_start_matches("## "));
-    texts.join("\n## ")
-}
-
 fn find(findings: &[NodeFindings], node: Node) -> Option<&NodeFindings> {
     findings.iter().find(|one| one.node == node)
 }
@@ -262,14 +252,5 @@ mod tests {
         );
         let note = "\nOn 100/0 some walks also went over 7,000 TCP sockets of others.\n";
         assert!(text.ends_with(note), "{text}");
-    }
-
-    #[test]
-    fn a_part_measured_by_itself_takes_the_place_of_its_former_one() {
-        let part = |text: &str| format!("\n{HEADING}\n\n{text}\n");
-        let report = "# What\n\n## One\n\n1\n\n## Targets\n\n2\n";
-        let first = replace_in(report, &part("first"));
-        assert_eq!(first, format!("# What\n\n## One\n\n1\n\n{HEADING}\n\nfirst\n\n## Targets\n\n2\n"));
-        assert_eq!(replace_in(&first, &part("second")), first.replace("first", "second"));
     }
 }

@@ -117,7 +117,7 @@ impl<'a> Bench<'a> {
                 command.args(flags);
                 command
             }),
-            Kind::Psutil if machine::version_of(python, &PSUTIL_VERSION).is_none() => Ok(Cost::NotInstalled),
+            Kind::Psutil if psutil_version(python).is_none() => Ok(Cost::NotInstalled),
             Kind::Psutil => self.call(peer.name, connections, || {
                 let mut command = program(python);
                 command.args(["-c", "import psutil; psutil.net_connections('tcp')"]);
@@ -177,7 +177,10 @@ impl<'a> Bench<'a> {
     }
 }
 
-const PSUTIL_VERSION: [&str; 2] = ["-c", "import psutil; print(psutil.__version__)"];
+/// The version of psutil that a Python has.
+pub(crate) fn psutil_version(python: &Path) -> Option<String> {
+    machine::version_of(python, &["-c", "import psutil; print(psutil.__version__)"])
+}
 
 /// The tools and their versions, in a few words.
 pub(crate) fn versions(python: &Path) -> String {
@@ -185,7 +188,7 @@ pub(crate) fn versions(python: &Path) -> String {
         ("ss", machine::version_of("ss", &["-V"])),
         ("netstat", machine::version_of("netstat", &["--version"])),
         ("lsof", machine::version_of("lsof", &["-v"])),
-        ("psutil", machine::version_of(python, &PSUTIL_VERSION)),
+        ("psutil", psutil_version(python)),
         ("node_exporter", machine::version_of(services::NODE_EXPORTER, &["--version"])),
         ("collectd", machine::version_of(services::COLLECTD, &["-h"])),
     ];

@@ -96,7 +96,12 @@ impl Servant {
             }
             None => program(this),
         };
-        let mut child = command.args(role).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        Self::of(command.args(role))
+    }
+
+    /// Starts another program that does as it is told.
+    pub(crate) fn of(command: &mut Command) -> Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let orders = child.stdin.take().context("the input was piped")?;
         let answers = BufReader::new(child.stdout.take().context("the output was piped")?);
         Ok(Self { running: Running(child), orders, answers })

@@ -33,6 +33,8 @@ pub(crate) struct Received {
     links: HashMap<String, Link>,
     /// Sum over the series of the last request that told of them.
     connections: f64,
+    /// The latest `vms.connection.count` of each probe.
+    watches: HashMap<String, f64>,
     counts: Counts,
 }
 
@@ -92,6 +94,11 @@ impl Received {
         format!("{:.0}", self.connections).parse().unwrap_or_default()
     }
 
+    /// The latest number of sockets that each probe counts.
+    pub(crate) fn watches(&self) -> &HashMap<String, f64> {
+        &self.watches
+    }
+
     fn take(&mut self, metric: Metric) {
         use metric::Data;
         match (metric.name.as_str(), metric.data) {
@@ -99,6 +106,13 @@ impl Received {
                 self.count(gauge.data_points.len());
                 if name == "vms.connection_mon.connections" {
                     self.connections = gauge.data_points.iter().map(number).sum();
+                }
+                if name == "vms.connection.count" {
+                    let named = gauge
+                        .data_points
+                        .iter()
+                        .map(|point| (text_of(&point.attributes, "name"), number(point)));
+                    self.watches.extend(named);
                 }
                 if name == "vms.connection_mon.up" {
                     for point in gauge.data_points {
@@ -234,6 +248,15 @@ impl MetricsService for Receiver {
         }
         self.shared.arrived.notify_all();
         Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+/// The text of an attribute, or none.
+fn text_of(attributes: &[KeyValue], name: &str) -> String {
+    let value = attributes.iter().find(|attribute| attribute.key == name);
+    match value.and_then(|attribute| attribute.value.as_ref()?.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => text.clone(),
+        _ => String::new(),
     }
 }
 

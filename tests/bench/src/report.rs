@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::measure::Findings;
 use crate::namespaces::{self, NodeFindings};
 use crate::peers::{Cost, PEERS};
+use crate::watches::{self, WatchFindings};
 use crate::{machine, peers, targets};
 
 /// Sockets of others that no walk notices.
@@ -36,6 +37,7 @@ pub(crate) struct Report {
     findings: Vec<Findings>,
     left_out: Vec<(Host, String)>,
     nodes: Vec<NodeFindings>,
+    watches: Vec<WatchFindings>,
     starts: usize,
 }
 
@@ -46,6 +48,8 @@ impl Report {
         let size = megabytes(std::fs::metadata(agent)?.len());
         let others = if arguments.agent_only || arguments.namespaces_only {
             String::new()
+        } else if arguments.watches_only {
+            format!("; psutil {}", or_dash(peers::psutil_version(&arguments.python)))
         } else {
             format!("; {}", peers::versions(&arguments.python))
         };
@@ -61,6 +65,7 @@ impl Report {
             findings: Vec::new(),
             left_out: Vec::new(),
             nodes: Vec::new(),
+            watches: Vec::new(),
             starts: arguments.starts(),
         })
     }
@@ -80,15 +85,31 @@ impl Report {
         self.nodes.extend(findings);
     }
 
-    /// The part about them, with how it came about.
+    /// Adds what was measured with probes that count sockets.
+    pub(crate) fn add_watches(&mut self, findings: Vec<WatchFindings>) {
+        self.watches.extend(findings);
+    }
+
+    /// The part about nodes, with how it came about.
     pub(crate) fn of_nodes_alone(&self) -> Result<String, fmt::Error> {
-        let origin = format!(
+        let mut part = String::new();
+        self.write_nodes(&mut part, &self.origin())?;
+        Ok(part)
+    }
+
+    /// The part about probes that count sockets, with how it came about.
+    pub(crate) fn of_watches_alone(&self) -> Result<String, fmt::Error> {
+        let mut part = String::new();
+        watches::write(&mut part, &self.watches, &self.origin())?;
+        Ok(part)
+    }
+
+    /// How a part came about that was measured by itself.
+    fn origin(&self) -> String {
+        format!(
             "Measured in a run of its own, by `{}`: {}; {}.\n\n",
             self.command, self.machine, self.versions
-        );
-        let mut part = String::new();
-        self.write_nodes(&mut part, &origin)?;
-        Ok(part)
+        )
     }
 
     fn write_nodes(&self, out: &mut impl fmt::Write, origin: &str) -> fmt::Result {
@@ -382,6 +403,7 @@ impl fmt::Display for Report {
         self.write_walks(out)?;
         self.write_peers(out)?;
         self.write_nodes(out, "")?;
+        watches::write(out, &self.watches, "")?;
         targets::write(out, &self.findings)
     }
 }
@@ -469,6 +491,16 @@ pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{:.1}", f64::from(u32::try_from(bytes / 1000).unwrap_or(u32::MAX)) / 1e3)
 }
 
+/// A report in which this part is replaced, or stands before the last one.
+pub(crate) fn replace_in(report: &str, heading: &str, part: &str) -> String {
+    let parts: Vec<&str> = report.split("\n## ").collect();
+    let title = heading.trim_start_matches("## ");
+    let mut texts: Vec<&str> = parts.iter().copied().filter(|text| !text.starts_with(title)).collect();
+    let place = parts.iter().position(|text| text.starts_with(title)).unwrap_or(texts.len().max(2) - 1);
+    texts.insert(place, part.trim_start().trim_start_matches("## "));
+    texts.join("\n## ")
+}
+
 /// A number with a comma before each three digits.
 pub(crate) fn thousands(number: usize) -> String {
     let digits = number.to_string();
@@ -500,5 +532,15 @@ mod tests {
             ["0", "999", "1,000", "100,000", "1,234,567"]
         );
         assert_eq!([0.123, 12.34, 1_234.5].map(digits), ["0.12", "12.3", "1234"]);
+    }
+
+    #[test]
+    fn a_part_measured_by_itself_takes_the_place_of_its_former_one() {
+        let heading = "## Nodes";
+        let part = |text: &str| format!("\n{heading}\n\n{text}\n");
+        let report = "# What\n\n## One\n\n1\n\n## Targets\n\n2\n";
+        let first = replace_in(report, heading, &part("first"));
+        assert_eq!(first, format!("# What\n\n## One\n\n1\n\n{heading}\n\nfirst\n\n## Targets\n\n2\n"));
+        assert_eq!(replace_in(&first, heading, &part("second")), first.replace("first", "second"));
     }
 }

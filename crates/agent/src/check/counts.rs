@@ -35,7 +35,7 @@ pub(crate) struct Tally {
     max_count: Option<u64>,
     /// What host names of the probe were taken for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    resolved: Vec<Name>,
+    resolved: Vec<Meaning>,
     /// The capabilities without which it stays open whether there are enough.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing: Vec<&'static str>,
@@ -129,7 +129,7 @@ fn quote(glob: &str) -> String {
 
 /// A host name and its addresses.
 #[derive(Debug, Serialize)]
-struct Name {
+struct Meaning {
     name: String,
     addresses: Vec<String>,
     /// Why it may have others by now.
@@ -137,7 +137,7 @@ struct Name {
     overdue: Option<String>,
 }
 
-impl Name {
+impl Meaning {
     fn new(resolved: &Resolved) -> Self {
         Self {
             name: resolved.name.to_string(),
@@ -183,7 +183,7 @@ impl Tally {
             unattributed: standing.unattributed,
             min_count: least,
             max_count: most,
-            resolved: standing.resolved.iter().map(Name::new).collect(),
+            resolved: standing.resolved.iter().map(Meaning::new).collect(),
             missing: standing.missing.iter().map(|capability| capability.as_str()).collect(),
             usage: standing.usage.map(UsageFields::new),
             is_measured: matches!(probe, Probe::Presence(presence) if presence.resources),

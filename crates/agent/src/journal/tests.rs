@@ -54,12 +54,16 @@ fn log_with(probes: &[Probe], cycles: impl IntoIterator<Item = Cycle>) -> String
     String::from_utf8(bytes).unwrap()
 }
 
+/// Probes that fail, and those of them for the first time.
+fn failure(error: LookError, probes: &[&str], new: &[&str]) -> Failure {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).into()).collect();
+    Failure { probes: names(probes), new: names(new), error }
+}
+
 /// A cycle in which two probes fail, these for the first time.
-fn failed(newly_failed: &[&str]) -> Cycle {
+fn failed(new: &[&str]) -> Cycle {
     let error = LookError::Connections("netlink: interrupted".into());
-    let failure = Some(Failure { probes: vec!["a".into(), "b".into()], error });
-    let newly_failed = newly_failed.iter().map(|name| (*name).into()).collect();
-    Cycle { failure, newly_failed, still_failing: 2, ..Cycle::default() }
+    Cycle { failures: vec![failure(error, &["a", "b"], new)], still_failing: 2, ..Cycle::default() }
 }
 
 #[test]
@@ -85,6 +89,34 @@ fn an_outage_of_measuring_is_told_at_its_start_and_at_its_end() {
     assert!(lines[0].contains("connections could not be read: netlink: interrupted"), "{log}");
     assert!(lines[0].contains("vms-agent doctor"), "{log}");
     assert!(lines[1].contains("failed_cycles=3"), "{log}");
+}
+
+#[test]
+fn each_reason_why_probes_fail_is_told_with_its_probes_and_what_to_do() {
+    let cycle = |new: &[&[&str]; 3]| Cycle {
+        failures: vec![
+            failure(LookError::Unsurveyed("run `modprobe udp_diag`".into()), &["dns", "ntp"], new[0]),
+            failure(LookError::Crowded, &["crowd"], new[1]),
+            failure(LookError::Unsettled, &["link"], new[2]),
+        ],
+        still_failing: 4,
+        ..Cycle::default()
+    };
+    let log = log_of([
+        cycle(&[&["dns", "ntp"], &["crowd"], &["link"]]),
+        cycle(&[&[], &[], &[]]),
+        cycle(&[&[], &[], &["link"]]),
+        Cycle::default(),
+    ]);
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 5, "{log}");
+    assert!(lines[0].contains("probes=\"dns ntp\"") && lines[0].contains("`modprobe udp_diag`"), "{log}");
+    assert!(lines[1].contains("probes=\"crowd\"") && lines[1].contains("ports or addresses"), "{log}");
+    assert!(!lines[1].contains("doctor"), "what to do is said: {log}");
+    for line in [lines[2], lines[3]] {
+        assert!(line.contains("probes=\"link\"") && line.contains("see what opens connections"), "{log}");
+    }
+    assert!(lines[4].contains("failed_cycles=3"), "{log}");
 }
 
 #[test]

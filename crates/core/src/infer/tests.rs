@@ -236,10 +236,10 @@ impl ConnAdapter for Shown {
         self.0.borrow_mut().attend(namespaces, in_use)
     }
 
-    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey, Self::Error> {
+    fn survey(&mut self, filter: &SocketFilter<'_>) -> Result<SocketSurvey<Self::Error>, Self::Error> {
         let connections =
             filter.connections.map_or_else(|| Ok(Vec::new()), |connections| self.dump(connections))?;
-        Ok(SocketSurvey { connections, sockets: Vec::new() })
+        Ok(SocketSurvey { connections, ..SocketSurvey::default() })
     }
 
     fn dump_in(

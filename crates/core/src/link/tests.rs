@@ -4,6 +4,7 @@ use super::*;
 use crate::address::Endpoint;
 use crate::connection::{Cookie, Inode, TcpState};
 use crate::infer::Attribution;
+use crate::look::Beginning;
 use crate::namespace::NamespaceId;
 use crate::process::{Pid, PodName, ProcessPattern};
 
@@ -357,7 +358,14 @@ fn what_a_look_left_out_is_not_taken_for_gone_nor_for_new() {
     for (next, reconnects, past) in [(None, 1, Past::Unseen), (Some(Cookie(2)), 0, Past::Addressed)] {
         let mut link = Link::new(probe(MatchedSourceLabels::None));
         tell(&mut link, &up(&[one, connection("10.0.0.9", 3)]), 1);
-        tell(&mut link, &ProbeLook { next, ..up(&[connection("10.0.0.9", 3)]) }, 2);
+        tell(
+            &mut link,
+            &ProbeLook {
+                next: Beginning { counting: next, named: None },
+                ..up(&[connection("10.0.0.9", 3)])
+            },
+            2,
+        );
         assert_eq!(link.past(Direction::Forward, Cookie(2)), past);
         tell(&mut link, &up(&[one, connection("10.0.0.9", 3)]), 3);
         let told: u64 = link.series.values().map(|series| series.track.totals().reconnects).sum();

@@ -10,7 +10,7 @@ use crate::address::Endpoint;
 use crate::connection::TcpState;
 use crate::health::Vitals;
 use crate::link::UNLIMITED_AFTER;
-use crate::look::{DownReason, MAX_CANDIDATES};
+use crate::look::{DownReason, MAX_CANDIDATES, MAX_NAMED_CANDIDATES};
 use crate::metric::AttributeValue;
 use crate::probe::MatchedSourceLabels;
 use crate::process::ProcessPattern;
@@ -57,6 +57,19 @@ impl Deref for Told {
 
     fn deref(&self) -> &Cycle {
         &self.cycle
+    }
+}
+
+impl Told {
+    /// Why probes were not measured, where all of them were not for the same reason.
+    fn failure(&self) -> Option<&Failure> {
+        assert!(self.failures.len() <= 1, "{:?}", self.failures);
+        self.failures.first()
+    }
+
+    /// Probes that were not measured, and were when they were last due.
+    fn new_failures(&self) -> Vec<Arc<str>> {
+        self.failures.iter().flat_map(|failure| failure.new.clone()).collect()
     }
 }
 
@@ -140,7 +153,7 @@ fn a_measurement_that_failed_has_no_point_and_is_counted_and_loses_no_state() {
     monitor.connections.broken_lookups = 1;
     let cycle = monitor.tell(&[0]);
     assert_eq!((cycle.points.len(), cycle.changes.len()), (0, 0));
-    assert_eq!(cycle.cycle.failure.unwrap().probes, ["a".into()]);
+    assert_eq!(cycle.failure().unwrap().probes, ["a".into()]);
     let cycle = monitor.tell(&[0]);
     assert_eq!((values(&cycle, UP), cycle.changes.len()), (vec![1], 0), "up before, up after: no change");
     assert_eq!(monitor.outcomes(), Outcomes { ok: 2, permission_missing: 0, failed: 1 });
@@ -185,7 +198,7 @@ fn a_second_look_that_fails_leaves_no_point() {
     let mut taking =
         Taking { allowance: &allowance, cycle: &mut cycle, reported: &mut reported, observed: &mut observed };
     monitor.take_in(&both, look, SystemTime::UNIX_EPOCH, &mut taking);
-    assert_eq!(cycle.failure.unwrap().probes, ["a".into()]);
+    assert_eq!(cycle.failures.first().unwrap().probes, ["a".into()]);
     assert_eq!(reported, [(1, SystemTime::UNIX_EPOCH)], "b was down before");
 }
 
@@ -271,7 +284,7 @@ fn a_link_whose_connections_are_replaced_between_dump_and_search_is_never_report
     monitor.connections.replacements = (100..200).map(replaced).collect();
     let cycle = monitor.tell(&[0]);
     assert!(values(&cycle, UP).is_empty(), "no answer is no 0");
-    assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::Unsettled));
+    assert!(matches!(cycle.failure().unwrap().error, LookError::Unsettled));
 
     monitor.connections.replacements = vec![replaced(7), replaced(201)];
     let cycle = monitor.tell(&[0]);
@@ -372,7 +385,7 @@ fn a_walk_that_fails_leaves_standing_what_is_verified() {
         (vec![1], vec![1.0]),
         "a is verified; b is not known to be down"
     );
-    assert_eq!(cycle.cycle.failure.unwrap().probes, ["b".into()]);
+    assert_eq!(cycle.failure().unwrap().probes, ["b".into()]);
 }
 
 #[test]
@@ -861,7 +874,7 @@ fn what_a_look_that_was_cut_short_did_not_settle_is_failed_and_not_down() {
     monitor.processes.patience = Some(4);
     let cycle = monitor.tell(&[0, 1, 2]);
     assert_eq!(values(&cycle, UP), [1], "the link whose holder was found, and nothing of the others");
-    let failure = cycle.failure.as_ref().expect("two are not measured");
+    let failure = cycle.failure().expect("two are not measured");
     assert!(matches!(failure.error, LookError::CutShort));
     assert_eq!(failure.probes, ["far".into(), "other".into()]);
     assert_eq!((monitor.outcomes().ok, monitor.outcomes().failed), (1, 2));
@@ -882,7 +895,7 @@ fn what_is_verified_stands_when_a_look_is_cut_short() {
     }
     let cycle = monitor.tell(&[0, 1]);
     assert_eq!(values(&cycle, UP), [1, 1]);
-    assert!(cycle.failure.is_none() && cycle.changes.is_empty(), "{cycle:?}");
+    assert!(cycle.failure().is_none() && cycle.changes.is_empty(), "{cycle:?}");
 }
 
 #[test]
@@ -901,7 +914,7 @@ fn a_link_that_breaks_while_looks_are_cut_short_has_no_point_until_a_look_is_who
     for _ in 0..3 {
         let cycle = monitor.tell(&[0]);
         assert!(values(&cycle, UP).is_empty() && cycle.changes.is_empty(), "{cycle:?}");
-        assert!(matches!(cycle.failure.as_ref().unwrap().error, LookError::CutShort));
+        assert!(matches!(cycle.failure().unwrap().error, LookError::CutShort));
     }
     monitor.processes.patience = None;
     let cycle = monitor.tell(&[0]);
@@ -952,7 +965,7 @@ fn after_a_look_that_was_cut_short_none_begins_until_twice_its_time_has_passed()
     for _ in 0..9 {
         let before = monitor.connections.dumps;
         let cycle = monitor.tell(&[0]);
-        assert!(matches!(cycle.failure.as_ref().unwrap().error, LookError::CutShort), "{cycle:?}");
+        assert!(matches!(cycle.failure().unwrap().error, LookError::CutShort), "{cycle:?}");
         assert!(values(&cycle, UP).is_empty() && cycle.changes.is_empty(), "{cycle:?}");
         dumps.push(monitor.connections.dumps - before);
     }
@@ -1003,7 +1016,7 @@ fn of_more_connections_than_a_look_may_settle_each_look_settles_others_until_the
             break;
         }
         assert_eq!(told, [1], "a probe with few connections loses none to one with many");
-        let failure = cycle.failure.as_ref().expect("it is not known who holds all of the others");
+        let failure = cycle.failure().expect("it is not known who holds all of the others");
         assert!(matches!(failure.error, LookError::CutShort));
         assert_eq!(failure.probes, ["many".into()]);
     }
@@ -1025,7 +1038,7 @@ fn a_link_that_ends_among_more_connections_than_a_look_may_settle_is_failed_and_
     for _ in 0..6 {
         let cycle = monitor.tell(&[0]);
         assert!(values(&cycle, UP).is_empty() && cycle.changes.is_empty(), "{cycle:?}");
-        assert!(matches!(cycle.failure.as_ref().unwrap().error, LookError::CutShort));
+        assert!(matches!(cycle.failure().unwrap().error, LookError::CutShort));
     }
     for host in [&mut monitor.connections, &mut monitor.processes] {
         for _ in 0..FLOOD {
@@ -1236,7 +1249,7 @@ fn endpoints_that_two_namespaces_have_are_vouched_for_in_neither_and_told_as_fai
     for _ in 0..3 {
         let cycle = monitor.tell(&[0]);
         assert!(cycle.points.is_empty() && cycle.changes.is_empty(), "{cycle:?}");
-        assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::Untranslated));
+        assert!(matches!(cycle.failure().unwrap().error, LookError::Untranslated));
     }
     // One of them is gone: now it is known of which the node's table speaks.
     for host in [&mut monitor.connections, &mut monitor.processes] {
@@ -1286,7 +1299,7 @@ fn a_link_that_translations_vouched_for_is_never_told_down_while_they_cannot_be_
         nat.0.borrow_mut().untold = Some(untold);
         let cycle = monitor.tell(&[0]);
         assert_eq!(values(&cycle, UP), [1], "the connection is verified by its cookie");
-        assert!(cycle.failure.is_none() && matches!(cycle.translations, Some(Err(_))));
+        assert!(cycle.failure().is_none() && matches!(cycle.translations, Some(Err(_))));
 
         for host in [&mut monitor.connections, &mut monitor.processes] {
             host.close(0);
@@ -1294,7 +1307,7 @@ fn a_link_that_translations_vouched_for_is_never_told_down_while_they_cannot_be_
         for _cycle in 0..3 {
             let cycle = monitor.tell(&[0]);
             assert_eq!((cycle.points.len(), cycle.changes.len()), (0, 0), "failed, and not 0");
-            let failure = cycle.cycle.failure.unwrap();
+            let failure = cycle.failure().unwrap();
             assert!(matches!(failure.error, LookError::Untranslated) && failure.probes == ["service".into()]);
         }
         nat.0.borrow_mut().untold = None;
@@ -1310,7 +1323,7 @@ fn where_translations_are_not_to_be_had_all_is_as_without_them() {
     let mut monitor = watching(&nat, monitor(&host, vec![probe("service", 5432, 1)]));
     let cycle = monitor.tell(&[0]);
     assert_eq!(values(&cycle, UP), [0]);
-    assert!(cycle.failure.is_none() && matches!(cycle.translations, Some(Err(Untold::Unavailable(_)))));
+    assert!(cycle.failure().is_none() && matches!(cycle.translations, Some(Err(Untold::Unavailable(_)))));
     assert!(!monitor.check().unwrap().links[0].1.reverse.is_up());
     assert!(monitor.untold().is_some());
 }
@@ -1324,7 +1337,7 @@ fn what_never_matched_is_not_told_down_while_translations_fail_and_what_matched_
     nat.0.borrow_mut().untold = Some(Untold::Failed);
     let cycle = monitor.tell(&[0, 1]);
     assert_eq!(values(&cycle, UP), [1], "forward does not depend on it");
-    assert_eq!(cycle.cycle.failure.unwrap().probes, ["service".into()]);
+    assert_eq!(cycle.failure().unwrap().probes, ["service".into()]);
     assert!(matches!(monitor.check(), Err(LookError::Untranslated)));
 
     for host in [&mut monitor.connections, &mut monitor.processes] {
@@ -1367,7 +1380,7 @@ fn a_link_that_has_only_been_seen_directly_since_the_start_is_not_told_down_whil
     for _cycle in 0..3 {
         let cycle = monitor.tell(&[0]);
         assert_eq!((cycle.points.len(), cycle.changes.len()), (0, 0), "the other may be there unseen");
-        assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::Untranslated));
+        assert!(matches!(cycle.failure().unwrap().error, LookError::Untranslated));
     }
     nat.0.borrow_mut().untold = None;
     let cycle = monitor.tell(&[0]);
@@ -1429,7 +1442,7 @@ fn translations_that_are_dear_to_read_in_vain_are_not_asked_for_in_each_cycle() 
     nat.0.borrow_mut().cost = Some((Rc::clone(&monitor.clock.cpu), Duration::from_millis(500)));
     for _cycle in 0..40 {
         let cycle = monitor.tell(&[0]);
-        assert!(cycle.points.is_empty() && cycle.failure.is_some(), "not known is not known");
+        assert!(cycle.points.is_empty() && cycle.failure().is_some(), "not known is not known");
     }
     let reads = nat.0.borrow().reads;
     assert!((3..=5).contains(&reads), "every ten seconds: {reads}");
@@ -1624,7 +1637,7 @@ fn a_host_with_more_namespaces_than_can_be_walked_in_time_is_failed_and_keeps_th
     monitor.dumps_cost(Duration::from_millis(10));
     let cycle = monitor.tell(&[0]);
     assert!(cycle.points.is_empty());
-    assert!(matches!(cycle.cycle.failure.unwrap().error, LookError::CutShort));
+    assert!(matches!(cycle.failure().unwrap().error, LookError::CutShort));
     assert!(monitor.effort().walk_cpu < Duration::from_secs(1), "{:?}", monitor.effort());
 }
 
@@ -1643,7 +1656,7 @@ fn a_namespace_that_cannot_be_read_fails_the_links_of_those_who_live_in_it_alone
     let mut monitor = Monitor::new(host.clone(), host.clone(), Manual::default(), probes, terms).unwrap();
     let cycle = monitor.tell(&[0, 1]);
     assert_eq!(values(&cycle, UP), [0], "the other's is down for certain");
-    let failure = cycle.cycle.failure.unwrap();
+    let failure = cycle.failure().unwrap();
     assert_eq!(failure.probes.iter().map(AsRef::as_ref).collect::<Vec<_>>(), ["a"]);
     assert_eq!(
         failure.error.to_string(),
@@ -1698,6 +1711,41 @@ fn a_link_is_found_in_a_namespace_with_a_name_in_which_nobody_lives_who_fits() {
     let cycle = monitor.tell(&[0]);
     assert_eq!(values(&cycle, UP), [0]);
     assert_eq!(cycle.changes[0].reason, Some(DownReason::NoConnection), "another's in a pod is no reason");
+}
+
+/// A connection of the link with everybody else's before it, in a network namespace that has a name.
+fn crowded_by_name(crowd: u64, namespace: NamespaceId, holder: &str) -> Host {
+    let mut host = Host::default();
+    let inodes: Vec<u64> = (1_000..1_000 + crowd).collect();
+    for inode in &inodes {
+        host.connect(("10.0.0.9", 50_000), ("10.0.0.1", 5432), TcpState::Established, *inode);
+        host.move_last(FAR[0]);
+    }
+    host.run("other", Access::Open, &inodes);
+    host.connect(("10.0.0.9", 40_000), ("10.0.0.1", 5432), TcpState::Established, 900_000);
+    host.move_last(namespace);
+    host.run(holder, Access::Open, &[900_000]);
+    host.named.insert(FAR[0]);
+    host
+}
+
+#[test]
+fn connections_that_are_there_for_a_name_take_no_room_from_those_that_count() {
+    let crowd = u64::try_from(MAX_CANDIDATES).unwrap() * 2;
+    let mut monitor = everywhere(&crowded_by_name(crowd, NamespaceId::OWN, "app"), true);
+    let cycle = monitor.tell(&[0]);
+    assert_eq!((values(&cycle, UP), values(&cycle, CONNECTIONS)), (vec![1], vec![1]));
+    assert!(cycle.failures.is_empty());
+    // Where none counts, one of them may: each look looks at others.
+    let mut monitor = everywhere(&crowded_by_name(crowd, FAR[0], "app"), true);
+    let looks = crowd.div_ceil(u64::try_from(MAX_NAMED_CANDIDATES).unwrap());
+    for _ in 1..looks {
+        let cycle = monitor.tell(&[0]);
+        assert!(values(&cycle, UP).is_empty(), "never down");
+        assert!(matches!(cycle.failure().unwrap().error, LookError::CutShort));
+    }
+    let found = (0..2).any(|_| values(&monitor.tell(&[0]), UP) == [1]);
+    assert!(found, "after {looks} looks");
 }
 
 #[test]

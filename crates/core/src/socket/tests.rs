@@ -107,12 +107,15 @@ fn an_end() -> impl Strategy<Value = EndClause> {
     let network = prop_oneof![
         Just("10.0.0.0/30"),
         Just("10.0.0.1"),
+        Just("10.0.0.0/8"),
         Just("0.0.0.0/0"),
+        Just("::/0"),
         Just("::1"),
         Just("::"),
         Just("0.0.0.0")
     ];
-    let range = (1_u16..5, 0_u16..3).prop_map(|(first, more)| PortRange { first, last: first + more });
+    let more = prop_oneof![0_u16..3, Just(100)];
+    let range = (1_u16..5, more).prop_map(|(first, more)| PortRange { first, last: first + more });
     (proptest::collection::vec(network, 0..3), proptest::collection::vec(range, 0..3), any::<bool>())
         .prop_map(|(networks, ports, exact)| EndClause {
             networks: networks.into_iter().map(|network| network.parse().unwrap()).collect(),
@@ -122,9 +125,11 @@ fn an_end() -> impl Strategy<Value = EndClause> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
     /// The order in which clauses are looked for finds what asking each of them does.
     #[test]
-    fn clauses_are_found_by_port_as_by_asking_each(
+    fn clauses_are_found_by_port_and_address_as_by_asking_each(
         ends in proptest::collection::vec((an_end(), an_end()), 0..12),
         sockets in proptest::collection::vec(
             ((0_usize..5, 1_u16..8), (0_usize..5, 0_u16..8), any::<bool>()), 0..20,

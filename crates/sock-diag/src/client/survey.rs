@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use vms_core::socket::{Socket, SocketFilter, SocketSurvey};
+use vms_core::socket::{Socket, SocketFilter, SocketSurvey, Transport as Protocol};
 use vms_netlink::{ATTEMPTS, Transport};
 
 use super::{Client, EARLIER_PLANS, Outcome, conclude};
@@ -18,19 +18,17 @@ impl<T: Transport> Client<T> {
         &mut self,
         filter: &SocketFilter<'_>,
         host_sockets: impl FnOnce() -> u32,
-    ) -> Result<SocketSurvey, Error> {
+    ) -> Result<SocketSurvey<Error>, Error> {
         if filter.clauses.all().is_empty() {
             let dumped = filter.connections.map(|connections| self.dump(connections, host_sockets));
-            return Ok(SocketSurvey {
-                connections: dumped.transpose()?.unwrap_or_default(),
-                sockets: Vec::new(),
-            });
+            let connections = dumped.transpose()?.unwrap_or_default();
+            return Ok(SocketSurvey { connections, ..SocketSurvey::default() });
         }
         let mut plan = self.take_survey_plan(filter);
         let surveyed = self.survey_by(&mut plan, filter, host_sockets());
         self.surveys.insert(0, plan);
         self.surveys.truncate(1 + EARLIER_PLANS);
-        surveyed
+        Ok(surveyed)
     }
 
     /// Compiles, unless the same was asked for before.
@@ -41,22 +39,35 @@ impl<T: Transport> Client<T> {
         }
     }
 
+    /// What one protocol does not tell is nothing to the other.
     fn survey_by(
         &mut self,
         plan: &mut SurveyPlan,
         filter: &SocketFilter<'_>,
         host_sockets: u32,
-    ) -> Result<SocketSurvey, Error> {
+    ) -> SocketSurvey<Error> {
         let mut found = SocketSurvey::default();
         for index in 0..plan.walks().len() {
-            self.walk(plan, index, filter, host_sockets, &mut found)?;
+            let Some(transport) = plan.walks().get(index).map(|walk| walk.table.transport()) else {
+                continue;
+            };
+            if found.untold.contains_key(&transport) {
+                continue;
+            }
+            if let Err(error) = self.walk(plan, index, filter, host_sockets, &mut found) {
+                found.sockets.retain(|socket| socket.transport != transport);
+                if transport == Protocol::Tcp {
+                    found.connections.clear();
+                }
+                found.untold.insert(transport, error);
+            }
         }
         // A socket comes twice where it moves while tables are walked, from one to another or within one.
         found.connections.sort_unstable_by_key(|connection| connection.cookie);
         found.connections.dedup_by_key(|connection| connection.cookie);
         found.sockets.sort_unstable_by_key(|socket| socket.connection.cookie);
         found.sockets.dedup_by_key(|socket| socket.connection.cookie);
-        Ok(found)
+        found
     }
 
     fn walk(
@@ -65,7 +76,7 @@ impl<T: Transport> Client<T> {
         index: usize,
         filter: &SocketFilter<'_>,
         host_sockets: u32,
-        found: &mut SocketSurvey,
+        found: &mut SocketSurvey<Error>,
     ) -> Result<(), Error> {
         let found_before = (found.connections.len(), found.sockets.len());
         for _attempt in 0..ATTEMPTS {
@@ -109,7 +120,7 @@ impl<T: Transport> Client<T> {
         walk: &Walk,
         filter: &SocketFilter<'_>,
         precision: Option<Precision>,
-        found: &mut SocketSurvey,
+        found: &mut SocketSurvey<Error>,
     ) -> Result<Outcome, Error> {
         let (transport, family, states) = (walk.table.transport(), walk.family, walk.states);
         let program = walk.programs.program(precision);

@@ -13,10 +13,17 @@ use vms_core::socket::{
 
 use super::*;
 
-fn survey(connections: Option<&ConnectionFilter>, clauses: &[SocketClause]) -> SocketSurvey {
+fn survey(connections: Option<&ConnectionFilter>, clauses: &[SocketClause]) -> SocketSurvey<Error> {
     let clauses = SocketClauses::new(clauses.to_vec());
     let mut sock_diag = SockDiag::open(Path::new("/proc")).unwrap();
-    sock_diag.survey(&SocketFilter { connections, clauses: &clauses }).unwrap()
+    whole(sock_diag.survey(&SocketFilter { connections, clauses: &clauses }))
+}
+
+/// A survey of which every protocol was told.
+fn whole(surveyed: Result<SocketSurvey<Error>, Error>) -> SocketSurvey<Error> {
+    let found = surveyed.unwrap();
+    assert!(found.untold.is_empty(), "{:?}", found.untold);
+    found
 }
 
 fn any(transport: Transport, states: &[TcpState]) -> SocketClause {
@@ -470,9 +477,9 @@ fn assert_as_ss(clauses: &[SocketClause]) {
     // Until nothing moves while they are asked.
     eventually("ss tells the same before and after", || {
         let before = both();
-        let found: Vec<SocketSurvey> = asked
+        let found: Vec<SocketSurvey<Error>> = asked
             .iter()
-            .map(|clauses| sock_diag.survey(&SocketFilter { connections: None, clauses }).unwrap())
+            .map(|clauses| whole(sock_diag.survey(&SocketFilter { connections: None, clauses })))
             .collect();
         if lines(&before) != lines(&both()) {
             return false;

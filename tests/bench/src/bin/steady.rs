@@ -73,7 +73,7 @@ fn main() -> Result<()> {
     for _ in 0..=arguments.cycles {
         points.clear();
         let cycle = monitor.measure(&due, &mut |point| points.push(point));
-        ensure!(cycle.failure.is_none(), "the links could not be measured: {:?}", cycle.failure);
+        ensure!(cycle.failures.is_empty(), "the links could not be measured: {:?}", cycle.failures);
         encoder.encode(&points, |_request| ());
     }
     let effort = monitor.effort();

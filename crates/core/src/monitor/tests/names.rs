@@ -74,7 +74,7 @@ fn counts(told: &Told) -> Vec<i64> {
 
 /// The name that is not known, and why.
 fn unresolved(told: &Told) -> (String, String) {
-    match &told.cycle.failure.as_ref().unwrap().error {
+    match &told.cycle.failures[0].error {
         LookError::Unresolved { name, cause } => (name.to_string(), cause.to_string()),
         other => panic!("{other:?}"),
     }

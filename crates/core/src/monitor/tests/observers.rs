@@ -142,7 +142,7 @@ fn a_look_that_fails_leaves_no_point_and_no_memory() {
     monitor.connections.break_dumps(1);
     let told = monitor.tell(&[0]);
     assert!(told.points.is_empty() && told.standings.is_empty());
-    assert_eq!(told.cycle.failure.unwrap().probes, ["a".into()]);
+    assert_eq!(told.failure().unwrap().probes, ["a".into()]);
     assert_eq!(monitor.outcomes().failed, 1);
 }
 
@@ -154,7 +154,7 @@ fn a_search_that_is_cut_short_counts_nothing() {
     host.patience = Some(1);
     let told = one(&host, watch("a", 80, Some("web"), (1, None))).tell(&[0]);
     assert!(told.points.is_empty(), "one is known, and of the other nothing");
-    assert!(matches!(told.cycle.failure.unwrap().error, LookError::CutShort));
+    assert!(matches!(told.failure().unwrap().error, LookError::CutShort));
 }
 
 #[test]
@@ -165,9 +165,31 @@ fn sockets_whose_holders_would_be_too_many_fail_the_probe_that_asks_and_no_other
     let probes = [watch("crowd", 80, Some("web"), (1, None)), watch("few", 81, Some("web"), (1, None))];
     let told = observing(&host, probes.map(|probe| Probe::Watch(Arc::new(probe))).into()).tell(&[0, 1]);
     assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1]);
-    let failure = told.cycle.failure.unwrap();
+    let failure = told.failure().unwrap();
     assert!(matches!(failure.error, LookError::Crowded));
     assert_eq!(failure.probes, ["crowd".into()]);
+}
+
+#[test]
+fn a_socket_that_several_probes_ask_about_is_asked_about_once_and_who_asks_for_few_is_answered() {
+    let half = u64::try_from(MAX_CANDIDATES).unwrap() / 2;
+    let mut host = host(&(1..=half + 2).map(|inode| (80, inode)).chain([(81, half + 3)]).collect::<Vec<_>>());
+    host.sockets.extend((0..=half).map(|inode| socket(82, 100_000 + inode, Families::IPV4)));
+    host.run("web", Access::Open, &[1, half + 3, 100_000]);
+    let asking = |name, port| Probe::Watch(Arc::new(watch(name, port, Some("web"), (1, None))));
+    // Two ask for half of what there is room for, the same, and one for as many others.
+    let probes = vec![asking("a", 80), asking("few", 81), asking("b", 80), asking("other", 82)];
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0]] {
+        let probes = order.map(|place| probes[place].clone());
+        let told = observing(&host, probes.into()).tell(&[0, 1, 2, 3]);
+        assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1, 1]);
+        let mut failed = told.failure().unwrap().probes.clone();
+        failed.sort();
+        assert_eq!(failed, ["a".into(), "b".into()], "who asks for most");
+    }
+    host.sockets.retain(|socket| socket.connection.local.port() != 82);
+    let told = observing(&host, probes).tell(&[0, 1, 2]);
+    assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1, 1, 1]);
 }
 
 #[test]
@@ -188,11 +210,14 @@ fn who_lives_elsewhere_has_sockets_that_the_agent_does_not_see() {
     host.elsewhere.insert(0);
     let told = one(&host, watch("a", 80, Some("web"), (1, None))).tell(&[0]);
     assert!(told.points.is_empty(), "never 0");
-    assert!(matches!(told.cycle.failure.unwrap().error, LookError::OutOfSight));
+    assert!(matches!(told.failure().unwrap().error, LookError::OutOfSight));
     // That no socket fits says no more.
     let other = watch("a", 81, Some("web"), (1, None));
     let told = one(&host, other).tell(&[0]);
-    assert!(matches!(told.cycle.failure.unwrap().error, LookError::OutOfSight));
+    assert!(matches!(told.failure().unwrap().error, LookError::OutOfSight));
+    // Nor is what is discovered all that there is.
+    let told = discovering(&host, &["*"], 10).tell(&[0]);
+    assert!(told.points.is_empty() && matches!(told.failure().unwrap().error, LookError::OutOfSight));
     // Without a process the sockets of the agent's own namespace are what is asked for.
     let told = one(&host, watch("a", 80, None, (1, None))).tell(&[0]);
     assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1]);
@@ -358,20 +383,96 @@ fn what_the_kernel_does_not_tell_fails_those_who_count_and_no_link() {
     let mut host = host(&[(80, 1)]);
     host.run("app", Access::Open, &[7]);
     host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
-    host.tells_no_sockets = true;
+    host.untold = Transport::ALL.into();
     let probes =
         vec![Probe::Watch(Arc::new(watch("web", 80, None, (1, None)))), probe("link", 5432, 1).into()];
     let told = observing(&host, probes).tell(&[0, 1]);
     assert_eq!(values_of(&told, &metric::UP), [1]);
     assert!(values_of(&told, &metric::WATCH_UP).is_empty());
-    let failure = told.cycle.failure.unwrap();
+    let failure = told.failure().unwrap();
     assert_eq!(failure.probes, ["web".into()]);
     assert_eq!(failure.error.to_string(), "sockets could not be counted: refused");
     // Nor does it who asks for none.
     let web = Probe::Watch(Arc::new(watch("web", 80, None, (1, None))));
     let told = observing(&host, vec![web, presence((1, None), false)]).tell(&[0, 1]);
     assert_eq!(values_of(&told, &metric::PROCESS_COUNT), [1]);
-    assert_eq!(told.newly_failed, ["web".into()]);
+    assert_eq!(told.failure().unwrap().new, ["web".into()]);
+}
+
+#[test]
+fn a_kernel_that_knows_tcp_alone_fails_those_who_ask_for_udp_and_no_other() {
+    let mut host = host(&[(80, 1)]);
+    host.sockets.push(Socket { transport: Transport::Udp, ..socket(53, 2, Families::IPV4) });
+    host.run("app", Access::Open, &[1, 7]);
+    host.connect(("10.0.0.9", 40000), ("10.0.0.1", 5432), TcpState::Established, 7);
+    host.untold = [Transport::Udp].into();
+    let mut udp = watch("dns", 53, None, (1, None));
+    udp.clause.transport = Transport::Udp;
+    let discovery = DiscoveryProbe {
+        name: "all".into(),
+        processes: vec![ProcessPattern { name: "*".parse().unwrap(), executable: None }],
+        most: 10,
+        interval: Duration::from_secs(1),
+    };
+    let probes = vec![
+        Probe::Watch(Arc::new(udp)),
+        Probe::Watch(Arc::new(watch("web", 80, Some("app"), (1, None)))),
+        Probe::Discovery(Arc::new(discovery)),
+        probe("link", 5432, 1).into(),
+    ];
+    let mut monitor = observing(&host, probes);
+    let told = monitor.tell(&[0, 1, 2, 3]);
+    assert_eq!(values_of(&told, &metric::WATCH_COUNT), [1]);
+    assert_eq!(values_of(&told, &metric::DISCOVERY_EDGES), [1]);
+    assert_eq!(values_of(&told, &metric::UP), [1]);
+    assert_eq!(monitor.connections.dumps, 1, "nothing is asked for twice");
+    assert_eq!(told.failure().unwrap().new, ["dns".into()]);
+    assert!(matches!(told.failure().unwrap().error, LookError::Unsurveyed(_)));
+    monitor.connections.untold.clear();
+    assert_eq!(values_of(&monitor.tell(&[0]), &metric::WATCH_COUNT), [1]);
+}
+
+#[test]
+fn each_reason_is_told_once_in_a_cycle_with_the_probes_that_it_keeps_from_being_measured() {
+    let many = u64::try_from(MAX_CANDIDATES).unwrap() + 1;
+    let mut host = host(&(1..=many).map(|inode| (80, inode)).collect::<Vec<_>>());
+    host.run("web", Access::Open, &[1]);
+    host.run("far", Access::Open, &[]);
+    (host.is_displaced, host.elsewhere, host.untold) = (true, [1].into(), [Transport::Udp].into());
+    let udp = |name| {
+        let mut udp = watch(name, 53, None, (1, None));
+        udp.clause.transport = Transport::Udp;
+        Probe::Watch(Arc::new(udp))
+    };
+    let tcp = |name, port, process| Probe::Watch(Arc::new(watch(name, port, process, (1, None))));
+    let probes = vec![
+        udp("dns"),
+        tcp("crowd", 80, Some("web")),
+        tcp("count", 80, None),
+        tcp("far", 81, Some("far")),
+        udp("ntp"),
+    ];
+    let mut monitor = observing(&host, probes);
+    let reasons = |told: &Told| -> Vec<(String, usize, usize)> {
+        let reasons = told.failures.iter().map(|failure| {
+            let names: Vec<&str> = failure.probes.iter().map(AsRef::as_ref).collect();
+            (names.join(" "), failure.probes.len(), failure.new.len())
+        });
+        reasons.collect()
+    };
+    let told = monitor.tell(&[0, 1, 2, 3]);
+    assert_eq!(reasons(&told), [("dns".into(), 1, 1), ("crowd".into(), 1, 1), ("far".into(), 1, 1)]);
+    let [
+        Failure { error: LookError::Unsurveyed(_), .. },
+        Failure { error: LookError::Crowded, .. },
+        Failure { error: LookError::OutOfSight, .. },
+    ] = &told.failures[..]
+    else {
+        panic!("{:?}", told.failures)
+    };
+    let told = monitor.tell(&[0, 1, 2, 3, 4]);
+    assert_eq!(reasons(&told), [("dns ntp".into(), 2, 1), ("crowd".into(), 1, 0), ("far".into(), 1, 0)]);
+    assert_eq!((told.still_failing, monitor.outcomes().failed), (4, 7));
 }
 
 #[test]
@@ -380,14 +481,14 @@ fn a_probe_that_fails_is_told_to_fail_until_it_is_measured_and_no_longer() {
         &host(&[(80, 1)]),
         vec![Probe::Watch(Arc::new(watch("web", 80, None, (1, None)))), probe("link", 5432, 1).into()],
     );
-    monitor.connections.tells_no_sockets = true;
+    monitor.connections.untold = Transport::ALL.into();
     let told = monitor.tell(&[0, 1]);
-    assert_eq!((told.newly_failed.as_slice(), told.still_failing), (&["web".into()][..], 1));
+    assert_eq!((told.new_failures(), told.still_failing), (vec!["web".into()], 1));
     let told = monitor.tell(&[1]);
-    assert_eq!((told.newly_failed.len(), told.still_failing), (0, 1), "it is not due");
+    assert_eq!((told.new_failures().len(), told.still_failing), (0, 1), "it is not due");
     let told = monitor.tell(&[0]);
-    assert_eq!((told.newly_failed.len(), told.still_failing), (0, 1), "it was told");
-    monitor.connections.tells_no_sockets = false;
+    assert_eq!((told.new_failures().len(), told.still_failing), (0, 1), "it was told");
+    monitor.connections.untold.clear();
     assert_eq!(monitor.tell(&[0]).still_failing, 0);
 }
 

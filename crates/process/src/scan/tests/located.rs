@@ -154,6 +154,23 @@ fn who_holds_a_socket_that_a_displaced_agent_sees_can_be_seen_wherever_he_lives(
 }
 
 #[test]
+fn what_a_displaced_agent_holds_itself_shows_it_nobody_else() {
+    let (proc, own, other) = (TestProc::new(), Network::new(100), Network::new(200));
+    proc.agent(9, &own).socket(3, 76);
+    drop(proc.process(1, "init").network(&other).socket(3, 78));
+    let question = Question::new(&["*"]).wants(76, &[0]).locates(0);
+    for (holder, is_here) in [(None, false), (Some(10), true)] {
+        if let Some(pid) = holder {
+            drop(proc.process(pid, "sidecar").network(&own));
+        }
+        let scan = find(&proc, &question);
+        assert_eq!((holders(&scan, 76), scan.is_displaced), (vec![9], true));
+        assert_eq!(scan.here.is_empty(), !is_here);
+        assert!(!scan.elsewhere.is_empty());
+    }
+}
+
+#[test]
 fn an_agent_that_cannot_tell_where_the_first_process_lives_may_be_displaced() {
     let (proc, _own, _other) = host();
     proc.remove(1);

@@ -49,9 +49,17 @@ fn survey(
     client: &mut Client<Script>,
     connections: Option<&ConnectionFilter>,
     clauses: &[SocketClause],
-) -> Result<SocketSurvey, Error> {
+) -> Result<SocketSurvey<Error>, Error> {
     let clauses = SocketClauses::new(clauses.to_vec());
     client.survey(&SocketFilter { connections, clauses: &clauses }, || LARGE_HOST)
+}
+
+/// Why sockets of that protocol could not be told, when nothing was told of it.
+fn untold(found: Result<SocketSurvey<Error>, Error>, protocol: Protocol) -> Error {
+    let mut found = found.unwrap();
+    assert!(found.sockets.iter().all(|socket| socket.transport != protocol));
+    assert!(protocol != Protocol::Tcp || found.connections.is_empty());
+    found.untold.remove(&protocol).expect("it could not be told")
 }
 
 /// A socket of the state between `local` and port 5432 of `::1`.
@@ -62,7 +70,7 @@ fn socket_in(cookie: u32, state: TcpState, local: [u8; 16], attributes: &[u8]) -
     message(20, 2, &[&payload, attributes].concat())
 }
 
-fn socket_cookies(found: &SocketSurvey) -> Vec<u64> {
+fn socket_cookies(found: &SocketSurvey<Error>) -> Vec<u64> {
     found.sockets.iter().map(|socket| socket.connection.cookie.0).collect()
 }
 
@@ -248,22 +256,52 @@ fn an_interrupted_walk_starts_over_and_loses_nothing_of_those_before() {
 #[test]
 fn a_walk_that_is_always_interrupted_is_given_up() {
     let mut client = client((0..4).map(|_| vec![ReceiveError(Errno::NOBUFS)]));
-    let outcome = survey(&mut client, None, &[clause(Protocol::Udp, &[TcpState::Close])]);
-    assert!(matches!(outcome, Err(Error::Interrupted { attempts: 4 })), "{outcome:?}");
+    let found = survey(&mut client, None, &[clause(Protocol::Udp, &[TcpState::Close])]);
+    let error = untold(found, Protocol::Udp);
+    assert!(matches!(error, Error::Interrupted { attempts: 4 }), "{error:?}");
 }
 
 #[test]
 fn a_kernel_without_udp_says_so_and_what_to_do_and_tells_of_no_empty_host() {
     for event in [Answer(done_with(2)), Answer(refusal(2))] {
         let mut client = client([vec![event]]);
-        let error = survey(&mut client, None, &[clause(Protocol::Udp, &[TcpState::Close])]).unwrap_err();
+        let found = survey(&mut client, None, &[clause(Protocol::Udp, &[TcpState::Close])]);
+        let error = untold(found, Protocol::Udp);
         assert!(matches!(error, Error::Unsupported { transport: Protocol::Udp, .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains("modprobe udp_diag") && text.contains("CONFIG_INET_UDP_DIAG"), "{text}");
     }
     let mut client = client([vec![Answer(done_with(2))]]);
-    let error = survey(&mut client, None, &[clause(Protocol::Tcp, &[TcpState::Listen])]).unwrap_err();
+    let found = survey(&mut client, None, &[clause(Protocol::Tcp, &[TcpState::Listen])]);
+    let error = untold(found, Protocol::Tcp);
     assert!(error.to_string().contains("modprobe tcp_diag"), "{error}");
+}
+
+#[test]
+fn what_one_protocol_does_not_tell_is_nothing_to_the_other() {
+    let ipv6 = |clause| SocketClause { families: Families::IPV6, ..clause };
+    let clauses = [
+        ipv6(clause(Protocol::Tcp, &[TcpState::Established, TcpState::Listen])),
+        ipv6(clause(Protocol::Udp, &[TcpState::Established])),
+    ];
+    let told = |cookie| vec![Answer(socket(cookie)), Answer(done())];
+    let refused = || vec![Answer(refusal(2))];
+    let mut without_udp = client([told(1), vec![Answer(done())], refused()]);
+    let mut found = survey(&mut without_udp, Some(&filter()), &clauses).unwrap();
+    assert_eq!((cookies(&found.connections), socket_cookies(&found)), (vec![1], vec![1]));
+    assert!(matches!(found.untold.remove(&Protocol::Udp), Some(Error::Unsupported { .. })));
+    assert!(found.untold.is_empty());
+    // What was told of a protocol before it failed is not all of it.
+    let mut without_listeners = client([told(1), refused(), told(2)]);
+    let mut found = survey(&mut without_listeners, Some(&filter()), &clauses).unwrap();
+    assert_eq!((cookies(&found.connections), socket_cookies(&found)), (vec![], vec![2]));
+    assert!(matches!(found.untold.remove(&Protocol::Tcp), Some(Error::Unsupported { .. })));
+    assert!(found.untold.is_empty());
+    // Of one that has failed nothing more is asked.
+    let mut without_tcp = client([refused(), told(2)]);
+    let found = survey(&mut without_tcp, Some(&filter()), &clauses).unwrap();
+    assert_eq!(socket_cookies(&found), [2]);
+    assert_eq!(without_tcp.scope.line.transport.requests.len(), 2);
 }
 
 #[test]
@@ -277,8 +315,9 @@ fn a_survey_that_tells_of_more_than_there_is_room_for_fails_and_tells_of_nothing
     {
         let mut client = client([told()]);
         client.room = Room { told: told_room, found };
-        let outcome = survey(&mut client, Some(&filter()), std::slice::from_ref(clause));
-        assert!(matches!(outcome, Err(Error::TooMany)), "{outcome:?}");
+        let found = survey(&mut client, Some(&filter()), std::slice::from_ref(clause));
+        let error = untold(found, Protocol::Tcp);
+        assert!(matches!(error, Error::TooMany), "{error:?}");
     }
 }
 
@@ -289,6 +328,7 @@ fn without_clauses_a_survey_is_a_dump() {
     let dumped = client.dump_large(&filter()).unwrap();
     let found = survey(&mut client, Some(&filter()), &[]).unwrap();
     assert_eq!((found.connections, found.sockets), (dumped, Vec::new()));
+    assert!(found.untold.is_empty());
     let requests = &client.scope.line.transport.requests;
     assert_eq!(requests[0][16..], requests[1][16..]);
     let nothing = client.survey(&SocketFilter { connections: None, clauses: &NO_CLAUSES() }, || LARGE_HOST);
@@ -422,6 +462,9 @@ proptest! {
             prop_assert!(found.sockets.iter().all(|socket| clauses.want(socket)));
             let in_order = |pair: &[Socket]| pair[0].connection.cookie < pair[1].connection.cookie;
             prop_assert!(found.sockets.windows(2).all(in_order));
+            let untold = |transport: Protocol| found.untold.contains_key(&transport);
+            prop_assert!(!found.sockets.iter().any(|socket| untold(socket.transport)));
+            prop_assert!(found.connections.is_empty() || !untold(Protocol::Tcp));
         }
     }
 }
