@@ -7,7 +7,7 @@ use vms_core::socket::Families;
 use super::*;
 
 /// Longer than any of it takes.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// A resolver by these lines of a hosts file, and no name server.
 fn resolver(hosts: &str) -> (TempDir, Resolver) {
@@ -27,7 +27,7 @@ fn queries(names: &[&str]) -> BTreeSet<NameQuery> {
 
 fn addresses(resolver: &Resolver, name: &str) -> Result<Vec<IpAddr>, String> {
     match resolver.resolution(queries(&[name]).first().unwrap()) {
-        Resolution::Known(resolved) => Ok(resolved.addresses.to_vec()),
+        Resolution::Known(known) => Ok(known.addresses.to_vec()),
         Resolution::Unknown(cause) => Err(cause.to_string()),
     }
 }
