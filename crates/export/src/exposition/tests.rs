@@ -62,6 +62,7 @@ fn names_say_the_unit_and_that_a_counter_is_one() {
             "vms_agent_walk_cpu_time_seconds_total counter",
             "vms_agent_walks_total counter",
             "vms_connection_count gauge",
+            "vms_connection_resolved_seconds gauge",
             "vms_connection_status_ratio gauge",
             "vms_connection_unattributed gauge",
             "vms_connection_up_ratio gauge",
