@@ -17,7 +17,7 @@ use vms_core::process::{Container, Process};
 
 use crate::advice;
 use crate::config::Config;
-use crate::terminal::{Cell, Table, Tone};
+use crate::terminal::{self, Cell, Table, Tone};
 
 mod counts;
 
@@ -303,8 +303,7 @@ pub(crate) fn write_json(rows: &[Row], others: &Others, out: &mut impl Write) ->
     let Others { tallies, maps } = others;
     let others = tallies.iter().map(Line::Tally).chain(maps.iter().map(Line::Map));
     let lines: Vec<Line<'_>> = rows.iter().map(Line::Link).chain(others).collect();
-    serde_json::to_writer_pretty(&mut *out, &lines)?;
-    writeln!(out)
+    terminal::write_json(&lines, out)
 }
 
 /// Prints a table of links, one of what is counted and one of what is discovered, as far as there are any, and below them what

@@ -25,7 +25,7 @@ use crate::config::{Config, ConntrackMode, Exporter};
 use crate::environment::Environment;
 use crate::host;
 use crate::prometheus::Listener;
-use crate::terminal::{Format, escape};
+use crate::terminal::{self, Format, escape};
 
 mod conntrack;
 mod evaluate;
@@ -247,9 +247,8 @@ fn render_text(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
 ///
 /// # Errors
 /// When `output` cannot be written.
-fn render_json(findings: &[Finding], output: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *output, findings)?;
-    writeln!(output)
+fn render_json(findings: &[Finding], mut output: &mut dyn Write) -> io::Result<()> {
+    terminal::write_json(&findings, &mut output)
 }
 
 #[cfg(test)]
