@@ -110,7 +110,7 @@ async fn serve(listener: Listener, shared: Shared, clock: SystemClock) -> anyhow
     let listener = tokio::net::TcpListener::from_std(listener.0).context("the endpoint of Prometheus")?;
     let address = listener.local_addr().context("the endpoint of Prometheus")?;
     tell_start(address);
-    let is_local = address.ip().is_loopback();
+    let is_local = address.ip().to_canonical().is_loopback();
     let scrapes = Arc::new(Scrapes { shared, clock, is_local, writing: Arc::default() });
     let room = Room::default();
     let mut server = http1::Builder::new();
@@ -154,7 +154,7 @@ async fn serve(listener: Listener, shared: Shared, clock: SystemClock) -> anyhow
 
 fn tell_start(address: SocketAddr) {
     info!("metrics can be scraped at http://{address}{METRICS}");
-    if !address.ip().is_loopback() {
+    if !address.ip().to_canonical().is_loopback() {
         warn!(
             "{address} is no loopback address: whoever reaches it can read the metrics, for nobody is asked who he is"
         );

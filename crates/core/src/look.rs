@@ -673,7 +673,7 @@ impl LookPlan {
         let Inquiry { mut wanted, mut census, known, has_backlog } =
             self.inquire(&dumped, &candidates, named, manner);
         let (sight, Asked { wanted: asked, counted, measured, located: asked_after }) =
-            self.outlook.sort(sockets, &untold, manner.observers);
+            self.outlook.sort(sockets, &untold, manner.observers, &manner.allowance.for_search());
         for (inode, patterns) in asked {
             wanted.entry(inode).or_default().extend(patterns);
         }

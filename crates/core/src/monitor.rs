@@ -673,6 +673,8 @@ impl<C: ConnAdapter, P: ProcessAdapter, K: Clock> Monitor<C, P, K> {
             }
         }
         if !changed.is_empty() {
+            // What was doubted was another question.
+            self.observer_doubts.retain(|index| !changed.contains(index));
             self.plans.retain(|set, _| !set.observers.iter().any(|index| changed.contains(index)));
         }
     }

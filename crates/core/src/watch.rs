@@ -14,8 +14,11 @@ use crate::observer::{Bounds, Finding, Number, Observer, Question, Seen, Standin
 use crate::process::{Capability, PatternId, ProcessPattern, ProcessSelector};
 use crate::socket::{Network, SocketClause};
 
-/// Addresses of one name that have a point of their own.
+/// Addresses of one name that have a point of their own at a time.
 const TOLD_ADDRESSES: usize = 64;
+
+/// And since the watch began: one that always has others makes no series without end.
+const TOLD_IN_ALL: usize = 1_000;
 
 /// Asks how many sockets there are: the probe `connection`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,14 +69,16 @@ struct Named {
     query: NameQuery,
     /// Without, why it was taken for nothing.
     resolved: Result<Resolved, Arc<str>>,
-    /// Of the points that tell of its addresses, in their order.
+    /// Of the points that tell of its addresses.
     attributes: Vec<Arc<AttributeSet>>,
+    /// The addresses that were told, up to a bound.
+    told: BTreeSet<IpAddr>,
 }
 
 impl Named {
     fn new((end, query): (End, NameQuery)) -> Self {
         let resolved = Err("it has not been looked up yet".into());
-        Self { end, query, resolved, attributes: Vec::new() }
+        Self { end, query, resolved, attributes: Vec::new(), told: BTreeSet::new() }
     }
 
     fn addresses(&self) -> Option<&Arc<[IpAddr]>> {
@@ -101,8 +106,12 @@ impl Named {
                     Attribute::new(key, address.to_string().as_str()),
                 ]))
             };
-            let addresses = self.addresses().into_iter().flat_map(|addresses| addresses.iter());
-            self.attributes = addresses.take(TOLD_ADDRESSES).map(set).collect();
+            let told = &mut self.told;
+            let mut has_series = |address: &&IpAddr| {
+                told.contains(*address) || (told.len() < TOLD_IN_ALL && told.insert(**address))
+            };
+            let resolved = self.resolved.iter().flat_map(|resolved| resolved.addresses.iter());
+            self.attributes = resolved.take(TOLD_ADDRESSES).filter(&mut has_series).map(set).collect();
         }
         has_changed
     }
@@ -157,13 +166,16 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether there are enough sockets at addresses that the names had.
+    /// Whether sockets at further addresses would change nothing that so many tell, where names may have some by now.
     ///
     /// # Errors
-    /// When there are too few, and names may have other addresses by now.
+    /// When they would.
     fn require_current_names(&self, count: u64) -> Result<(), LookError> {
-        if self.probe.bounds.status(count) != Status::Down {
-            return Ok(());
+        let Bounds { most, .. } = self.probe.bounds;
+        match self.probe.bounds.status(count) {
+            Status::Up if most.is_none() => return Ok(()),
+            Status::Warning => return Ok(()),
+            Status::Up | Status::Down => {}
         }
         for resolved in self.names.iter().filter_map(|named| named.resolved.as_ref().ok()) {
             if let Some(cause) = &resolved.overdue {

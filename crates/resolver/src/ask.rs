@@ -1,7 +1,8 @@
 //! Asking once what a name means.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fmt;
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -31,10 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// When a name is looked for again that is in the hosts file.
 const HOSTS_TTL: Duration = Duration::from_secs(30);
 
-/// How long it is believed that a name has no address: less than its zone may say, because it is a fault mostly that is
-/// being mended.
-const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
-
 /// Where name servers are asked (RFC 1035, section 4.2).
 const DNS_PORT: u16 = 53;
 
@@ -59,14 +56,24 @@ pub(crate) struct Sources {
     /// At which name servers are asked.
     port: u16,
     hosts: Option<(Stamp, Arc<Hosts>)>,
-    servers: Option<(Stamp, Resolver<Connecting>)>,
+    servers: Option<(Stamp, Arc<Servers>)>,
 }
 
 /// The same of both, to ask by.
 #[derive(Clone)]
 pub(crate) struct Source {
-    hosts: Arc<Hosts>,
-    servers: Result<Resolver<Connecting>, Failure>,
+    hosts: Result<Arc<Hosts>, Failure>,
+    servers: Result<Arc<Servers>, Failure>,
+}
+
+/// Name servers, and which names to ask them for.
+struct Servers {
+    /// Asks for absolute names.
+    resolver: Resolver<Connecting>,
+    /// The domains in which a name is looked for.
+    search: Vec<Name>,
+    /// With so many dots a name is taken as it is first.
+    dots: usize,
 }
 
 /// By what it shows that a file is another, or was written: device, inode, size and time of change.
@@ -86,63 +93,117 @@ impl Sources {
     pub(crate) fn current(&mut self) -> Source {
         let now = stamp(&self.files.hosts);
         let hosts = match &self.hosts {
-            Some((before, hosts)) if *before == now => Arc::clone(hosts),
-            _ => {
-                // Without one there are no names in it.
-                let hosts = Arc::new(read_hosts(&self.files.hosts).unwrap_or_default());
-                self.hosts = Some((now, Arc::clone(&hosts)));
-                hosts
-            }
+            Some((before, hosts)) if *before == now => Ok(Arc::clone(hosts)),
+            _ => read_hosts(&self.files.hosts).map(Arc::new).inspect(|hosts| {
+                self.hosts = Some((now, Arc::clone(hosts)));
+            }),
         };
         let now = stamp(&self.files.resolv_conf);
         let servers = match &self.servers {
-            Some((before, servers)) if *before == now => Ok(servers.clone()),
-            _ => read_servers(&self.files.resolv_conf, self.port).inspect(|servers| {
-                self.servers = Some((now, servers.clone()));
+            Some((before, servers)) if *before == now => Ok(Arc::clone(servers)),
+            _ => read_servers(&self.files.resolv_conf, self.port).map(Arc::new).inspect(|servers| {
+                self.servers = Some((now, Arc::clone(servers)));
             }),
         };
         Source { hosts, servers }
     }
 }
 
-fn read_hosts(path: &Path) -> io::Result<Hosts> {
-    let mut hosts = Hosts::default();
-    hosts.read_hosts_conf(File::open(path)?)?;
+fn unusable(path: &Path, error: &dyn fmt::Display) -> Failure {
+    Failure::Untold(format!("{} cannot be used ({error}): correct it", path.display()).into())
+}
+
+/// The text of a file. One that is not there is empty; what is no UTF-8, as in a comment, is replaced.
+fn read_text(path: &Path) -> Result<String, Failure> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(unusable(path, &error)),
+    }
+}
+
+fn read_hosts(path: &Path) -> Result<Hosts, Failure> {
+    let (mut hosts, text) = (Hosts::default(), read_text(path)?);
+    hosts.read_hosts_conf(text.as_bytes()).map_err(|error| unusable(path, &error))?;
     Ok(hosts)
 }
 
-fn read_servers(path: &Path, port: u16) -> Result<Resolver<Connecting>, Failure> {
-    let unusable = |error: &dyn std::fmt::Display| {
-        Failure::Unanswered(format!("{} cannot be used ({error}): correct it", path.display()).into())
-    };
-    let mut text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(unusable(&error)),
-    };
+fn read_servers(path: &Path, port: u16) -> Result<Servers, Failure> {
+    let mut text = read_text(path)?;
     if !text.lines().any(|line| line.split_whitespace().next() == Some("nameserver")) {
         // resolv.conf(5): without one it is the name server of this host.
         text.push_str("\nnameserver 127.0.0.1\n");
     }
-    let (config, mut options) = parse_resolv_conf(text).map_err(|error| unusable(&error))?;
+    let (config, mut options) = parse_resolv_conf(text).map_err(|error| unusable(path, &error))?;
     let (domain, search, mut servers) = config.into_parts();
     for connection in servers.iter_mut().flat_map(|server| &mut server.connections) {
         connection.port = port;
     }
-    let config = ResolverConfig::from_parts(domain, search, servers);
-    // That is looked into beforehand, to know what is from where.
+    let search = if search.is_empty() { domain.into_iter().collect() } else { search };
+    let dots = options.ndots;
+    // The hosts file is looked into beforehand, to know what is from where; and what is known is kept in the book, with its age.
     options.use_hosts_file = ResolveHosts::Never;
-    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+    options.cache_size = 0;
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers);
     let mut builder = Resolver::builder_with_config(config, Connecting::default());
     *builder.options_mut() = options;
-    builder.build().map_err(|error| unusable(&error))
+    let resolver = builder.build().map_err(|error| unusable(path, &error))?;
+    Ok(Servers { resolver, search, dots })
+}
+
+impl Servers {
+    /// The absolute names that a name may stand for, in the order in which they are asked for (resolv.conf(5)).
+    fn candidates(&self, name: &Name) -> Vec<Name> {
+        let mut absolute = name.clone();
+        absolute.set_fqdn(true);
+        if name.is_fqdn() {
+            return vec![absolute];
+        }
+        let in_domain = |domain: &Name| {
+            let mut candidate = name.clone().append_domain(domain).ok()?;
+            candidate.set_fqdn(true);
+            Some(candidate)
+        };
+        let mut candidates: Vec<Name> = self.search.iter().filter_map(in_domain).collect();
+        // A name has one dot less than labels.
+        let is_first = usize::from(name.num_labels()) > self.dots || name.is_localhost();
+        candidates.insert(if is_first { 0 } else { candidates.len() }, absolute);
+        candidates
+    }
+
+    /// The addresses of the first candidate that there is. None is passed over that may be there: the next is another host.
+    async fn ask(&self, name: &Name, kinds: &[RecordType]) -> Result<Answer, Failure> {
+        for candidate in self.candidates(name) {
+            let mut answer = Answer { addresses: BTreeSet::new(), ttl: Duration::MAX };
+            let mut exists = false;
+            for kind in kinds {
+                match self.resolver.lookup(candidate.clone(), *kind).await {
+                    Ok(lookup) => add(&mut answer, &lookup),
+                    Err(error) => match emptiness(&error) {
+                        Some(ResponseCode::NXDomain) => {}
+                        Some(_) => exists = true,
+                        None => return Err(unanswered(&error)),
+                    },
+                }
+            }
+            if !answer.addresses.is_empty() {
+                return Ok(answer);
+            }
+            if exists {
+                break;
+            }
+        }
+        let problem =
+            "it has no address, by the hosts file and the name servers: correct it, or add it there";
+        Err(Failure::NoAddress(problem.into()))
+    }
 }
 
 impl Source {
     /// Asks for the addresses of a name.
     pub(crate) async fn ask(&self, query: &NameQuery) -> Result<Answer, Failure> {
         match tokio::time::timeout(PATIENCE, self.try_ask(query)).await {
-            Ok(outcome) => outcome,
+            Ok(outcome) => outcome.and_then(usable),
             Err(_elapsed) => Err(unanswered(&format!("nothing within {} s", PATIENCE.as_secs()))),
         }
     }
@@ -153,31 +214,14 @@ impl Source {
         kinds.extend(query.families.ipv6.then_some(RecordType::AAAA));
         let name = Name::from_ascii(query.name.as_str())
             .map_err(|error| Failure::NoAddress(format!("it is no host name ({error})").into()))?;
-        let in_file = self.in_hosts(&name, &kinds);
-        if !in_file.is_empty() {
-            return usable(Answer { addresses: in_file, ttl: HOSTS_TTL });
-        }
-        let servers = self.servers.as_ref().map_err(Clone::clone)?;
-        // Which of the names that a search list makes of it is the one: of that, all kinds.
-        let name = match kinds.as_slice() {
-            [_] => name,
-            _ => servers.lookup_ip(name).await.map_err(|error| failure(&error))?.query().name().clone(),
-        };
-        let mut answer = Answer { addresses: BTreeSet::new(), ttl: Duration::MAX };
-        for kind in kinds {
-            match servers.lookup(name.clone(), kind).await {
-                Ok(lookup) => add(&mut answer, &lookup),
-                Err(error) if has_none(&error) => {}
-                Err(error) => return Err(failure(&error)),
-            }
-        }
-        usable(answer)
-    }
-
-    fn in_hosts(&self, name: &Name, kinds: &[RecordType]) -> BTreeSet<IpAddr> {
+        let hosts = self.hosts.as_ref().map_err(Clone::clone)?;
         let found =
-            kinds.iter().filter_map(|kind| self.hosts.lookup_static_host(&Query::query(name.clone(), *kind)));
-        found.flat_map(|lookup| addresses(&lookup)).collect()
+            kinds.iter().filter_map(|kind| hosts.lookup_static_host(&Query::query(name.clone(), *kind)));
+        let in_file: BTreeSet<IpAddr> = found.flat_map(|lookup| addresses(&lookup)).collect();
+        if !in_file.is_empty() {
+            return Ok(Answer { addresses: in_file, ttl: HOSTS_TTL });
+        }
+        self.servers.as_ref().map_err(Clone::clone)?.ask(&name, &kinds).await
     }
 }
 
@@ -193,44 +237,30 @@ fn add(answer: &mut Answer, lookup: &Lookup) {
 
 /// An answer by which sockets can be told.
 fn usable(mut answer: Answer) -> Result<Answer, Failure> {
-    let had_any = !answer.addresses.is_empty();
     // Servers that block names answer so. What is bound to all addresses has that one.
     answer.addresses.retain(|address| !address.is_unspecified());
-    if answer.addresses.len() > MAX_ADDRESSES {
-        let problem = format!(
-            "it has {} addresses, more than {MAX_ADDRESSES}: write a range of addresses (CIDR) instead",
-            answer.addresses.len()
-        );
-        return Err(Failure::NoAddress(problem.into()));
-    }
-    match answer.addresses.is_empty() {
-        false => Ok(answer),
-        true if had_any => {
-            Err(Failure::NoAddress("it is answered with 0.0.0.0 or ::, as by a server that blocks it".into()))
+    let problem = match answer.addresses.len() {
+        0 => {
+            "it is answered with 0.0.0.0 or ::, as by a server that blocks it: have it let through, or add it to the hosts file"
+                .to_owned()
         }
-        true => Err(no_address()),
-    }
+        count if count > MAX_ADDRESSES => {
+            format!("it has {count} addresses, more than {MAX_ADDRESSES}: write a range of addresses (CIDR) instead")
+        }
+        _ => return Ok(answer),
+    };
+    Err(Failure::Untold(problem.into()))
 }
 
-fn no_address() -> Failure {
-    Failure::NoAddress(
-        "it has no address, by the hosts file and the name servers: correct it, or add it there".into(),
-    )
+/// With which code it was answered that there is no such record, or no such name.
+fn emptiness(error: &NetError) -> Option<ResponseCode> {
+    let NetError::Dns(DnsError::NoRecordsFound(none)) = error else { return None };
+    Some(none.response_code).filter(|code| matches!(code, ResponseCode::NoError | ResponseCode::NXDomain))
 }
 
-/// Whether it was answered that there is no such record, or no such name.
-fn has_none(error: &NetError) -> bool {
-    let NetError::Dns(DnsError::NoRecordsFound(none)) = error else { return false };
-    matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
-}
-
-fn failure(error: &NetError) -> Failure {
-    if has_none(error) { no_address() } else { unanswered(error) }
-}
-
-fn unanswered(error: &dyn std::fmt::Display) -> Failure {
+fn unanswered(error: &dyn fmt::Display) -> Failure {
     let problem = format!("no answer ({error}): see whether the name servers in /etc/resolv.conf answer");
-    Failure::Unanswered(problem.into())
+    Failure::Untold(problem.into())
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ const MAX_TTL: Duration = Duration::from_hours(1);
 /// When it is asked for again after it could not be told.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How long an answer may be on its way before addresses whose time is over are called overdue: longer than asking takes.
-const GRACE: Duration = Duration::from_secs(45);
+/// How long an answer may be on its way before addresses whose time is over are called overdue.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// How long addresses are believed after their time while nobody can be asked for others (RFC 8767 has one to three days).
 const MAX_STALE: Duration = Duration::from_hours(1);
@@ -34,16 +34,16 @@ pub(crate) struct Answer {
 /// Why it is not known what a name means, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// It has no address that could be used: that was answered.
+    /// It has no address: that was answered.
     NoAddress(Arc<str>),
-    /// Nobody who knows could be asked.
-    Unanswered(Arc<str>),
+    /// That could not be told: nobody who knows answered, or nothing that could be used.
+    Untold(Arc<str>),
 }
 
 impl Failure {
     fn cause(&self) -> &Arc<str> {
         match self {
-            Self::NoAddress(cause) | Self::Unanswered(cause) => cause,
+            Self::NoAddress(cause) | Self::Untold(cause) => cause,
         }
     }
 }

@@ -168,6 +168,8 @@ fn addresses(several: Option<Several<Text<Address>>>) -> (Vec<Network>, Vec<Host
     for address in values(several) {
         match address {
             Address::Range(network) => networks.push(network),
+            // Written twice, in whatever case, it is one.
+            Address::Host(name) if names.contains(&name) => {}
             Address::Host(name) => names.push(name),
         }
     }

@@ -814,7 +814,7 @@ fn watch_of(lines: &str) -> Arc<WatchProbe> {
 fn every_field_of_a_watch_arrives() {
     let watch = watch_of(
         "processName: nginx, processPath: /usr/sbin/nginx, localAddress: [10.0.0.0/8, '::1'], \
-         localPort: [80, '443', 8000-8999], remoteAddress: [192.0.2.1, DB.example.com], remotePort: 1024-65535, protocol: tcp, \
+         localPort: [80, '443', 8000-8999], remoteAddress: [192.0.2.1, DB.example.com, db.example.com], remotePort: 1024-65535, protocol: tcp, \
          states: [established, TIME_WAIT, estab, syn-recv], exact: true, minCount: 2, maxCount: 3, perFamily: true, \
          interval: 5s",
     );
@@ -852,7 +852,7 @@ fn every_field_of_a_watch_arrives() {
             text("process_name", "nginx"),
             text("local_address", "10.0.0.0/8,::1"),
             text("local_port", "80,443,8000-8999"),
-            text("remote_address", "192.0.2.1,db.example.com"),
+            text("remote_address", "192.0.2.1,db.example.com,db.example.com"),
             text("remote_port", "1024-65535"),
             text("states", "ESTABLISHED,TIME-WAIT,SYN-RECEIVED"),
         ],

@@ -8,7 +8,6 @@ use crate::observer::{Bounds, Finding, Taken};
 use crate::process::{ProcessPattern, ProcessSelector, SelectorBuilder};
 use crate::socket::{EndClause, Families, PortRange};
 use crate::watch::{Watch, WatchProbe};
-use std::time::Duration;
 
 fn socket(port: u16, inode: u64) -> Socket {
     Socket {
@@ -84,7 +83,7 @@ fn divide(wishes: &[Wish], sockets: &[Socket], room: Room) -> Vec<Share> {
     let outlook = Outlook::new(watches.iter().map(Observer::clauses));
     let mut shares: Vec<Share> =
         watches.iter().map(|watch| Share { question: watch.ask(), ..Share::default() }).collect();
-    outlook.divide(sockets, &mut shares, room);
+    assert!(outlook.divide(sockets, &mut shares, room, &Allowance::unlimited()));
     shares
 }
 
@@ -142,7 +141,7 @@ fn memory(sockets: u64, observers: usize, process: Option<u8>) -> u64 {
         (1..=sockets).map(|inode| socket(1 + u16::try_from(inode % 8).unwrap(), inode)).collect();
     let mut sorted = None;
     let taken = allocation_counter::measure(|| {
-        sorted = Some(outlook.sort(sockets, &BTreeMap::new(), &observers));
+        sorted = Some(outlook.sort(sockets, &BTreeMap::new(), &observers, &Allowance::unlimited()));
     });
     taken.bytes_max
 }
@@ -171,7 +170,7 @@ fn what_was_not_told_is_withheld_from_those_alone_who_want_it() {
     clauses[1][0].transport = Transport::Udp;
     let outlook = Outlook::new(clauses);
     let untold = BTreeMap::from([(Transport::Udp, "no udp_diag".into())]);
-    let (sight, asked) = outlook.sort(vec![socket(1, 7)], &untold, &[&tcp, &udp]);
+    let (sight, asked) = outlook.sort(vec![socket(1, 7)], &untold, &[&tcp, &udp], &Allowance::unlimited());
     assert_eq!(asked.wanted.len(), 1);
     let show = |place| {
         let mut watch = wish.watch(&selector);
@@ -181,4 +180,30 @@ fn what_was_not_told_is_withheld_from_those_alone_who_want_it() {
     assert_eq!(standing.count, 0, "nobody holds it");
     let Err(LookError::Unsurveyed(cause)) = show(1) else { panic!("it was not told") };
     assert_eq!(&*cause, "no udp_diag");
+}
+
+#[test]
+fn what_there_is_no_time_to_sort_is_told_in_part_to_nobody() {
+    let wishes: Vec<Wish> = [None, Some(1)].map(|process| Wish { ports: vec![1], process }).into();
+    let selector = selector(&wishes);
+    let sockets: Vec<Socket> = (1..=3_000).map(|inode| socket(1, inode)).collect();
+    let mut watches: Vec<Watch> = wishes.iter().map(|wish| wish.watch(&selector)).collect();
+    // Whoever wants no socket is told what else it asks for.
+    let clauses = watches.iter().map(Observer::clauses).chain([Vec::new()]);
+    let outlook = Outlook::new(clauses);
+    let none = wishes[0].watch(&selector);
+    for (units, is_whole) in [(100, false), (3_500, false), (10_000, true)] {
+        let observers: Vec<&dyn Observer> = vec![&watches[0], &watches[1], &none];
+        let allowance = Allowance::of_units(units);
+        let (sight, asked) = outlook.sort(sockets.clone(), &BTreeMap::new(), &observers, &allowance);
+        assert_eq!(asked.wanted.len(), if is_whole { sockets.len() } else { 0 }, "{units}");
+        for (place, watch) in watches.iter_mut().enumerate() {
+            let told = sight.show(place, true, |seen| watch.take_in(seen));
+            match told {
+                Ok(_) => assert!(is_whole, "{units}"),
+                Err(error) => assert!(matches!(error, LookError::CutShort) && !is_whole, "{units}: {error}"),
+            }
+        }
+        assert!(sight.show(2, true, |seen| Ok(seen.number)).is_ok_and(|number| number == Number::default()));
+    }
 }

@@ -146,7 +146,7 @@ fn texts(answer: &Answer) -> Vec<String> {
 fn cause(outcome: Result<Answer, Failure>) -> String {
     match outcome.unwrap_err() {
         Failure::NoAddress(cause) => format!("none: {cause}"),
-        Failure::Unanswered(cause) => format!("unanswered: {cause}"),
+        Failure::Untold(cause) => format!("untold: {cause}"),
     }
 }
 
@@ -190,7 +190,7 @@ fn where_one_version_cannot_be_told_the_other_is_not_taken_for_all() {
                 _ => Some((vec![record(name, 60, "2001:db8::1")], ResponseCode::NoError)),
             });
             let cause = cause(world.ask("db.test."));
-            assert!(cause.starts_with("unanswered: no answer ("), "{broken} {code:?}: {cause}");
+            assert!(cause.starts_with("untold: no answer ("), "{broken} {code:?}: {cause}");
             assert!(cause.ends_with("see whether the name servers in /etc/resolv.conf answer"), "{cause}");
             let families = if broken == RecordType::A { Families::IPV6 } else { Families::IPV4 };
             assert_eq!(ask(&mut world.sources(), "db.test.", families).unwrap().addresses.len(), 1);
@@ -217,9 +217,9 @@ fn a_name_without_an_address_is_told_from_one_that_nobody_answers_for() {
     let world = World::new(|_, _| Some((Vec::new(), ResponseCode::NoError)));
     assert!(cause(world.ask("none.test.")).starts_with("none: it has no address"), "no data");
     let world = World::new(|_, _| None);
-    assert!(cause(world.ask("none.test.")).starts_with("unanswered"), "silence");
+    assert!(cause(world.ask("none.test.")).starts_with("untold"), "silence");
     let world = World::new(|_, _| Some((Vec::new(), ResponseCode::ServFail)));
-    assert!(cause(world.ask("none.test.")).starts_with("unanswered"), "SERVFAIL");
+    assert!(cause(world.ask("none.test.")).starts_with("untold"), "SERVFAIL");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn an_answer_that_does_not_fit_is_asked_for_again_whole() {
             records.map(|host: u16| record(name, 60, &format!("10.0.{}.{}", host / 256, host % 256)));
         Some((records.collect(), ResponseCode::NoError))
     });
-    assert!(cause(world.ask("many.test.")).starts_with("none: it has 257 addresses"));
+    assert!(cause(world.ask("many.test.")).starts_with("untold: it has 257 addresses"));
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn the_hosts_file_goes_first_and_changes_of_either_file_are_seen() {
     world.write("hosts", "");
     assert_eq!(texts(&ask(&mut sources, "db.test.", Families::BOTH).unwrap()), ["10.0.0.1", "::1"]);
     world.write("resolv.conf", "nameserver 127.0.0.77\noptions timeout:1 attempts:1\n");
-    assert!(cause(ask(&mut sources, "new.test.", Families::BOTH)).starts_with("unanswered"));
+    assert!(cause(ask(&mut sources, "new.test.", Families::BOTH)).starts_with("untold"));
     // Neither has to be there.
     fs::remove_file(world.directory.path().join("hosts")).unwrap();
     fs::remove_file(world.directory.path().join("resolv.conf")).unwrap();
@@ -293,4 +293,72 @@ fn a_server_that_is_not_there_is_told_at_once_and_the_next_is_asked() {
     let began = tokio::time::Instant::now();
     assert_eq!(texts(&world.ask("db.test.").unwrap()), ["10.0.0.1"]);
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_candidate_that_is_not_answered_is_not_passed_over_for_another_host() {
+    let resolv_conf = |ndots: u8| {
+        format!("nameserver 127.0.0.1\nsearch a.test b.test\noptions timeout:1 attempts:1 ndots:{ndots}\n")
+    };
+    // By a wildcard every name in b.test is one host.
+    let world = |broken: &'static str, code: Option<ResponseCode>| {
+        World::new(move |name, kind| match (name, kind) {
+            (name, _) if name == broken => code.map(|code| (Vec::new(), code)),
+            (name, RecordType::A) if name.ends_with(".b.test.") => {
+                Some((vec![record(name, 60, "10.9.9.9")], ResponseCode::NoError))
+            }
+            _ => Some((Vec::new(), ResponseCode::NXDomain)),
+        })
+    };
+    for code in [Some(ResponseCode::ServFail), Some(ResponseCode::Refused), None] {
+        for (ndots, broken) in [(1, "db.example.com."), (5, "db.example.com.a.test.")] {
+            let world = world(broken, code);
+            world.write("resolv.conf", &resolv_conf(ndots));
+            for families in [Families::IPV4, Families::BOTH] {
+                let cause = cause(ask(&mut world.sources(), "db.example.com", families));
+                assert!(cause.starts_with("untold: no answer ("), "{broken} {code:?}: {cause}");
+            }
+        }
+    }
+    // Of the first that has any, all that are wanted are its own.
+    let world = World::new(zone(vec![
+        record("db.a.test.", 60, "10.0.0.1"),
+        record("db.b.test.", 60, "2001:db8::1"),
+        record("db.b.test.", 60, "10.0.0.2"),
+    ]));
+    world.write("resolv.conf", &resolv_conf(1));
+    assert_eq!(texts(&world.ask("db").unwrap()), ["10.0.0.1"]);
+    assert!(cause(ask(&mut world.sources(), "db", Families::IPV6)).starts_with("none"));
+    // With enough dots a name is taken as it is first, else last; without a list a domain is one.
+    let asked = |ndots: u8, text: &str| {
+        let world = World::new(|_, _| Some((Vec::new(), ResponseCode::NXDomain)));
+        world.write("resolv.conf", &resolv_conf(ndots).replace("search a.test b.test", text));
+        assert!(cause(ask(&mut world.sources(), "db.x", Families::IPV4)).starts_with("none"));
+        world.asked().into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(1, "search a.test b.test"), ["db.x.", "db.x.a.test.", "db.x.b.test."]);
+    assert_eq!(asked(2, "search a.test b.test"), ["db.x.a.test.", "db.x.b.test.", "db.x."]);
+    assert_eq!(asked(1, "domain c.test"), ["db.x.", "db.x.c.test."]);
+}
+
+#[test]
+fn each_question_is_put_to_the_server_however_long_its_last_answer_holds() {
+    let world = World::new(zone(vec![record("db.test.", 86_400, "10.0.0.1")]));
+    let mut sources = world.sources();
+    for _again in 0..2 {
+        assert_eq!(texts(&ask(&mut sources, "db.test.", Families::IPV4).unwrap()), ["10.0.0.1"]);
+        assert_eq!(world.asked().len(), 1);
+    }
+}
+
+#[test]
+fn a_hosts_file_is_read_whatever_is_in_it_and_one_that_cannot_be_is_told() {
+    let world = World::new(zone(vec![record("db.test.", 60, "10.0.0.1")]));
+    let hosts = world.directory.path().join("hosts");
+    fs::write(&hosts, b"# caf\xe9\nnonsense\n10.9.0.1 db.test\n").unwrap();
+    assert_eq!(texts(&world.ask("db.test").unwrap()), ["10.9.0.1"]);
+    fs::remove_file(&hosts).unwrap();
+    fs::create_dir(&hosts).unwrap();
+    let cause = cause(world.ask("db.test"));
+    assert!(cause.starts_with("untold: ") && cause.contains("hosts cannot be used"), "{cause}");
 }

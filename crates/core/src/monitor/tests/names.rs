@@ -68,6 +68,18 @@ fn named(local: &[&str], remote: &[&str], least: u64) -> (Names, Monitor<Host, H
     (names, monitor)
 }
 
+/// As [`named`], of too many as well.
+fn limited(least: u64, most: u64) -> (Names, Monitor<Host, Host, Manual>) {
+    let probe = WatchProbe {
+        local_names: vec!["svc.test".parse().unwrap()],
+        ..watch("a", 80, None, (least, Some(most)))
+    };
+    let mut monitor = one(&host(&[(80, 1), (80, 2)]), probe);
+    let names = Names::default();
+    monitor.set_names(Box::new(names.clone()));
+    (names, monitor)
+}
+
 fn counts(told: &Told) -> Vec<i64> {
     values_of(told, &metric::WATCH_COUNT)
 }
@@ -150,6 +162,48 @@ fn by_addresses_that_may_have_changed_a_watch_is_up_and_never_down() {
     let (names, mut monitor) = named(&["svc.test"], &[], 3);
     names.set_overdue("svc.test", &["10.0.0.1"]);
     assert!(monitor.tell(&[0]).points.is_empty());
+}
+
+#[test]
+fn by_addresses_that_may_have_changed_there_are_never_few_enough() {
+    let (names, mut monitor) = limited(0, 1);
+    for (addresses, overdue, count) in [
+        (vec!["10.0.0.9"], false, Some(0)),
+        (vec!["10.0.0.9"], true, None),
+        (vec!["10.0.0.1"], false, Some(2)),
+        // Too many they are already.
+        (vec!["10.0.0.1"], true, Some(2)),
+    ] {
+        names.resolve("svc.test", &addresses, overdue.then_some("late"));
+        assert_eq!(counts(&monitor.tell(&[0])), Vec::from_iter(count), "{addresses:?} {overdue}");
+    }
+}
+
+#[test]
+fn what_was_doubted_at_other_addresses_is_no_first_look() {
+    let (names, mut monitor) = named(&["svc.test"], &[], 1);
+    names.set("svc.test", &["10.0.0.1"]);
+    monitor.tell(&[0]);
+    // Doubted, and broken off before it was looked at again.
+    monitor.observer_doubts.insert(0);
+    names.set("svc.test", &["10.0.0.9"]);
+    let before = monitor.effort().walks[&WalkReason::Count];
+    assert_eq!(values_of(&monitor.tell(&[0]), &metric::WATCH_UP), [0]);
+    assert_eq!(monitor.effort().walks[&WalkReason::Count] - before, 2, "it took a second look");
+}
+
+#[test]
+fn addresses_without_end_make_no_series_without_end() {
+    let (names, mut monitor) = named(&["svc.test"], &[], 0);
+    let mut series = BTreeSet::new();
+    for round in 0_u16..40 {
+        let addresses: Vec<String> = (0_u16..64).map(|host| format!("10.1.{round}.{host}")).collect();
+        names.set("svc.test", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+        let told = monitor.tell(&[0]);
+        let resolved = told.points.iter().filter(|point| point.metric.name == metric::WATCH_RESOLVED.name);
+        series.extend(resolved.map(|point| format!("{:?}", &point.attributes[..])));
+    }
+    assert_eq!(series.len(), 1_000);
 }
 
 #[test]
