@@ -4,7 +4,7 @@
 //! ([`Resolver`]). Whoever measures reads what is known ([`NameAdapter`](vms_core::NameAdapter)), and waits for
 //! nobody.
 //!
-//! [`book`] is what is known, and when to ask again; [`ask`] asks once; [`resolver`] is the thread.
+//! `book` is what is known, and when to ask again; `ask` asks once; `resolver` is the thread; `udp` reaches name servers.
 
 mod ask;
 mod book;
