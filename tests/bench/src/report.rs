@@ -100,7 +100,7 @@ impl Report {
     /// The part about probes that count sockets, with how it came about.
     pub(crate) fn of_watches_alone(&self) -> Result<String, fmt::Error> {
         let mut part = String::new();
-        watches::write(&mut part, &self.watches, &self.origin())?;
+        watches::write(&mut part, &self.watches, self.starts, &self.origin())?;
         Ok(part)
     }
 
@@ -403,7 +403,7 @@ impl fmt::Display for Report {
         self.write_walks(out)?;
         self.write_peers(out)?;
         self.write_nodes(out, "")?;
-        watches::write(out, &self.watches, "")?;
+        watches::write(out, &self.watches, self.starts, "")?;
         targets::write(out, &self.findings)
     }
 }
