@@ -361,7 +361,8 @@ pub(crate) fn write(
          it takes less. It knows no ranges, lists or closing states: in their place it has the nearest that can be told to it, \
          for one address, one port and ESTABLISHED. *By hashing* is what the approach would take if it found the socket \
          of a descriptor at once, as psutil does. Each is a process that is there already, asked again and again; each \
-         has to tell the right numbers. What the watches share on either side is in the column of one watch.\n"
+         has to tell the right numbers. With one watch the kernel tells the agent of nothing but its port; from ten on one wants \
+         every socket, and every socket is told.\n"
     )?;
     write!(out, "| watches |")?;
     for one in findings {
