@@ -87,9 +87,11 @@ fn a_number_that_is_given_to_another_in_mid_count_lends_him_no_name() {
     let swap = proc.when_comm_is_read(5, b"new\n", move || {
         // The other is there before the first is gone: no file system gives it the same inode.
         fs::rename(path.join("10"), path.join("gone")).unwrap();
-        fs::rename(path.join("99"), path.join("10")).unwrap();
+        fs::rename(path.join("waiting"), path.join("10")).unwrap();
     });
     drop(proc.process(99, "other").uses([9_999, 9_999, 900], [1 << 40, 1 << 20]));
+    // It is not listed: what vanishes meanwhile would make for another count.
+    proc.rename(99, "waiting");
     let scan = reader.find_holders(&question.query()).unwrap();
     swap.join().unwrap();
     assert_eq!((fitting(&scan, question.id(0)), used(&scan, question.id(0))), (0, Some(vec![])));
