@@ -22,8 +22,29 @@ use crate::process::{
     Capability, Container, Fits, Headcount, HolderQuery, HolderScan, Known, PatternId, Pid, Process,
     ProcessNames, ProcessSelector, ProcessUsage, VerifyQuery,
 };
-use crate::socket::{Socket, SocketFilter, SocketSurvey, Transport};
+use crate::socket::{Families, Socket, SocketFilter, SocketSurvey, Transport};
 use crate::translation::{Translation, Translations};
+
+/// A connection of the agent's own network namespace, which the number of its socket tells from every other.
+fn connection(local: (&str, u16), remote: (&str, u16), state: TcpState, inode: u64) -> Connection {
+    Connection {
+        local: Endpoint::new(local.0.parse().unwrap(), local.1),
+        remote: Endpoint::new(remote.0.parse().unwrap(), remote.1),
+        state,
+        interface: 0,
+        inode: Inode::new(inode),
+        cookie: Cookie(inode),
+        uid: 0,
+        cgroup: None,
+        namespace: NamespaceId::OWN,
+    }
+}
+
+/// An ESTABLISHED socket of TCP with that port at this host's end.
+pub(crate) fn socket(port: u16, inode: u64, families: Families) -> Socket {
+    let connection = connection(("10.0.0.1", port), ("10.0.0.2", 40_000), TcpState::Established, inode);
+    Socket { transport: Transport::Tcp, families, connection }
+}
 
 /// What the agent may learn of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,17 +240,7 @@ impl Host {
     }
 
     pub(crate) fn connect(&mut self, local: (&str, u16), remote: (&str, u16), state: TcpState, inode: u64) {
-        self.connections.push(Connection {
-            local: Endpoint::new(local.0.parse().unwrap(), local.1),
-            remote: Endpoint::new(remote.0.parse().unwrap(), remote.1),
-            state,
-            interface: 0,
-            inode: Inode::new(inode),
-            cookie: Cookie(inode),
-            uid: 0,
-            cgroup: None,
-            namespace: NamespaceId::OWN,
-        });
+        self.connections.push(connection(local, remote, state, inode));
     }
 
     /// Makes that process of that cgroup and user.

@@ -1,30 +1,15 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::address::Endpoint;
-use crate::connection::{Connection, Cookie, TcpState, TcpStates};
-use crate::namespace::NamespaceId;
+use crate::connection::{TcpState, TcpStates};
 use crate::observer::{Bounds, Finding, Taken};
 use crate::process::{ProcessPattern, ProcessSelector, SelectorBuilder};
 use crate::socket::{EndClause, Families, PortRange};
+use crate::test_host;
 use crate::watch::{Watch, WatchProbe};
 
 fn socket(port: u16, inode: u64) -> Socket {
-    Socket {
-        transport: Transport::Tcp,
-        families: Families::IPV4,
-        connection: Connection {
-            local: Endpoint::new([10, 0, 0, 1].into(), port),
-            remote: Endpoint::new([10, 0, 0, 2].into(), 40_000),
-            state: TcpState::Established,
-            interface: 0,
-            inode: Inode::new(inode),
-            cookie: Cookie(inode),
-            uid: 0,
-            cgroup: None,
-            namespace: NamespaceId::OWN,
-        },
-    }
+    test_host::socket(port, inode, Families::IPV4)
 }
 
 /// A probe for these ports, of sockets that such a process holds or anybody.

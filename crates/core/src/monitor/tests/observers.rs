@@ -10,6 +10,7 @@ use crate::observer::{Bounds, Finding, Status};
 use crate::presence::PresenceProbe;
 use crate::process::{Pid, ProcessUsage};
 use crate::socket::{EndClause, Families, PortRange, Socket, SocketClause, Transport};
+use crate::test_host::socket;
 use crate::watch::WatchProbe;
 
 pub(super) fn watch(name: &str, port: u16, process: Option<&str>, bounds: (u64, Option<u64>)) -> WatchProbe {
@@ -41,24 +42,6 @@ fn presence(bounds: (u64, Option<u64>), resources: bool) -> Probe {
         resources,
         interval: Duration::from_secs(1),
     }))
-}
-
-fn socket(port: u16, inode: u64, families: Families) -> Socket {
-    Socket {
-        transport: Transport::Tcp,
-        families,
-        connection: Connection {
-            local: Endpoint::new([10, 0, 0, 1].into(), port),
-            remote: Endpoint::new([10, 0, 0, 2].into(), 40_000),
-            state: TcpState::Established,
-            interface: 0,
-            inode: Inode::new(inode),
-            cookie: Cookie(inode),
-            uid: 0,
-            cgroup: None,
-            namespace: NamespaceId::OWN,
-        },
-    }
 }
 
 pub(super) fn host(sockets: &[(u16, u64)]) -> Host {
